@@ -1,0 +1,58 @@
+"""The semantic names of the places in a model, and the groups that stand for several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from search_space.errors import CandidateError, did_you_mean, one_of
+
+PROJECTIONS = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "mlp.up",
+    "mlp.gate",
+    "mlp.down",
+    "norm",
+    "embeddings",
+)
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "linear": PROJECTIONS[:7],
+    "all": PROJECTIONS[:7],
+    "attention": PROJECTIONS[:4],
+    "mlp": PROJECTIONS[4:7],
+}
+
+
+def expand_projections(words: Iterable[str]) -> tuple[str, ...]:
+    """Return the projections that names and groups stand for, in the order of `PROJECTIONS`, each once.
+
+    Raises:
+        CandidateError: A word is neither a projection nor a group.
+    """
+    chosen: set[str] = set()
+    for word in words:
+        if word not in GROUPS and word not in PROJECTIONS:
+            allowed = (*PROJECTIONS, *GROUPS)
+            raise CandidateError(
+                f"{word!r} is not a projection{did_you_mean(str(word), allowed)}; allowed: {one_of(allowed)}"
+            )
+        chosen.update(GROUPS.get(word, (word,)))
+    return tuple(name for name in PROJECTIONS if name in chosen)
+
+
+def canonical_words(projections: Iterable[str]) -> tuple[str, ...]:
+    """Return the fewest words that mean exactly these projections, in the order of `PROJECTIONS`.
+
+    All seven of attention and mlp are `linear`; all four of attention are `attention`; all three of mlp are
+    `mlp`; anything else keeps its own name. `all` is accepted on input only.
+    """
+    rest = expand_projections(projections)
+    words: list[str] = []
+    for group in ("linear", "attention", "mlp"):
+        if set(GROUPS[group]) <= set(rest):
+            words.append(group)
+            rest = tuple(name for name in rest if name not in GROUPS[group])
+    return tuple(sorted([*words, *rest], key=lambda word: PROJECTIONS.index(GROUPS.get(word, (word,))[0])))
