@@ -1,0 +1,1 @@
+"""One candidate in, one Score out: the backbone, attaching, costing, training by rungs, measuring."""

@@ -1,0 +1,145 @@
+"""What is measured of a candidate: every metric with its natural sign, unit, fidelity and split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from search_space.errors import EvaluationError, did_you_mean, one_of
+
+Direction = Literal["maximize", "minimize"]
+Split = Literal["train", "validation", "calibration", "test"]
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that candidates are scored by.
+
+    Attributes:
+        name: Its name in scores, objectives and MLflow.
+        direction: Which way is better.
+        unit: `1` for a share, `nat`, `B`, `ms`, `parameters`.
+        on_split: Whether it depends on a data split (quality) or not (cost).
+        text: One line for people.
+        short: Column head.
+    """
+
+    name: str
+    direction: Direction
+    unit: str
+    on_split: bool
+    text: str
+    short: str
+
+
+_ALL = (
+    Metric("accuracy", "maximize", "1", True, "share of examples classified right", "accuracy"),
+    Metric("macro_f1", "maximize", "1", True, "mean of the classes' F1", "macro F1"),
+    Metric("nll", "minimize", "nat", True, "negative log-likelihood of the model as it is", "NLL"),
+    Metric("calibrated_nll", "minimize", "nat", True, "NLL after cross-fitted temperature scaling", "cal. NLL"),
+    Metric("ece", "minimize", "1", True, "expected calibration error, top label, 15 equal-width bins", "ECE"),
+    Metric("calibrated_ece", "minimize", "1", True, "ECE after temperature scaling fitted on other data", "cal. ECE"),
+    Metric("ece_floor", "minimize", "1", True, "mean ECE that a perfectly calibrated model would show", "ECE floor"),
+    Metric("brier", "minimize", "1", True, "Brier score, summed over classes", "Brier"),
+    Metric("trainable_params", "minimize", "parameters", False, "trainable parameters without the head", "params"),
+    Metric("head_params", "minimize", "parameters", False, "trainable parameters of the head", "head"),
+    Metric("checkpoint_bytes", "minimize", "B", False, "bytes of the saved candidate, head included", "checkpoint"),
+    Metric("peak_memory_bytes", "minimize", "B", False, "peak bytes of tensors in a training step", "memory"),
+    Metric("train_step_ms", "minimize", "ms", False, "median time of a training step", "step"),
+    Metric("latency_ms", "minimize", "ms", False, "median time to classify one example", "latency"),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+def metric(name: str) -> Metric:
+    """Return a metric. Raises ValueError with the allowed names and the nearest one."""
+    if name not in METRICS:
+        raise ValueError(f"there is no metric {name!r}; allowed: {one_of(METRICS)}{did_you_mean(name, METRICS)}")
+    return METRICS[name]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The metrics of one candidate at one rung.
+
+    Attributes:
+        values: Metric values by name, finite.
+        step: Training steps done.
+        fidelity: `step` as a share of full training, in (0, 1].
+        split: The split that quality metrics were computed on.
+        seed: Seed of the training.
+    """
+
+    values: Mapping[str, float]
+    step: int
+    fidelity: float
+    split: Split
+    seed: int
+
+    def __post_init__(self) -> None:
+        broken = [name for name, value in self.values.items() if not math.isfinite(value)]
+        if broken:
+            raise EvaluationError("diverged", f"{one_of(broken)} not finite at step {self.step}")
+
+    def __getitem__(self, name: str) -> float:
+        """Return the value of a metric; KeyError when it was not measured."""
+        return self.values[name]
+
+    @property
+    def full(self) -> bool:
+        """Whether the candidate was trained to the end."""
+        return self.fidelity >= 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this score as JSON data, unit and split beside every value."""
+        metrics = {
+            name: {"value": value, "unit": METRICS[name].unit, "split": self.split if METRICS[name].on_split else None}
+            for name, value in self.values.items()
+        }
+        head = {"schema_version": SCHEMA_VERSION, "step": self.step, "fidelity": self.fidelity}
+        return {**head, "split": self.split, "seed": self.seed, "metrics": metrics}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Score:
+        """Read a score. Raises ValueError for another schema version, KeyError for a missing field."""
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"score: schema_version {data['schema_version']!r} is not {SCHEMA_VERSION}")
+        values = {name: float(one["value"]) for name, one in data["metrics"].items()}
+        return cls(values, data["step"], data["fidelity"], data["split"], data["seed"])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is known of a candidate before it is trained.
+
+    Attributes:
+        trainable_params: Exact, without the task's head.
+        head_params: Exact, of the task's head.
+        peak_memory_bytes: Predicted peak of a training step; None where it cannot be predicted.
+    """
+
+    trainable_params: int
+    head_params: int
+    peak_memory_bytes: int | None = None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The known metrics by name."""
+        known = {
+            "trainable_params": self.trainable_params,
+            "head_params": self.head_params,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+        return {name: float(value) for name, value in known.items() if value is not None}
+
+    def to_json(self) -> dict[str, int]:
+        """Return this cost as JSON data; what is unknown is left out."""
+        return {name: int(value) for name, value in self.values.items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, int]) -> Cost:
+        """Read a cost."""
+        return cls(**data)

@@ -1,0 +1,168 @@
+"""The parts of a study's spec that say what is trained, on what, and for how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from search_space.errors import did_you_mean, one_of
+from search_space.strict import Strict
+
+BUILTIN_MODELS = ("minilm-l6",)
+BUILTIN_DATA = ("trec",)
+ROLES = ("train", "validation", "calibration", "test")
+_BUILTIN = "builtin:"
+
+Text = Annotated[str, Field(min_length=1, max_length=512)]
+Role = Annotated[str, Field(min_length=1, max_length=128)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+def _check_builtin(value: str, known: tuple[str, ...]) -> str:
+    name = value.removeprefix(_BUILTIN)
+    if value.startswith(_BUILTIN) and name not in known:
+        allowed = [_BUILTIN + one for one in known]
+        raise ValueError(f"there is no {value!r}; allowed: {one_of(allowed)}{did_you_mean(value, allowed)}")
+    return value
+
+
+class ModelSpec(Strict):
+    """The backbone.
+
+    Attributes:
+        name: A hub name, a local folder, or `builtin:minilm-l6`.
+        revision: Branch, tag or commit on the hub.
+        dtype: Type of the frozen weights and of the arithmetic; `auto` is bfloat16 where it pays, else float32.
+        device: Where it runs; `auto` is cuda, then mps, then cpu.
+    """
+
+    name: Text
+    revision: Text | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return _check_builtin(name, BUILTIN_MODELS)
+
+
+class SplitSpec(Strict):
+    """Which examples play which role.
+
+    Each role is the name of a split of the source, or a share of what the source calls train. A role that is not
+    given takes the source's split of that name, or else its default share: 15 % for each but train, which gets what
+    is left. Shares are drawn stratified by label and grouped, with `seed`.
+
+    Attributes:
+        train: What candidates are trained on.
+        validation: What the search sees.
+        calibration: What temperatures are fitted on.
+        test: Read once, for finalists.
+        seed: Seed of the drawing.
+    """
+
+    train: Role | None = None
+    validation: Role | None = None
+    calibration: Role | None = None
+    test: Role | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> SplitSpec:
+        shares = [value for role in ROLES if isinstance(value := getattr(self, role), float)]
+        if sum(shares) > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {sum(shares):g}; at most 1 is allowed")
+        return self
+
+
+class TaskSpec(Strict):
+    """What is learnt, and from which data.
+
+    Attributes:
+        type: The kind of task.
+        dataset: A hub name, a file (CSV, TSV, JSON Lines, Parquet), or `builtin:trec`.
+        config: Configuration of a hub data set.
+        revision: Revision of a hub data set.
+        files: Files by split name, instead of `dataset`.
+        text: Column of the text, or columns that are joined as a pair.
+        label: Column of the label.
+        group: Column whose equal values stay in one role, such as a document; equal texts always do.
+        splits: Which examples play which role.
+        max_train: Most training examples that are used, drawn stratified.
+        max_evaluation: Most examples of each other role that are used.
+    """
+
+    type: Literal["text_classification"] = "text_classification"
+    dataset: Text | None = None
+    config: Text | None = None
+    revision: Text | None = None
+    files: dict[Text, Text] | None = None
+    text: Annotated[tuple[Text, ...], Field(min_length=1, max_length=2)] = ("text",)
+    label: Text = "label"
+    group: Text | None = None
+    splits: SplitSpec = Field(default_factory=SplitSpec)
+    max_train: Annotated[int, Field(ge=10)] | None = None
+    max_evaluation: Annotated[int, Field(ge=10)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return {"dataset": data} if isinstance(data, str) else data
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _columns(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return name and _check_builtin(name, BUILTIN_DATA)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TaskSpec:
+        if (self.dataset is None) == (self.files is None):
+            raise ValueError("give either `dataset` or `files`")
+        return self
+
+
+class TrainingSpec(Strict):
+    """How every candidate is trained.
+
+    Attributes:
+        steps: Optimiser steps of full training; overrides `epochs`.
+        epochs: Passes over the training examples of full training.
+        batch_size: Examples of a training step.
+        evaluation_batch_size: Examples of a forward pass without gradients.
+        max_length: Most tokens of an example; longer ones are cut.
+        warmup: Share of the steps in which the learning rate rises.
+        max_grad_norm: Gradients are scaled down to this norm.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
+    evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 128
+    max_length: Annotated[int, Field(ge=4, le=1_048_576)] = 128
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class SyntheticSpec(Strict):
+    """A closed-form evaluator: it trains nothing and answers at once. For trying out the orchestration.
+
+    Attributes:
+        step_seconds: Time that a training step takes.
+        faults: What goes wrong, by the notation of a part's method: `raise`, `nan`, `oom`, `exit`, `hang`.
+    """
+
+    step_seconds: Annotated[float, Field(ge=0, le=10)] = 0.0
+    faults: dict[str, Literal["raise", "nan", "oom", "exit", "hang"]] = Field(default_factory=dict)

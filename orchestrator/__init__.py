@@ -1,0 +1,1 @@
+"""Searching, recording, exporting: Optuna, Ray and MLflow, each behind one file."""

@@ -1,0 +1,70 @@
+"""Hard limits of a study, and how far a candidate is from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from search_space.quantities import parse_bytes, parse_count, parse_milliseconds, parse_seconds, parse_share
+from search_space.strict import Strict
+
+
+def _count_or_share(value: object) -> int | str:
+    if isinstance(value, str) and value.strip().endswith("%"):
+        if not 0 < parse_share(value) <= 1:
+            raise ValueError(f"expected a percentage above 0% and up to 100%, not {value!r}")
+        return value.strip()
+    return parse_count(value)
+
+
+Count = Annotated[int, BeforeValidator(parse_count)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+Milliseconds = Annotated[float, BeforeValidator(parse_milliseconds)]
+CountOrShare = Annotated[int | str, BeforeValidator(_count_or_share)]
+
+
+class BudgetSpec(Strict):
+    """The budgets of a study. A limit on a candidate is hard: over it is never on the front.
+
+    Attributes:
+        trainable_params: Trainable parameters without the task's head: a count, or a share of the backbone (`1%`).
+        memory: Peak bytes of a training step, predicted before training and measured after.
+        latency: Milliseconds for one example at inference, measured.
+        checkpoint: Bytes of the saved candidate, measured.
+        trials: Candidates that are trained.
+        time: Wall-clock seconds of the search; running trials are stopped at the end.
+        steps: Training steps of the whole search.
+        trial_time: Wall-clock seconds of one trial; a candidate that exceeds it fails with cause `timeout`.
+    """
+
+    trainable_params: CountOrShare | None = None
+    memory: Bytes | None = None
+    latency: Milliseconds | None = None
+    checkpoint: Bytes | None = None
+    trials: Annotated[Count, Field(le=1_000_000)] = 24
+    time: Seconds | None = None
+    steps: Count | None = None
+    trial_time: Seconds | None = None
+
+    def limits(self, backbone_parameters: int) -> dict[str, float]:
+        """Return the limit of each metric that has one; shares are taken of the backbone's parameters."""
+        given = {
+            "trainable_params": self._most_trainable(backbone_parameters),
+            "peak_memory_bytes": self.memory,
+            "latency_ms": self.latency,
+            "checkpoint_bytes": self.checkpoint,
+        }
+        return {metric: float(limit) for metric, limit in given.items() if limit is not None}
+
+    def _most_trainable(self, backbone_parameters: int) -> int | None:
+        if isinstance(self.trainable_params, str):
+            return int(parse_share(self.trainable_params) * backbone_parameters)
+        return self.trainable_params
+
+
+def violations(limits: Mapping[str, float], values: Mapping[str, float]) -> dict[str, float]:
+    """Return value / limit - 1 for each limited metric that is known: feasible where <= 0, and free of units."""
+    return {name: values[name] / limit - 1.0 for name, limit in limits.items() if name in values}

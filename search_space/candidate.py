@@ -1,0 +1,173 @@
+"""A candidate: one or more parts (method, knobs, placement) and a recipe. Pure, frozen, ordered data.
+
+A candidate crosses process borders as canonical JSON and is identified by the SHA-256 of that JSON. A field that has
+its default value is left out of the JSON, so adding a field later changes no identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from search_space.errors import CandidateError, did_you_mean, one_of
+from search_space.placement import Placement
+
+KnobValue = bool | int | float | str | tuple[int, ...]
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """One method with its knobs, put somewhere.
+
+    Attributes:
+        method: Name of a method in the registry.
+        knobs: (name, value) pairs, sorted by name. A tuple value gives a size for each layer of the placement.
+        placement: Where. An empty set of projections means the method's own fixed place.
+    """
+
+    method: str
+    knobs: tuple[tuple[str, KnobValue], ...] = ()
+    placement: Placement = field(default_factory=Placement)
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.knobs]
+        if len(set(names)) != len(names):
+            raise CandidateError(f"{self.method}: a knob is given twice in {names}")
+        object.__setattr__(self, "knobs", tuple(sorted(self.knobs)))
+        for name, value in self.knobs:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise CandidateError(f"{self.method}.{name}: {value} is not a finite number")
+
+    def __getitem__(self, knob: str) -> KnobValue:
+        """Return the value of a knob; KeyError when this part does not have it."""
+        return dict(self.knobs)[knob]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this part as JSON data."""
+        knobs = {name: list(value) if isinstance(value, tuple) else value for name, value in self.knobs}
+        return {"method": self.method, "knobs": knobs, "placement": self.placement.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Part:
+        """Read a part. Raises CandidateError on an unknown or missing key."""
+        _check_keys("part", data, required=("method",), optional=("knobs", "placement"))
+        knobs = {k: tuple(v) if isinstance(v, list) else v for k, v in data.get("knobs", {}).items()}
+        placement = Placement.from_json(data["placement"]) if "placement" in data else Placement()
+        return cls(data["method"], tuple(knobs.items()), placement)
+
+
+@dataclass(frozen=True, order=True)
+class Recipe:
+    """How a candidate is trained, beyond what the study fixes for all.
+
+    Attributes:
+        learning_rates: One per part, in the order of the parts; one even where there is no part to train.
+        head_learning_rate: Learning rate of the task's head.
+        weight_decay: AdamW's decoupled weight decay, on matrices only.
+        label_smoothing: Mass spread over the other classes, in [0, 1).
+    """
+
+    learning_rates: tuple[float, ...]
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        rates = (*self.learning_rates, self.head_learning_rate)
+        if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+            raise CandidateError(f"recipe: learning rates must be positive finite numbers, not {rates}")
+        if not 0 <= self.label_smoothing < 1:
+            raise CandidateError(f"recipe: label_smoothing must be in [0, 1), not {self.label_smoothing}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise CandidateError(f"recipe: weight_decay must be at least 0, not {self.weight_decay}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this recipe as JSON data, defaults left out."""
+        data: dict[str, Any] = {"learning_rates": list(self.learning_rates)}
+        for one in fields(self)[1:]:
+            value = getattr(self, one.name)
+            if value != one.default:
+                data[one.name] = value
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """Read a recipe. Raises CandidateError on an unknown or missing key."""
+        optional = tuple(one.name for one in fields(cls)[1:])
+        _check_keys("recipe", data, required=("learning_rates",), optional=optional)
+        return cls(**{**data, "learning_rates": tuple(data["learning_rates"])})
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """One point of the search space: an ordered hybrid of parts, and its recipe.
+
+    Parts are attached in their order. No part at all is not allowed: the head alone is the method `head`.
+    """
+
+    parts: tuple[Part, ...]
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise CandidateError("a candidate needs at least one part; the head alone is the method 'head'")
+        if len(self.recipe.learning_rates) != len(self.parts):
+            raise CandidateError(
+                f"{len(self.parts)} parts need {len(self.parts)} learning rates, "
+                f"not {len(self.recipe.learning_rates)}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this candidate as JSON data."""
+        parts = [part.to_json() for part in self.parts]
+        return {"schema_version": SCHEMA_VERSION, "parts": parts, "recipe": self.recipe.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        """Read a candidate. Raises CandidateError on an unknown key or another schema version."""
+        _check_keys("candidate", data, required=("schema_version", "parts", "recipe"))
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise CandidateError(
+                f"candidate: schema_version {data['schema_version']!r} is not {SCHEMA_VERSION}; "
+                "it was written by another version of Paretune"
+            )
+        return cls(tuple(map(Part.from_json, data["parts"])), Recipe.from_json(data["recipe"]))
+
+    @cached_property
+    def canonical_json(self) -> str:
+        """The one JSON text of this candidate: sorted keys, no spaces, shortest exact floats."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of the canonical JSON: the candidate's identity."""
+        return hashlib.sha256(self.canonical_json.encode()).hexdigest()
+
+    @cached_property
+    def architecture_sha256(self) -> str:
+        """Identity of the parts alone: candidates that differ only in their recipe share it, and their cost."""
+        text = json.dumps([part.to_json() for part in self.parts], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def method(self) -> str:
+        """The methods of the parts, joined by ` + `."""
+        return " + ".join(part.method for part in self.parts)
+
+
+def _check_keys(what: str, data: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+    if not isinstance(data, Mapping):
+        raise CandidateError(f"{what}: expected an object, got {type(data).__name__}")
+    allowed = (*required, *optional)
+    for key in data:
+        if key not in allowed:
+            raise CandidateError(f"{what}: unknown key {key!r}; allowed: {one_of(allowed)}{did_you_mean(key, allowed)}")
+    for key in required:
+        if key not in data:
+            raise CandidateError(f"{what}: {key!r} is missing")

@@ -1,0 +1,123 @@
+"""What a knob may be set to. A domain knows its values, its default, how to check one and how to draw one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from search_space.candidate import KnobValue
+from search_space.errors import CandidateError, one_of
+
+
+_T = TypeVar("_T")
+
+
+class Chooser(Protocol):
+    """Draws one value at a time: a sampler seen from the space. The same name always gets the same domain."""
+
+    def choice(self, name: str, options: Sequence[str]) -> str:
+        """Return one of the options, which have no order."""
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """Return a whole number in [low, high]."""
+
+    def real(self, name: str, low: float, high: float) -> float:
+        """Return a number in [low, high], drawn on a logarithmic scale."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A discrete knob of a method.
+
+    Attributes:
+        name: peft's name for it where peft has one.
+        values: What it may be, in order.
+        default: Its value where nothing is said.
+        ordered: Whether neighbours in `values` behave alike (sizes do, flags do not).
+        text: One line for people.
+        low: For whole numbers: the least value a user may give beyond `values`; None admits `values` only.
+    """
+
+    name: str
+    values: tuple[KnobValue, ...]
+    default: KnobValue
+    ordered: bool
+    text: str
+    low: int | None = None
+
+    def check(self, where: str, value: KnobValue) -> None:
+        """Raise CandidateError unless this knob may be set to `value`."""
+        values = value if isinstance(value, tuple) else (value,)
+        for one in values:
+            if not self._admits(one):
+                least = f", or any whole number from {self.low}" if self.low is not None else ""
+                raise CandidateError(f"{where}.{self.name}: {one!r} is not one of {one_of(map(str, self.values))}{least}")
+
+    def _admits(self, value: KnobValue) -> bool:
+        if any(type(value) is type(known) and value == known for known in self.values):
+            return True
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return self.low is not None and whole and self.low <= value <= 1_000_000  # type: ignore[operator]
+
+    def narrowed(self, values: Sequence[KnobValue]) -> Knob:
+        """Return this knob with other values to search over. Raises CandidateError."""
+        for value in values:
+            self.check("space", value)
+        default = self.default if self.default in values else values[0]
+        return replace(self, values=tuple(values), default=default)
+
+    def draw(self, name: str, chooser: Chooser) -> KnobValue:
+        """Draw one value."""
+        return draw_one(f"{name}.{self.name}", self.values, self.ordered, chooser)
+
+
+def draw_one(name: str, values: tuple[_T, ...], ordered: bool, chooser: Chooser) -> _T:
+    """Draw one of some values: by its index where they are ordered, by its text where they are not."""
+    if len(values) == 1:
+        return values[0]
+    if ordered:
+        return values[chooser.integer(f"{name}.index", 0, len(values) - 1)]
+    texts = [str(value) for value in values]
+    return values[texts.index(chooser.choice(name, texts))]
+
+
+@dataclass(frozen=True)
+class LogRange:
+    """A positive number searched on a logarithmic scale, such as a learning rate."""
+
+    low: float
+    high: float
+    default: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low <= self.high and math.isfinite(self.high)):
+            raise CandidateError(f"a range needs 0 < low <= high, not [{self.low}, {self.high}]")
+
+    def narrowed(self, low: float, high: float) -> LogRange:
+        """Return another range; its default is the old one where that is inside, else the middle in logarithm."""
+        inside = low <= self.default <= high
+        return LogRange(low, high, self.default if inside else math.sqrt(low * high))
+
+    def draw(self, name: str, chooser: Chooser) -> float:
+        """Draw a value, rounded to three significant digits so that people can read and repeat it."""
+        if self.low == self.high:
+            return self.low
+        value = float(f"{chooser.real(name, self.low, self.high):.3g}")
+        return min(max(value, self.low), self.high)
+
+
+def sizes(name: str, values: tuple[int, ...], default: int, text: str, low: int = 1) -> Knob:
+    """Return a knob for a size: ordered whole numbers; users may give others from `low` on."""
+    return Knob(name, values, default, ordered=True, text=text, low=low)
+
+
+def flag(name: str, text: str) -> Knob:
+    """Return an on/off knob, off by default."""
+    return Knob(name, (False, True), False, ordered=False, text=text)
+
+
+def words(name: str, values: tuple[str, ...], text: str) -> Knob:
+    """Return a knob over words; the first is the default."""
+    return Knob(name, values, values[0], ordered=False, text=text)

@@ -1,0 +1,31 @@
+"""Prefix tuning: trained keys and values before those of every layer (Li & Liang 2021, section 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search_space.candidate import Part
+from search_space.knobs import LogRange, sizes
+from search_space.placement import Placement
+from search_space.registry import Method, PlacementRule, Targets
+
+
+def config(part: Part, targets: Targets) -> dict[str, Any]:
+    """Return the arguments of peft's PrefixTuningConfig."""
+    return {"num_virtual_tokens": part["num_virtual_tokens"], "prefix_projection": False}
+
+
+METHOD = Method(
+    name="prefix_tuning",
+    title="Prefix tuning",
+    family="additive",
+    paper="Li & Liang 2021, arXiv:2101.00190",
+    summary="Puts trained keys and values before those of every layer.",
+    knobs=(sizes("num_virtual_tokens", (4, 8, 16, 32), 16, "length of the prefix"),),
+    placement=PlacementRule(default=Placement(), layers=False, kinds=()),
+    learning_rate=LogRange(3e-3, 6e-2, 1e-2),
+    route="prompt",
+    peft_type="PREFIX_TUNING",
+    merges=False,
+    config=config,
+)

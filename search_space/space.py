@@ -1,0 +1,167 @@
+"""A space bound to a model: what can be drawn, how much there is, and the drawing itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from search_space.candidate import Candidate, Part, Recipe
+from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
+from search_space.knobs import Chooser, Knob, LogRange, draw_one
+from search_space.placement import Anatomy, Layers, Placement
+from search_space.registry import Method, Targets, method
+from search_space.spec import MethodSpec, SpaceSpec, presets
+
+
+@dataclass(frozen=True)
+class MethodSpace:
+    """What can be drawn for one method on one model."""
+
+    rule: Method
+    knobs: tuple[Knob, ...]
+    projections: tuple[str, ...]
+    layers: tuple[str, ...]
+    learning_rate: LogRange
+
+    @property
+    def size(self) -> int:
+        """Number of different parts."""
+        return math.prod([*(len(knob.values) for knob in self.knobs), len(self.projections), len(self.layers)])
+
+    def draw(self, name: str, chooser: Chooser) -> tuple[Part, float]:
+        """Draw a part and its learning rate; `name` starts the names of the parameters."""
+        knobs = tuple((knob.name, knob.draw(name, chooser)) for knob in self.knobs)
+        projections = draw_one(f"{name}.projections", self.projections, False, chooser)
+        layers = draw_one(f"{name}.layers", self.layers, True, chooser)
+        rate = self.learning_rate.draw(f"{name}.learning_rate", chooser)
+        return Part(self.rule.name, knobs, _placement(projections, layers)), rate
+
+
+@dataclass(frozen=True)
+class Space:
+    """Every candidate that a study may try on its model.
+
+    Attributes:
+        compositions: The methods of each kind of candidate: one for a plain method, more for a hybrid.
+        methods: What can be drawn for each method.
+        anatomy: The model.
+    """
+
+    compositions: tuple[tuple[str, ...], ...]
+    methods: dict[str, MethodSpace]
+    anatomy: Anatomy
+
+    @property
+    def size(self) -> int:
+        """Number of architectures: candidates that differ in more than their learning rates."""
+        return sum(math.prod(self.methods[name].size for name in names) for names in self.compositions)
+
+    def draw(self, chooser: Chooser) -> Candidate:
+        """Draw one candidate. Hybrids share the parameters of their methods, so that what is learnt is shared."""
+        texts = tuple(" + ".join(names) for names in self.compositions)
+        names = self.compositions[texts.index(draw_one("composition", texts, False, chooser))]
+        drawn = [self.methods[name].draw(label, chooser) for name, label in _labels(names)]
+        return Candidate(tuple(part for part, _ in drawn), Recipe(tuple(rate for _, rate in drawn)))
+
+    def default(self, name: str = "lora") -> Candidate:
+        """Return a method at its defaults on this model, with its default learning rate."""
+        rule = method(name)
+        return Candidate((rule.default_part(),), Recipe((rule.learning_rate.default,)))
+
+
+def bind(spec: SpaceSpec, anatomy: Anatomy) -> Space:
+    """Make the space of a study for one model.
+
+    Raises:
+        PlacementError: A placement that the user wrote matches nothing in this model.
+        EmptySpaceError: Nothing is left.
+    """
+    base = presets()[spec.preset]
+    given = spec.methods if spec.methods is not None else _preset_methods(spec.preset)
+    hybrids = _hybrids(spec, tuple(base["hybrids"]), tuple(given))
+    wanted = {name: given.get(name) or MethodSpec() for names in (given, *hybrids) for name in names}
+    spaces = {name: _bind_method(method(name), one, anatomy) for name, one in wanted.items()}
+    compositions = (*((name,) for name in given), *hybrids)
+    if not compositions:
+        raise EmptySpaceError("space: no method is left; list at least one under space.methods")
+    return Space(compositions, spaces, anatomy)
+
+
+def resolve(part: Part, anatomy: Anatomy) -> Targets:
+    """Find where a part goes in a model.
+
+    Raises:
+        PlacementError: It matches nothing.
+        UnsupportedError: It matches modules that the method cannot wrap.
+    """
+    rule = method(part.method)
+    layers = part.placement.layers.indices(anatomy.n_layers)
+    if rule.placement.fixed:
+        return Targets((), layers, anatomy)
+    sites = anatomy.resolve(part.placement)
+    refused = [site for site in sites if site.kind not in rule.placement.kinds]
+    if refused:
+        raise UnsupportedError(
+            f"{part.method} cannot wrap {refused[0].name} (a {refused[0].kind} module); "
+            f"it wraps {', '.join(rule.placement.kinds)}"
+        )
+    return Targets(sites, layers, anatomy)
+
+
+def _preset_methods(preset: str) -> dict[str, MethodSpec]:
+    return SpaceSpec(preset=preset, methods=presets()[preset]["methods"]).methods or {}
+
+
+def _hybrids(spec: SpaceSpec, preset: tuple[str, ...], searched: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    if spec.hybrids is not None:
+        return tuple(tuple(text.split(" + ")) for text in spec.hybrids)
+    split = [tuple(text.split(" + ")) for text in preset]
+    return tuple(names for names in split if set(names) <= set(searched))
+
+
+def _bind_method(rule: Method, given: MethodSpec, anatomy: Anatomy) -> MethodSpace:
+    knobs = tuple(knob.narrowed(given.knobs[knob.name]) if knob.name in given.knobs else knob for knob in rule.knobs)
+    rate = rule.learning_rate.narrowed(*given.learning_rate) if given.learning_rate else rule.learning_rate
+    layers = _layers(rule, given, anatomy)
+    projections = ("",) if rule.placement.fixed else tuple(_projections(rule, given, layers, anatomy))
+    return MethodSpace(rule, knobs, projections, layers, rate)
+
+
+def _layers(rule: Method, given: MethodSpec, anatomy: Anatomy) -> tuple[str, ...]:
+    if not rule.placement.layers:
+        return ("all",)
+    if given.layers is None:
+        return (*(f"top:{count}" for count in range(1, anatomy.n_layers)), "all")
+    for text in given.layers:
+        Layers.parse(text).indices(anatomy.n_layers)
+    return given.layers
+
+
+def _projections(rule: Method, given: MethodSpec, layers: tuple[str, ...], anatomy: Anatomy) -> Iterator[str]:
+    """Yield the sets of projections that match this model; what the user wrote must match."""
+    options = given.projections or rule.placement.projections
+    matched = 0
+    for text in options:
+        try:
+            resolve(Part(rule.name, (), _placement(text, layers[-1])), anatomy)
+        except (PlacementError, UnsupportedError):
+            if given.projections:
+                raise
+            continue
+        matched += 1
+        yield text
+    if not matched:
+        raise PlacementError(f"space.methods.{rule.name}: none of {', '.join(options)} is in {anatomy.architecture}")
+
+
+def _placement(projections: str, layers: str) -> Placement:
+    chosen = Placement.parse(projections).projections if projections else ()
+    return Placement(chosen, Layers.parse(layers))
+
+
+def _labels(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yield each method with the start of its parameters' names; a method's second use gets its own."""
+    for position, name in enumerate(names):
+        earlier = names[:position].count(name)
+        yield name, f"{name}.{earlier + 1}" if earlier else name
