@@ -1,8 +1,8 @@
 """Where in a model a part is put, and what a model offers.
 
 A `Placement` is pure data: semantic projections and a selector of layers. An `Anatomy` says what one model
-has: its sites (modules that a method can change), its blocks (layers) and its head. `Anatomy.resolve` brings the
-two together. Nothing here loads a model: `evaluators.anatomy` finds the anatomy by looking at the module graph.
+has: its sites (modules that a method can change), its blocks (layers) and its head. `Anatomy.resolve` brings
+the two together. Nothing here loads a model: `evaluators.anatomy` finds the anatomy in the module graph.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Placement:
     """Semantic projections in chosen layers, written `attention.query,attention.value[top:3]`.
 
     Attributes:
-        projections: Names out of `PROJECTIONS`, in that order, each once. Groups (`attention`, `mlp`, `linear` and
-            its alias `all`) are accepted and stored as their members; text and JSON show them as groups
-            again. Empty means the method's own fixed places.
+        projections: Names out of `PROJECTIONS`, in that order, each once. Groups (`attention`, `mlp`, `linear`
+            and its alias `all`) are accepted and stored as their members; text and JSON show them as
+            groups again. Empty means the method's own fixed places.
         layers: The layers; not written when they are all.
 
     Raises:
@@ -147,8 +147,8 @@ class Block:
             the order of the module graph: those of the encoder first, then those of the decoder.
         name: Path of the layer's module.
         attention: Path of the module that holds the self-attention's projections and no others, if any.
-        mlp: Path of the module that holds the mlp's projections and no others, if any. BERT, OPT and BART keep
-            them directly in the layer, so have none.
+        mlp: Path of the module that holds the mlp's projections and no others, if any. BERT, OPT and BART
+            keep them directly in the layer, so have none.
         cross_attention: Path of the cross-attention's module, if any.
         stack: As in `Site`.
         hidden_size: Width of the hidden states in this layer (Swin's stages differ).
@@ -193,9 +193,9 @@ class Anatomy:
         """Return the sites that a placement names, in the model's order.
 
         Every canonical word must match, so `mlp` serves a model without gates while `mlp.gate` does not.
-        Sites outside the layers (embeddings, the last norm) belong to `all` layers only. A fused site is returned
-        when any of its projections is asked for. Without projections every site of the chosen layers is
-        returned: the method narrows them to its own places.
+        Sites outside the layers (embeddings, the last norm) belong to `all` layers only. A fused site is
+        returned when any of its projections is asked for. Without projections every site of the chosen layers
+        is returned: the method narrows them to its own places.
 
         Raises:
             PlacementError: A projection or the layers match nothing here.
