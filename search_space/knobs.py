@@ -83,6 +83,14 @@ def draw_one(name: str, values: tuple[_T, ...], ordered: bool, chooser: Chooser)
     return values[texts.index(chooser.choice(name, texts))]
 
 
+def encode_one(name: str, values: tuple[_T, ...], ordered: bool, value: _T) -> dict[str, str | int | float]:
+    """Return the parameters from which `draw_one` draws `value`: what a sampler would have said. ValueError if none."""
+    index = values.index(value)
+    if len(values) == 1:
+        return {}
+    return {f"{name}.index": index} if ordered else {name: str(value)}
+
+
 @dataclass(frozen=True)
 class LogRange:
     """A positive number searched on a logarithmic scale, such as a learning rate."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from search_space.candidate import Candidate, Part, Recipe
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
-from search_space.knobs import Chooser, Knob, LogRange, draw_one
+from search_space.knobs import Chooser, Knob, LogRange, draw_one, encode_one
 from search_space.placement import Anatomy, Layers, Placement
 from search_space.registry import Method, Targets, method
 from search_space.spec import MethodSpec, SpaceSpec, presets
@@ -37,6 +37,27 @@ class MethodSpace:
         rate = self.learning_rate.draw(f"{name}.learning_rate", chooser)
         return Part(self.rule.name, knobs, _placement(projections, layers)), rate
 
+    def default(self) -> tuple[Part, float]:
+        """Return the method at its defaults, as near as this space comes to them."""
+        wanted = self.rule.placement.default
+        projections = str(Placement(wanted.projections)) if wanted.projections else ""
+        chosen = projections if projections in self.projections else self.projections[0]
+        layers = str(wanted.layers) if str(wanted.layers) in self.layers else self.layers[-1]
+        knobs = tuple((knob.name, knob.default) for knob in self.knobs)
+        return Part(self.rule.name, knobs, _placement(chosen, layers)), self.learning_rate.default
+
+    def encode(self, name: str, part: Part, rate: float) -> dict[str, str | int | float]:
+        """Return the parameters that `draw` would need to draw this part. ValueError when it is not in the space."""
+        parameters: dict[str, str | int | float] = {}
+        for knob in self.knobs:
+            parameters |= encode_one(f"{name}.{knob.name}", knob.values, knob.ordered, part[knob.name])
+        projections = str(Placement(part.placement.projections)) if part.placement.projections else ""
+        parameters |= encode_one(f"{name}.projections", self.projections, False, projections)
+        parameters |= encode_one(f"{name}.layers", self.layers, True, str(part.placement.layers))
+        if not self.learning_rate.low <= rate <= self.learning_rate.high:
+            raise ValueError(f"{name}.learning_rate {rate} is outside the space")
+        return parameters | ({} if self.learning_rate.low == self.learning_rate.high else {f"{name}.learning_rate": rate})
+
 
 @dataclass(frozen=True)
 class Space:
@@ -64,10 +85,29 @@ class Space:
         drawn = [self.methods[name].draw(label, chooser) for name, label in _labels(names)]
         return Candidate(tuple(part for part, _ in drawn), Recipe(tuple(rate for _, rate in drawn)))
 
-    def default(self, name: str = "lora") -> Candidate:
-        """Return a method at its defaults on this model, with its default learning rate."""
-        rule = method(name)
-        return Candidate((rule.default_part(),), Recipe((rule.learning_rate.default,)))
+    def first(self) -> Candidate:
+        """Return the candidate that a study starts with: plain LoRA where it is in the space."""
+        names = ("lora",) if ("lora",) in self.compositions else self.compositions[0]
+        defaults = [self.methods[name].default() for name in names]
+        return Candidate(tuple(part for part, _ in defaults), Recipe(tuple(rate for _, rate in defaults)))
+
+    def encode(self, candidate: Candidate) -> dict[str, str | int | float]:
+        """Return the parameters from which `draw` draws this candidate. ValueError when it is not in the space."""
+        names = tuple(part.method for part in candidate.parts)
+        if names not in self.compositions:
+            raise ValueError(f"{candidate.method!r} is not in the space")
+        texts = tuple(" + ".join(one) for one in self.compositions)
+        parameters = encode_one("composition", texts, False, candidate.method)
+        labelled = zip(_labels(names), candidate.parts, candidate.recipe.learning_rates, strict=True)
+        for (name, label), part, rate in labelled:
+            parameters |= self.methods[name].encode(label, part, rate)
+        return parameters
+
+
+def reference(name: str) -> Candidate:
+    """Return a method at its own defaults: a fixed row beside a search, whatever its space."""
+    rule = method(name)
+    return Candidate((rule.default_part(),), Recipe((rule.learning_rate.default,)))
 
 
 def bind(spec: SpaceSpec, anatomy: Anatomy) -> Space:

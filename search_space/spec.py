@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from search_space.candidate import KnobValue
 from search_space.errors import CandidateError, PlacementError, did_you_mean, one_of
@@ -73,21 +74,17 @@ class SpaceSpec(Strict):
             data = {name: {} for name in data}
         if not isinstance(data, Mapping):
             return data
-        return {name: _read_method(str(name), given) for name, given in data.items()}
+        return dict(_read_all(data.items(), lambda name, given: (name, _read_method(str(name), given))))
 
     @field_validator("hybrids", mode="before")
     @classmethod
     def _read_hybrids(cls, data: Any) -> Any:
         if not isinstance(data, list | tuple):
             return data
-        return tuple(" + ".join(_members(hybrid)) for hybrid in data)
-
-    @field_validator("hybrids")
-    @classmethod
-    def _complete(cls, hybrids: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        if len(set(hybrids or ())) != len(hybrids or ()):
+        hybrids = _read_all(enumerate(data), lambda _, hybrid: " + ".join(_members(hybrid)))
+        if len(set(hybrids)) != len(hybrids):
             raise ValueError("a hybrid is listed twice")
-        return hybrids
+        return tuple(hybrids)
 
     def to_json(self) -> dict[str, Any]:
         """Return this spec as it would be written in a study file."""
@@ -105,6 +102,19 @@ def presets() -> Mapping[str, Mapping[str, Any]]:
     package = importlib.import_module("search_space.presets")
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     return {name: importlib.import_module(f"search_space.presets.{name}").PRESET for name in names}
+
+
+def _read_all(items: Iterable[tuple[Any, Any]], read: Callable[[Any, Any], Any]) -> list[Any]:
+    """Read every item, and report the problems of all of them at once, each at its own path."""
+    results, problems = [], []
+    for key, value in items:
+        try:
+            results.append(read(key, value))
+        except ValueError as error:
+            problems.append((str(key), str(error)))
+    if problems:
+        raise PydanticCustomError("problems", "several problems", {"problems": problems})
+    return results
 
 
 def _read_method(name: str, given: Any) -> MethodSpec | Any:

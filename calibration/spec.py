@@ -1,0 +1,25 @@
+"""The `calibration` section of a study. Not imported by the package itself, which needs numpy and scipy only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class CalibrationSpec(BaseModel):
+    """How probabilities are calibrated and scored.
+
+    Attributes:
+        method: What is fitted on the calibration split of every fully trained candidate.
+        folds: Folds of the cross-fitted temperature that validation scores use.
+        bins: Bins of the expected calibration error.
+        floor_draws: Draws of the perfect-model floor.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    method: Literal["temperature", "none"] = "temperature"
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
+    bins: Annotated[int, Field(ge=2, le=100)] = 15
+    floor_draws: Annotated[int, Field(ge=100, le=100_000)] = 1000

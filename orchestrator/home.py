@@ -1,0 +1,96 @@
+"""Where things are kept: `PARETUNE_HOME`, default `~/.paretune`. Files are written aside, synced and renamed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from search_space.errors import StudyLockedError, StudyNotFoundError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class Home:
+    """The folder that holds the storage, MLflow's database and a folder for each study."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or Path(os.environ.get("PARETUNE_HOME") or Path.home() / ".paretune")).expanduser().resolve()
+
+    @property
+    def storage_url(self) -> str:
+        """Optuna storage URL: `PARETUNE_STORAGE`, or SQLite in this home."""
+        return os.environ.get("PARETUNE_STORAGE") or f"sqlite:///{self.root / 'paretune.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow tracking URI: `MLFLOW_TRACKING_URI`, or SQLite in this home."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where MLflow keeps artifacts when its database is in this home."""
+        return self.root / "artifacts"
+
+    def create(self) -> Home:
+        """Make the folder, readable by its owner only, and return this home."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self
+
+    def study(self, name: str) -> Path:
+        """Return the folder of a study. Raises StudyNotFoundError for a name that no study can have."""
+        if not _NAME.fullmatch(name):
+            raise StudyNotFoundError(f"{name[:80]!r} is not a study's name: lower-case letters, digits, '.', '_', '-'")
+        return self.root / "studies" / name
+
+    def is_driven(self, name: str) -> bool:
+        """Whether a living process holds the lock of this study."""
+        try:
+            with self._locked(name):
+                return False
+        except StudyLockedError:
+            return True
+
+    @contextmanager
+    def drive(self, name: str) -> Iterator[None]:
+        """Hold the lock of a study. Raises StudyLockedError when another process does."""
+        self.study(name).mkdir(parents=True, exist_ok=True)
+        with self._locked(name):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        folder = self.study(name)
+        if not folder.is_dir():
+            yield
+            return
+        with open(folder / "driver.lock", "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StudyLockedError(f"study {name!r} is being run by another process on this machine") from None
+            try:
+                yield
+            finally:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

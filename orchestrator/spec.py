@@ -1,0 +1,233 @@
+"""The spec of a study: the parts' specs, composed. A bad spec is refused whole, with every problem at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from calibration.spec import CalibrationSpec
+from evaluators.score import METRICS, Direction, metric
+from evaluators.spec import ModelSpec, SyntheticSpec, TaskSpec, TrainingSpec
+from search_space.budgets import BudgetSpec
+from search_space.errors import Problem, SpecError, did_you_mean, one_of
+from search_space.spec import SpaceSpec
+from search_space.strict import Strict
+
+SAMPLERS = ("tpe", "random", "nsga2", "gp")
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class Objective(Strict):
+    """A metric to make as large or as small as possible. Written `maximize: accuracy`."""
+
+    metric: str
+    direction: Direction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and len(data) == 1 and "metric" not in data:
+            (direction, name), *_ = data.items()
+            if direction not in get_args(Direction):
+                raise ValueError(f"{direction!r} is not 'maximize' or 'minimize'{did_you_mean(str(direction), get_args(Direction))}")
+            return {"metric": name, "direction": direction}
+        return data
+
+    @model_validator(mode="after")
+    def _natural(self) -> Objective:
+        natural = metric(self.metric).direction
+        if natural != self.direction:
+            raise ValueError(f"{self.metric} cannot be {self.direction}d, it is better {'high' if natural == 'maximize' else 'low'}; write '{natural}: {self.metric}'")
+        return self
+
+    def to_json(self) -> dict[str, str]:
+        """Return the short form."""
+        return {self.direction: self.metric}
+
+
+class EarlyStopping(Strict):
+    """When a candidate that is dominated stops (successive halving over several objectives).
+
+    Attributes:
+        eta: At each rung about 1 / eta of the candidates go on.
+        rungs: Number of rungs, the last being full training; 1 trains every candidate to the end.
+        grace: Candidates that pass a rung before the first one is stopped there.
+    """
+
+    eta: Annotated[float, Field(gt=1, le=16)] = 3.0
+    rungs: Annotated[int, Field(ge=1, le=10)] = 3
+    grace: Annotated[int, Field(ge=1, le=1000)] = 3
+
+    def steps(self, full: int) -> tuple[int, ...]:
+        """Return the training steps of the rungs: full, full / eta, full / eta^2 ... in rising order, each once."""
+        steps = {max(1, round(full / self.eta**back)) for back in range(self.rungs)}
+        return tuple(sorted(steps))
+
+
+class Finalists(Strict):
+    """Who is trained again before the test split is read.
+
+    Attributes:
+        count: Most members of the front that are trained again.
+        seeds: Fresh seeds for each of them.
+    """
+
+    count: Annotated[int, Field(ge=0, le=64)] = 4
+    seeds: Annotated[int, Field(ge=1, le=20)] = 3
+
+
+class SearchSpec(Strict):
+    """How the space is searched.
+
+    Attributes:
+        sampler: Optuna's sampler.
+        seed: Seed of everything that is drawn.
+        startup_trials: Random trials before the sampler learns.
+        early_stopping: Rungs.
+        finalists: Re-training of the front.
+        references: Fixed rows beside the search, not part of it.
+    """
+
+    sampler: Literal["tpe", "random", "nsga2", "gp"] = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    startup_trials: Annotated[int, Field(ge=1, le=10_000)] = 10
+    early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
+    finalists: Finalists = Field(default_factory=Finalists)
+    references: tuple[Literal["head", "full"], ...] = ("head", "full")
+
+
+class ResourcesSpec(Strict):
+    """What one trial may use, and how many run at once.
+
+    Attributes:
+        cpus: Cores of a trial; fractions are allowed.
+        gpus: GPUs of a trial; fractions share one.
+        concurrency: Trials at once; what the machine has room for when None.
+    """
+
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class StudySpec(Strict):
+    """Everything that a study is.
+
+    Attributes:
+        name: Its name: lower-case letters, digits, `.`, `_` and `-`.
+        model: The backbone.
+        task: What is learnt, and from which data.
+        space: What is searched.
+        objectives: One for the best under the budgets, two or three for a front.
+        budgets: Hard limits.
+        search: How it is searched.
+        training: How every candidate is trained.
+        calibration: How probabilities are calibrated.
+        resources: What a trial may use.
+        synthetic: Replaces training by a closed form; for trying out the orchestration.
+    """
+
+    name: Name
+    model: ModelSpec
+    task: TaskSpec
+    space: SpaceSpec = Field(default_factory=SpaceSpec)
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=3)] = (
+        Objective(metric="accuracy", direction="maximize"),
+        Objective(metric="trainable_params", direction="minimize"),
+    )
+    budgets: BudgetSpec = Field(default_factory=BudgetSpec)
+    search: SearchSpec = Field(default_factory=SearchSpec)
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    synthetic: SyntheticSpec | None = None
+
+    @field_validator("objectives")
+    @classmethod
+    def _different(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        names = [objective.metric for objective in objectives]
+        if len(set(names)) != len(names):
+            raise ValueError(f"an objective is listed twice in {one_of(names)}")
+        if not any(METRICS[name].on_split for name in names):
+            quality = one_of(name for name, one in METRICS.items() if one.on_split)
+            raise ValueError(f"at least one objective must be about quality: {quality}")
+        return objectives
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this spec as JSON data that `parse` reads back to an equal spec."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        data["space"] = self.space.to_json()
+        data["objectives"] = [objective.to_json() for objective in self.objectives]
+        return data
+
+    @property
+    def sha256(self) -> str:
+        """Identity of what a study is, apart from how much of it is bought.
+
+        The budgets of trials, time and steps and the resources may differ between two runs of one study.
+        """
+        data = self.to_json()
+        del data["resources"]
+        for extendable in ("trials", "time", "steps", "trial_time"):
+            data["budgets"].pop(extendable, None)
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse(data: object, source: str = "study") -> StudySpec:
+    """Check JSON data and return the spec.
+
+    Raises:
+        SpecError: With every problem: its path, what is allowed and a near name.
+    """
+    if not isinstance(data, Mapping):
+        raise SpecError([Problem("", f"expected a mapping with {one_of(StudySpec.model_fields)}")], source)
+    try:
+        return StudySpec.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        raise SpecError(_problems(error), source) from None
+
+
+def _problems(error: ValidationError) -> list[Problem]:
+    found: dict[str, Problem] = {}
+    for one in sorted(error.errors(), key=lambda one: one["type"] == "too_short"):
+        path = [part for part in one["loc"] if not _is_union_tag(part)]
+        where = ".".join(map(str, path))
+        if one["type"] == "problems":
+            found |= {f"{where}.{key}": Problem(f"{where}.{key}", text) for key, text in one["ctx"]["problems"]}
+        elif one["type"] != "too_short" or not any(known.startswith(f"{where}.") for known in found):
+            found.setdefault(where, _problem(one, path, where))
+    return list(found.values())
+
+
+def _problem(error: Any, path: list[Any], where: str) -> Problem:
+    if error["type"] == "extra_forbidden":
+        allowed = _keys_at(path[:-1])
+        return Problem(where, f"unknown key; allowed here: {one_of(allowed)}{did_you_mean(str(path[-1]), allowed)}")
+    if error["type"] == "missing":
+        return Problem(where, "is missing")
+    message = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    ours = "error" in error.get("ctx", {})
+    shown = "" if ours or isinstance(given, Mapping | list | tuple) else f", not {given!r}"[:120]
+    return Problem(where, message[:1].lower() + message[1:] + shown)
+
+
+def _is_union_tag(part: object) -> bool:
+    return isinstance(part, str) and ("[" in part or part in ("int", "str", "float"))
+
+
+def _keys_at(path: list[Any]) -> list[str]:
+    """Return the keys that the model at a path takes."""
+    model: Any = StudySpec
+    for part in path:
+        if not isinstance(part, str) or part not in getattr(model, "model_fields", {}):
+            return ["maximize", "minimize"] if path[0] == "objectives" else []
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *get_args(annotation)]
+        model = next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    return list(getattr(model, "model_fields", {}))

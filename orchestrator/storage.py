@@ -1,0 +1,311 @@
+"""Optuna's door: the storage is the truth about trials. Specs, candidates, rung scores and states live here.
+
+A study has three phases, each an Optuna study of its own, so that samplers see the search alone:
+`NAME` (search), `NAME/references` (head only, full fine-tuning) and `NAME/finalists` (the front on fresh seeds).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+
+from evaluators.score import Cost, Score
+from orchestrator.spec import StudySpec, parse
+from search_space.candidate import Candidate
+from search_space.errors import Cause, StudyExistsError, StudyNotFoundError, did_you_mean
+from search_space.space import Space
+
+Phase = Literal["search", "references", "finalists"]
+State = Literal["running", "complete", "partial", "infeasible", "failed"]
+PHASES: tuple[Phase, ...] = ("search", "references", "finalists")
+_OPTUNA_STATE = {
+    "complete": TrialState.COMPLETE,
+    "partial": TrialState.PRUNED,
+    "infeasible": TrialState.FAIL,
+    "failed": TrialState.FAIL,
+}
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as the storage holds it.
+
+    Attributes:
+        phase: Which part of the study it belongs to.
+        number: Its number in its phase, from 0.
+        candidate: What was tried.
+        seed: Seed of its training.
+        cost: What was known before training.
+        scores: One per rung passed, in order.
+        test: Score on the test split; finalists only.
+        state: What became of it.
+        cause: Why it failed.
+        message: Cause, reason or limit in words.
+        origin: For finalists the number of the search trial; for references their name.
+        started: When it was drawn.
+        finished: When its state was settled.
+    """
+
+    phase: Phase
+    number: int
+    candidate: Candidate
+    seed: int
+    cost: Cost | None
+    scores: tuple[Score, ...]
+    test: Score | None
+    state: State
+    cause: Cause | None
+    message: str
+    origin: str
+    started: datetime | None
+    finished: datetime | None
+
+    @property
+    def score(self) -> Score | None:
+        """The last score, at whatever fidelity."""
+        return self.scores[-1] if self.scores else None
+
+    @property
+    def steps(self) -> int:
+        """Training steps done."""
+        return self.scores[-1].step if self.scores else 0
+
+    @property
+    def key(self) -> str:
+        """Its name inside the study, such as `search/12`."""
+        return f"{self.phase}/{self.number}"
+
+
+class OptunaChooser:
+    """An Optuna trial seen as the space sees a sampler."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+
+    def choice(self, name: str, options: Sequence[str]) -> str:
+        """Suggest one of the options."""
+        return self._trial.suggest_categorical(name, list(options))
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """Suggest a whole number in [low, high]."""
+        return self._trial.suggest_int(name, low, high)
+
+    def real(self, name: str, low: float, high: float) -> float:
+        """Suggest a number in [low, high], on a logarithmic scale."""
+        return self._trial.suggest_float(name, low, high, log=True)
+
+
+class Storage:
+    """All studies behind one Optuna storage URL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        kwargs = {"connect_args": {"timeout": 60}} if _is_sqlite(url) else {"pool_pre_ping": True}
+        rdb = optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
+        if _is_sqlite(url):
+            event.listen(rdb.engine, "connect", _write_ahead)
+            rdb.engine.dispose()
+        self.optuna = optuna.storages.get_storage(rdb)
+
+    def names(self) -> list[str]:
+        """Return the names of all studies, the oldest first."""
+        summaries = optuna.get_all_study_summaries(self.optuna, include_best_trial=False)
+        ours = [one for one in summaries if "paretune" in one.user_attrs]
+        return [one.study_name for one in sorted(ours, key=lambda one: one._study_id)]
+
+    def create(self, spec: StudySpec) -> StudyStore:
+        """Create a study, or open it when one of this name and an equal spec exists.
+
+        Raises:
+            StudyExistsError: One of this name exists with another spec.
+        """
+        directions = [objective.direction for objective in spec.objectives]
+        try:
+            for phase in reversed(PHASES):
+                study = optuna.create_study(
+                    storage=self.optuna, study_name=_optuna_name(spec.name, phase), directions=directions,
+                    load_if_exists=phase != "search",
+                )  # fmt: skip
+            study.set_user_attr("paretune", {"spec": spec.to_json(), "sha256": spec.sha256})
+        except optuna.exceptions.DuplicatedStudyError:
+            store = self.open(spec.name)
+            if store.spec.sha256 != spec.sha256:
+                raise StudyExistsError(
+                    f"a study {spec.name!r} exists with another spec; give this one another name "
+                    "(only budgets of trials, time and steps and the resources may change)"
+                ) from None
+            store.update_spec(spec)
+            return store
+        return StudyStore(self, spec.name)
+
+    def open(self, name: str) -> StudyStore:
+        """Open a study. Raises StudyNotFoundError with the nearest name."""
+        names = self.names()
+        if name not in names:
+            raise StudyNotFoundError(f"there is no study {name[:80]!r}{did_you_mean(name, names)}; `paretune ls` lists them")
+        return StudyStore(self, name)
+
+
+class StudyStore:
+    """One study in the storage. Only the driver that holds the study's lock writes trials."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self.storage = storage
+        self.name = name
+        self.studies = {
+            phase: optuna.load_study(study_name=_optuna_name(name, phase), storage=storage.optuna) for phase in PHASES
+        }
+
+    @cached_property
+    def spec(self) -> StudySpec:
+        """The study's spec."""
+        return parse(self._search.user_attrs["paretune"]["spec"], f"study {self.name}")
+
+    @property
+    def _search(self) -> optuna.Study:
+        return self.studies["search"]
+
+    def update_spec(self, spec: StudySpec) -> None:
+        """Replace the spec by one that differs in what may change."""
+        self._search.set_user_attr("paretune", {"spec": spec.to_json(), "sha256": spec.sha256})
+        self.__dict__.pop("spec", None)
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a JSON value about the study: `status`, `environment`, `backbone`, `reference_point`, `stop`."""
+        self._search.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        """Return a value kept by `note`, read afresh, or None."""
+        return self.storage.optuna.get_study_user_attrs(self._search._study_id).get(key)
+
+    def trials(self, phase: Phase = "search") -> list[Trial]:
+        """Return the trials of a phase in order of their numbers."""
+        trials = self.studies[phase].get_trials(deepcopy=False)
+        return [_read(phase, one) for one in trials if "candidate" in one.user_attrs]
+
+    def trial(self, phase: Phase, number: int) -> Trial:
+        """Return one trial. Raises StudyNotFoundError."""
+        for one in self.trials(phase):
+            if one.number == number:
+                return one
+        raise StudyNotFoundError(f"study {self.name!r} has no trial {number} in {phase}; `paretune pareto {self.name}`")
+
+    def ask(self, space: Space, sampler: optuna.samplers.BaseSampler, fixed: Candidate | None = None) -> tuple[int, Candidate]:
+        """Draw a candidate with a sampler, or enter a given one as if it had been drawn. Returns its trial's number."""
+        study = self._search
+        study.sampler = sampler
+        if fixed is not None:
+            study.enqueue_trial(space.encode(fixed))
+        trial = study.ask()
+        return trial.number, space.draw(OptunaChooser(trial))
+
+    def start(self, number: int, candidate: Candidate, cost: Cost | None, seed: int, violations: Mapping[str, float]) -> None:
+        """Keep what an asked trial is, before it is trained."""
+        trial = self._live("search", number)
+        for name, value in violations.items():
+            trial.set_constraint(name, value)
+        trial.set_user_attr("candidate", _about(candidate, cost, seed, ""))
+
+    def add(self, phase: Phase, candidate: Candidate, cost: Cost | None, seed: int, origin: str) -> int:
+        """Enter a reference or a finalist as running. Returns its number."""
+        study = self.studies[phase]
+        attrs = {"candidate": _about(candidate, cost, seed, origin)}
+        number = len(study.get_trials(deepcopy=False))
+        study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attrs))
+        return number
+
+    def report(self, phase: Phase, number: int, score: Score) -> None:
+        """Keep the score of a rung. Writing the same rung again replaces it."""
+        key = "test" if score.split == "test" else f"score:{score.step}"
+        self._set(phase, number, key, score.to_json())
+
+    def constrain(self, number: int, violations: Mapping[str, float]) -> None:
+        """Keep measured constraints of a search trial: value / limit - 1."""
+        trial = self._live("search", number)
+        for name, value in violations.items():
+            trial.set_constraint(name, value)
+
+    def finish(self, phase: Phase, number: int, state: State, cause: Cause | None = None, message: str = "") -> None:
+        """Settle the state of a running trial. A complete trial needs its full-fidelity score reported before."""
+        self._set(phase, number, "outcome", {"state": state, "cause": cause, "message": message[:2000]})
+        values = None
+        if state == "complete":
+            score = self.trial(phase, number).score
+            assert score is not None
+            values = [score[objective.metric] for objective in self.spec.objectives]
+        self.studies[phase].tell(number, values, state=_OPTUNA_STATE[state])
+
+    def abandon_unstarted(self) -> int:
+        """Settle trials that a killed driver had asked for and not started. Returns how many there were."""
+        count = 0
+        for phase in PHASES:
+            for one in self.studies[phase].get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+                if "candidate" not in one.user_attrs and one.state == TrialState.RUNNING:
+                    self.studies[phase].tell(one.number, state=TrialState.FAIL)
+                    count += 1
+        return count
+
+    def _live(self, phase: Phase, number: int) -> optuna.Trial:
+        study = self.studies[phase]
+        return optuna.Trial(study, self._id(phase, number))
+
+    def _id(self, phase: Phase, number: int) -> int:
+        return self.storage.optuna.get_trial_id_from_study_id_trial_number(self.studies[phase]._study_id, number)
+
+    def _set(self, phase: Phase, number: int, key: str, value: Any) -> None:
+        self.storage.optuna.set_trial_user_attr(self._id(phase, number), key, value)
+
+
+def _optuna_name(name: str, phase: Phase) -> str:
+    return name if phase == "search" else f"{name}/{phase}"
+
+
+def _about(candidate: Candidate, cost: Cost | None, seed: int, origin: str) -> str:
+    data = {"candidate": candidate.to_json(), "sha256": candidate.sha256, "seed": seed, "origin": origin}
+    return json.dumps(data | {"cost": cost.to_json() if cost else None})
+
+
+def _read(phase: Phase, one: FrozenTrial) -> Trial:
+    about = json.loads(one.user_attrs["candidate"])
+    scores = [Score.from_json(value) for key, value in one.user_attrs.items() if key.startswith("score:")]
+    outcome = one.user_attrs.get("outcome") if one.state.is_finished() else None
+    settled = outcome or {"state": "failed" if one.state.is_finished() else "running", "cause": None, "message": ""}
+    test = one.user_attrs.get("test")
+    return Trial(
+        phase=phase,
+        number=one.number,
+        candidate=Candidate.from_json(about["candidate"]),
+        seed=about["seed"],
+        cost=Cost.from_json(about["cost"]) if about["cost"] else None,
+        scores=tuple(sorted(scores, key=lambda score: score.step)),
+        test=Score.from_json(test) if test else None,
+        origin=about["origin"],
+        started=one.datetime_start,
+        finished=one.datetime_complete,
+        **settled,
+    )
+
+
+def _is_sqlite(url: str) -> bool:
+    return make_url(url).get_backend_name() == "sqlite"
+
+
+def _write_ahead(connection: Any, _record: Any) -> None:
+    """SQLite: a write-ahead log keeps every acknowledged write through a killed process, at one sync a checkpoint."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
