@@ -139,16 +139,16 @@ class Storage:
                     storage=self.optuna, study_name=_optuna_name(spec.name, phase), directions=directions,
                     load_if_exists=phase != "search",
                 )  # fmt: skip
-            study.set_user_attr("paretune", {"spec": spec.to_json(), "sha256": spec.sha256})
         except optuna.exceptions.DuplicatedStudyError:
+            study = optuna.load_study(study_name=spec.name, storage=self.optuna)
+        if "paretune" in study.user_attrs:
             store = self.open(spec.name)
             if store.spec.sha256 != spec.sha256:
                 raise StudyExistsError(
                     f"a study {spec.name!r} exists with another spec; give this one another name "
                     "(only budgets of trials, time and steps and the resources may change)"
                 ) from None
-            store.update_spec(spec)
-            return store
+        study.set_user_attr("paretune", {"spec": spec.to_json(), "sha256": spec.sha256})
         return StudyStore(self, spec.name)
 
     def open(self, name: str) -> StudyStore:
@@ -177,11 +177,6 @@ class StudyStore:
     @property
     def _search(self) -> optuna.Study:
         return self.studies["search"]
-
-    def update_spec(self, spec: StudySpec) -> None:
-        """Replace the spec by one that differs in what may change."""
-        self._search.set_user_attr("paretune", {"spec": spec.to_json(), "sha256": spec.sha256})
-        self.__dict__.pop("spec", None)
 
     def note(self, key: str, value: Any) -> None:
         """Keep a JSON value about the study: `status`, `environment`, `backbone`, `reference_point`, `stop`."""

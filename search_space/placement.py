@@ -46,8 +46,8 @@ class Placement:
     """Semantic projections in chosen layers, written `attention.query,attention.value[top:3]`.
 
     Attributes:
-        projections: Names out of `PROJECTIONS`, in that order, each once. Groups (`attention`, `mlp`, `linear`
-            and its alias `all`) are accepted and stored as their members; text and JSON show them as
+        projections: Names out of `PROJECTIONS`, in that order, each once. The groups `attention`, `mlp` and
+            `linear` (alias `all`) are accepted and stored as their members; text and JSON show them as
             groups again. Empty means the method's own fixed places.
         layers: The layers; not written when they are all.
 
