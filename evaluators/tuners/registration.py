@@ -1,0 +1,82 @@
+"""Makes our tuners known to peft: its enumeration of types, and its four mappings."""
+
+from __future__ import annotations
+
+import peft
+from packaging.version import Version
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import PeftType, register_peft_method
+
+from evaluators.tuners.bitfit import BitFitConfig, BitFitModel
+from evaluators.tuners.serial_adapter import SerialAdapterConfig, SerialAdapterModel
+from search_space.errors import InstallationError
+
+OLDEST_PEFT = Version("0.21")
+"""First version whose tuners translate state dict keys (`BaseTuner._remove_adapter_name_from_key`)."""
+
+FIRST_UNKNOWN_PEFT = Version("0.22")
+"""Not read yet. The enumeration is extended from outside, so a version is read before it is admitted."""
+
+TUNERS: tuple[tuple[str, type[PeftConfig], type[BaseTuner]], ...] = (
+    ("serial_adapter", SerialAdapterConfig, SerialAdapterModel),
+    ("bitfit", BitFitConfig, BitFitModel),
+)
+"""Name, configuration and model of every tuner of ours."""
+
+
+def register() -> None:
+    """Register every tuner of ours with peft. Calling it again changes nothing.
+
+    Raises:
+        InstallationError: The installed peft is outside the supported range, or has a method of one of our
+            names itself.
+    """
+    require_supported_peft(peft.__version__)
+    for name, config_class, model_class in TUNERS:
+        _register_tuner(name, config_class, model_class)
+
+
+def require_supported_peft(version: str) -> None:
+    """Refuse a peft version that these tuners were not written against.
+
+    Raises:
+        InstallationError: The version is outside the supported range.
+    """
+    if not OLDEST_PEFT <= Version(version) < FIRST_UNKNOWN_PEFT:
+        wanted = f"peft>={OLDEST_PEFT},<{FIRST_UNKNOWN_PEFT}"
+        raise InstallationError(
+            f"peft {version} is installed, but Paretune's tuners were written for {wanted}: "
+            f"run `pip install '{wanted}'`"
+        )
+
+
+def _register_tuner(name: str, config_class: type[PeftConfig], model_class: type[BaseTuner]) -> None:
+    registered = PEFT_TYPE_TO_CONFIG_MAPPING.get(name.upper())
+    if registered is config_class:
+        return
+    if registered is not None or name.upper() in PeftType.__members__:
+        raise InstallationError(
+            f"peft {peft.__version__} already has a method called {name!r}, which Paretune brings itself: "
+            "install a version of peft without it, or a newer Paretune"
+        )
+    _add_member(name.upper())
+    register_peft_method(name=name, config_cls=config_class, model_cls=model_class, prefix=model_class.prefix)
+
+
+def _add_member(name: str) -> None:
+    """Add a member to `PeftType`, which the standard library offers no way to do.
+
+    `register_peft_method` insists on a member of the enumeration. A member is an instance that stands in the
+    three tables below; members are looked up by value there, which is also how they are unpickled.
+    """
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
+    member.__objclass__ = PeftType
+    member._sort_order_ = len(PeftType._member_names_)
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    type.__setattr__(PeftType, name, member)
