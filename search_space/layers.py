@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +22,7 @@ _FORMS: dict[LayersKind, str] = {
     "group": "group:2/4",
     "bits": "bits:101100",
 }
+_TOO_MANY = 10**6
 _NUMBER = "(0|[1-9][0-9]{0,5})"
 _ARGUMENTS: dict[LayersKind, re.Pattern[str]] = {
     "top": re.compile(_NUMBER),
@@ -60,8 +61,9 @@ class Layers:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise CandidateError(f"{self.kind!r} is not a kind of layers; allowed: {one_of(KINDS)}")
-        if any(type(number) is not int for number in self.numbers):
-            raise CandidateError(f"layers take whole numbers, got {self.numbers!r}")
+        object.__setattr__(self, "numbers", tuple(self.numbers))
+        if not all(type(number) is int and 0 <= number < _TOO_MANY for number in self.numbers):
+            raise CandidateError(f"layers take whole numbers from 0 to {_TOO_MANY - 1}, got {self.numbers!r}")
         if not _possible(self.kind, self.numbers):
             raise CandidateError(f"{str(self)!r} can match no layer; one that can is {_FORMS[self.kind]!r}")
         if (self.kind, self.numbers) in {("every", (1,)), ("group", (1, 1))}:
@@ -97,13 +99,13 @@ class Layers:
         Raises:
             PlacementError: The selector reaches beyond the layers of the model, or chooses none.
         """
-        reach = _REACH[self.kind](self.numbers)
+        reach = _reach(self.kind, self.numbers)
         if reach > n_layers or (self.kind == "bits" and reach != n_layers):
             raise PlacementError(
                 f"layers {str(self)!r} need {'exactly' if self.kind == 'bits' else 'at least'} {reach} "
                 f"layers, the model has {n_layers}; {_allowed_forms()}"
             )
-        chosen = _CHOOSERS[self.kind](self.numbers, n_layers)
+        chosen = tuple(_choose(self.kind, self.numbers, n_layers))
         if not chosen:
             raise PlacementError(f"layers {str(self)!r} choose none of {n_layers} layers; {_allowed_forms()}")
         return chosen
@@ -145,29 +147,37 @@ def group_sizes(n_layers: int, groups: int) -> tuple[int, ...]:
     return tuple(each + (group in favoured) for group in range(groups))
 
 
-def _group(numbers: tuple[int, ...], n_layers: int) -> tuple[int, ...]:
-    nth, groups = numbers
-    sizes = group_sizes(n_layers, groups)
+def _reach(kind: LayersKind, numbers: tuple[int, ...]) -> int:
+    """Return how many layers a model must have."""
+    match kind:
+        case "band":
+            return numbers[1] + 1
+        case "group":
+            return numbers[1]
+        case "bits":
+            return len(numbers)
+        case _:
+            return numbers[0] if numbers else 0
+
+
+def _choose(kind: LayersKind, numbers: tuple[int, ...], n_layers: int) -> Iterable[int]:
+    match kind:
+        case "all":
+            return range(n_layers)
+        case "top":
+            return range(n_layers - numbers[0], n_layers)
+        case "first":
+            return range(numbers[0])
+        case "every":
+            return range(numbers[0] - 1, n_layers, numbers[0])
+        case "band":
+            return range(numbers[0], numbers[1] + 1)
+        case "group":
+            return _group(numbers[0], group_sizes(n_layers, numbers[1]))
+        case "bits":
+            return (index for index, bit in enumerate(numbers) if bit)
+
+
+def _group(nth: int, sizes: tuple[int, ...]) -> range:
     start = sum(sizes[: nth - 1])
-    return tuple(range(start, start + sizes[nth - 1]))
-
-
-_REACH: dict[LayersKind, Callable[[tuple[int, ...]], int]] = {
-    "all": lambda numbers: 0,
-    "top": lambda numbers: numbers[0],
-    "first": lambda numbers: numbers[0],
-    "every": lambda numbers: numbers[0],
-    "band": lambda numbers: numbers[1] + 1,
-    "group": lambda numbers: numbers[1],
-    "bits": len,
-}
-
-_CHOOSERS: dict[LayersKind, Callable[[tuple[int, ...], int], tuple[int, ...]]] = {
-    "all": lambda numbers, n: tuple(range(n)),
-    "top": lambda numbers, n: tuple(range(n - numbers[0], n)),
-    "first": lambda numbers, n: tuple(range(numbers[0])),
-    "every": lambda numbers, n: tuple(range(numbers[0] - 1, n, numbers[0])),
-    "band": lambda numbers, n: tuple(range(numbers[0], numbers[1] + 1)),
-    "group": _group,
-    "bits": lambda numbers, n: tuple(index for index, bit in enumerate(numbers) if bit),
-}
+    return range(start, start + sizes[nth - 1])

@@ -52,13 +52,14 @@ class Placement:
         layers: The layers; not written when they are all.
 
     Raises:
-        CandidateError: A projection is unknown.
+        CandidateError: A projection is unknown, or a text stands where names and layers belong.
     """
 
     projections: tuple[str, ...] = ()
     layers: Layers = field(default_factory=Layers)
 
     def __post_init__(self) -> None:
+        _refuse_text(self.projections, self.layers)
         object.__setattr__(self, "projections", expand_projections(self.projections))
 
     @property
@@ -102,6 +103,11 @@ class Placement:
         if not all(type(word) is str for word in words):
             raise CandidateError(f"placement: projections must be a list of names, got {words!r}")
         return cls(_distinct(words), Layers.parse(record["layers"]))
+
+
+def _refuse_text(projections: object, layers: object) -> None:
+    if isinstance(projections, str) or not isinstance(layers, Layers):
+        raise CandidateError("a placement takes a tuple of names and a Layers; texts go to Placement.parse")
 
 
 def _distinct(words: Iterable[str]) -> tuple[str, ...]:
