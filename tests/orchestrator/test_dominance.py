@@ -1,0 +1,233 @@
+"""Dominance against brute force and against moocore (Fonseca's algorithms in C)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from orchestrator import dominance
+from orchestrator.dominance import (
+    LEAST_BULGE,
+    hypervolume,
+    knee,
+    non_dominated,
+    order,
+    probability_non_dominated,
+    ranks,
+)
+
+MIN2 = ["minimize", "minimize"]
+SMALL = st.integers(-3, 3).map(float)
+BROKEN = st.sampled_from([float("nan"), float("inf"), float("-inf")])
+
+
+@st.composite
+def tables(draw, elements=SMALL, most=12):
+    """Values with many ties, and a direction for each column."""
+    columns = draw(st.integers(1, 3))
+    rows = draw(st.integers(0, most))
+    values = draw(hnp.arrays(np.float64, (rows, columns), elements=elements))
+    return values, draw(st.lists(st.sampled_from(["maximize", "minimize"]), min_size=columns, max_size=columns))
+
+
+def dominates(one, other, directions):
+    signs = [-1 if word == "maximize" else 1 for word in directions]
+    pairs = [(sign * a, sign * b) for sign, a, b in zip(signs, one, other, strict=True)]
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+@given(tables())
+def test_the_mask_is_what_the_definition_says(table):
+    values, directions = table
+    expected = [not any(dominates(other, row, directions) for other in values) for row in values]
+    assert non_dominated(values, directions).tolist() == expected
+
+
+@given(tables())
+def test_ranks_peel_the_fronts_off(table):
+    values, directions = table
+    found = ranks(values, directions)
+    for rank in range(found.max(initial=-1) + 1):
+        left = np.flatnonzero(found >= rank)
+        assert (found[left] == rank).tolist() == non_dominated(values[left], directions).tolist()
+
+
+@given(tables(elements=st.floats(-1e6, 1e6), most=60))
+@settings(max_examples=60)
+def test_mask_and_ranks_agree_with_moocore(table):
+    moocore = pytest.importorskip("moocore")
+    values, directions = table
+    if not len(values):
+        return
+    maximise = [word == "maximize" for word in directions]
+    expected = moocore.is_nondominated(values, maximise=maximise, keep_weakly=True)
+    assert non_dominated(values, directions).tolist() == expected.tolist()
+    costs = np.unique(dominance.oriented(values, directions), axis=0)
+    assert ranks(costs, ["minimize"] * costs.shape[1]).tolist() == moocore.pareto_rank(costs).tolist()
+
+
+@given(tables(elements=SMALL | BROKEN))
+def test_broken_rows_change_nothing_for_the_others(table):
+    values, directions = table
+    sound = np.isfinite(values).all(axis=1)
+    assert not non_dominated(values, directions)[~sound].any()
+    assert non_dominated(values, directions)[sound].tolist() == non_dominated(values[sound], directions).tolist()
+    assert ranks(values, directions)[sound].tolist() == ranks(values[sound], directions).tolist()
+    assert np.flatnonzero(~sound).tolist() == order(values, directions)[sound.sum() :].tolist()
+    reference = -4.0 * np.array([1 if word == "maximize" else -1 for word in directions])
+    assert hypervolume(values, reference, directions) == hypervolume(values[sound], reference, directions)
+
+
+@given(tables(elements=SMALL | BROKEN))
+def test_the_order_is_a_permutation_that_never_goes_back_a_rank(table):
+    values, directions = table
+    found = order(values, directions)
+    assert sorted(found.tolist()) == list(range(len(values)))
+    assert (np.diff(ranks(values, directions)[found]) >= 0).all()
+
+
+def test_within_a_rank_the_order_spreads_out():
+    front = [[position, 8 - position] for position in range(9)]
+    assert order(front, MIN2)[:5].tolist() == [0, 8, 4, 2, 6]
+
+
+def test_the_order_starts_with_the_best_of_the_first_objective():
+    values = [[0.7, 10.0], [0.9, 500.0], [0.8, 20.0], [0.6, 30.0]]
+    assert order(values, ["maximize", "minimize"]).tolist() == [1, 0, 2, 3]
+
+
+def test_the_order_does_not_depend_on_units():
+    generator = np.random.default_rng(0)
+    values = generator.random((40, 3))
+    scaled = values * [1.0, 1e6, 1e-3] + [5.0, 0.0, 1.0]
+    directions = ["maximize", "minimize", "minimize"]
+    assert order(values, directions).tolist() == order(scaled, directions).tolist()
+
+
+@given(tables(elements=st.integers(-30, 30).map(lambda n: n / 10), most=40))
+@settings(max_examples=150)
+def test_hypervolume_agrees_with_moocore(table):
+    moocore = pytest.importorskip("moocore")
+    values, directions = table
+    reference = np.array([-2.0 if word == "maximize" else 2.0 for word in directions])
+    expected = 0.0
+    if len(values):
+        costs, corner = dominance.oriented(values, directions), np.full(len(directions), 2.0)
+        # moocore takes two objectives and more: a constant column of depth one changes no volume.
+        padded = np.column_stack([costs, np.zeros(len(costs))]), np.append(corner, 1.0)
+        expected = moocore.hypervolume(padded[0], ref=padded[1])
+    assert hypervolume(values, reference, directions) == pytest.approx(expected, abs=1e-9)
+
+
+def test_hypervolume_of_plain_cases():
+    assert hypervolume([[0.8]], [0.5], ["maximize"]) == pytest.approx(0.3)
+    assert hypervolume([[0.8, 20.0], [0.6, 10.0]], [0.5, 100.0], ["maximize", "minimize"]) == pytest.approx(25.0)
+    assert hypervolume(np.zeros((0, 2)), [1.0, 1.0], MIN2) == 0.0
+    assert hypervolume([[1.0, 0.0], [0.0, 1.0]], [1.0, 1.0], MIN2) == 0.0, "on the reference's edge"
+
+
+@given(tables())
+def test_the_normalized_hypervolume_is_a_share(table):
+    values, directions = table
+    signs = np.array([1.0 if word == "maximize" else -1.0 for word in directions])
+    share = dominance.normalized_hypervolume(values, -2 * signs, 2 * signs, directions)
+    assert 0.0 <= share <= 1.0
+    inside = hypervolume(values.clip(-2, 2), -2 * signs, directions) / 4.0 ** len(directions)
+    assert share == pytest.approx(inside)
+
+
+def test_what_the_hypervolume_refuses():
+    with pytest.raises(ValueError, match="one to three objectives, not 4"):
+        hypervolume(np.zeros((2, 4)), np.ones(4), ["minimize"] * 4)
+    with pytest.raises(ValueError, match="finite point"):
+        hypervolume(np.zeros((2, 2)), [1.0, np.nan], MIN2)
+    with pytest.raises(ValueError, match="ideal point must be better"):
+        dominance.normalized_hypervolume(np.zeros((2, 2)), [1.0, 1.0], [0.0, 1.0], MIN2)
+
+
+def test_the_knee_is_where_the_front_bends():
+    values = [[0.60, 1.0], [0.88, 2.0], [0.90, 9.0], [0.70, 8.0], [0.89, 4.0]]
+    assert knee(values, ["maximize", "minimize"]) == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]],
+        [[0.0, 1.0], [1.0, 0.0]],
+        [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]],
+        [[0.0, 1.0], [0.7, 0.7], [1.0, 0.0]],
+        np.zeros((0, 2)),
+        [[1.0, 2.0]],
+    ],
+    ids=["straight", "two points", "two different points", "bent away from the ideal", "empty", "one point"],
+)
+def test_no_knee(values):
+    assert knee(values, MIN2) is None
+
+
+def test_a_bulge_counts_from_the_least_one():
+    for bulge, expected in ((LEAST_BULGE * 1.01, 1), (LEAST_BULGE * 0.99, None)):
+        middle = 0.5 - bulge / np.sqrt(2)
+        assert knee([[0.0, 1.0], [middle, middle], [1.0, 0.0]], MIN2) == expected
+
+
+def test_three_objectives_have_no_knee():
+    assert knee(np.eye(3), ["minimize"] * 3) is None
+
+
+def test_well_separated_candidates_are_certain():
+    samples = [[[0.9, 5.0], [0.91, 5.0]], [[0.7, 6.0], [0.71, 6.0]], [[0.5, 1.0], [0.51, 1.0]]]
+    found = probability_non_dominated(samples, ["maximize", "minimize"])
+    assert found.tolist() == [1.0, 0.0, 1.0]
+
+
+def test_equals_share_the_probability():
+    generator = np.random.default_rng(1)
+    samples = [np.column_stack([generator.normal(0.9, 0.01, 5), [7.0] * 5]) for _ in range(2)]
+    samples[1][:, 0] += samples[0][:, 0].mean() - samples[1][:, 0].mean()
+    found = probability_non_dominated(samples, ["maximize", "minimize"])
+    assert found == pytest.approx([0.5, 0.5], abs=0.06)
+    assert found.sum() >= 1.0
+
+
+def test_the_spread_of_bootstrap_means_is_unbiased_for_few_seeds():
+    generator = np.random.default_rng(2)
+    rows = generator.normal(0.0, 1.0, (3, 1))
+    means = dominance._bootstrap_means(rows, 200_000, generator)
+    assert means.std() == pytest.approx(rows.std(ddof=1) / np.sqrt(3), rel=0.01)
+
+
+def test_one_seed_has_no_probability_but_takes_part():
+    samples = [[[0.95, 1.0]], [[0.9, 1.0], [0.9, 1.0]], [[np.nan, 1.0], [0.99, 1.0]]]
+    found = probability_non_dominated(samples, ["maximize", "minimize"])
+    assert np.isnan(found).tolist() == [True, False, True]
+    assert found[1] == 0.0
+
+
+def test_probabilities_are_reproducible_and_may_be_empty():
+    samples = np.random.default_rng(3).random((4, 3, 2))
+    first, second = (probability_non_dominated(list(samples), MIN2, draws=500) for _ in range(2))
+    assert first.tolist() == second.tolist()
+    assert probability_non_dominated([], MIN2).shape == (0,)
+
+
+@pytest.mark.parametrize("function", [non_dominated, ranks, order, knee])
+def test_bad_shapes_and_directions_are_refused(function):
+    with pytest.raises(ValueError, match=r"shape \(n, 2\)"):
+        function(np.zeros(3), MIN2)
+    with pytest.raises(ValueError, match=r"shape \(n, 1\)"):
+        function(np.zeros((3, 2)), ["minimize"])
+    with pytest.raises(ValueError, match="'maximize' or 'minimize'"):
+        function(np.zeros((3, 1)), ["up"])
+
+
+def test_values_are_not_changed():
+    values = np.random.default_rng(4).random((9, 2))
+    before = values.copy()
+    for function in (non_dominated, ranks, order, knee):
+        function(values, ["maximize", "minimize"])
+    assert (values == before).all()
