@@ -71,19 +71,22 @@ class Recipe:
         head_learning_rate: Learning rate of the task's head.
         weight_decay: AdamW's decoupled weight decay, on matrices only.
         label_smoothing: Mass spread over the other classes, in [0, 1).
+        dropout: Probability of the backbone's own dropout layers while training.
     """
 
     learning_rates: tuple[float, ...]
     head_learning_rate: float = 1e-3
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         rates = (*self.learning_rates, self.head_learning_rate)
         if not all(math.isfinite(rate) and rate > 0 for rate in rates):
             raise CandidateError(f"recipe: learning rates must be positive finite numbers, not {rates}")
-        if not 0 <= self.label_smoothing < 1:
-            raise CandidateError(f"recipe: label_smoothing must be in [0, 1), not {self.label_smoothing}")
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise CandidateError(f"recipe: {name} must be in [0, 1), not {getattr(self, name)}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise CandidateError(f"recipe: weight_decay must be at least 0, not {self.weight_decay}")
 

@@ -24,7 +24,12 @@ _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _MOST_CHARACTERS = 4096
-_SETTINGS = {"head_lr": "head_learning_rate", "weight_decay": "weight_decay", "label_smoothing": "label_smoothing"}
+_SETTINGS = {
+    "head_lr": "head_learning_rate",
+    "weight_decay": "weight_decay",
+    "label_smoothing": "label_smoothing",
+    "dropout": "dropout",
+}
 
 
 def write(candidate: Candidate) -> str:

@@ -1,0 +1,227 @@
+"""A candidate onto a backbone: parts in their order on a copy that shares the backbone's tensors.
+
+Dropping the copy removes the candidate without a trace. Its state is every tensor that is not the backbone's, by
+exact name; building the same candidate again on the same backbone and loading that state gives equal outputs, for
+hybrids as for single methods.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from evaluators import tuners
+from evaluators.backbone import copy_of, head_of
+from search_space.candidate import Candidate, Part
+from search_space.errors import ExportError, UnsupportedError
+from search_space.placement import Anatomy
+from search_space.registry import method
+from search_space.space import resolve
+
+tuners.register()
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A candidate on a copy of a backbone.
+
+    Attributes:
+        model: Takes `input_ids` and `attention_mask`, gives `.logits` of shape [batch, classes].
+        candidate: What is attached.
+        parts: Trainable parameters of each part, in order.
+        head: Trainable parameters of the task's head.
+    """
+
+    model: nn.Module
+    candidate: Candidate
+    parts: tuple[tuple[nn.Parameter, ...], ...]
+    head: tuple[nn.Parameter, ...]
+
+    @property
+    def trainable_params(self) -> int:
+        """Number of trainable parameters without the head."""
+        return sum(parameter.numel() for part in self.parts for parameter in part)
+
+    @property
+    def head_params(self) -> int:
+        """Number of trainable parameters of the head."""
+        return sum(parameter.numel() for parameter in self.head)
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """All trainable parameters."""
+        return [*(parameter for part in self.parts for parameter in part), *self.head]
+
+    def state(self, shared: frozenset[int]) -> dict[str, Tensor]:
+        """Return every tensor that is not the backbone's, by name, on the CPU; one that layers share stands once.
+
+        Args:
+            shared: Addresses of the backbone's storages.
+        """
+        own: dict[tuple[int, int], tuple[str, Tensor]] = {}
+        for name, tensor in self.model.state_dict().items():
+            storage = tensor.untyped_storage().data_ptr()
+            if tensor.numel() and storage not in shared:
+                own.setdefault((storage, tensor.storage_offset()), (name, tensor))
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in own.values()}
+
+    def load(self, state: Mapping[str, Tensor], shared: frozenset[int]) -> None:
+        """Load a state into this freshly attached candidate.
+
+        Raises:
+            ExportError: The state is another candidate's.
+        """
+        own = self.state(shared).keys()
+        if own != state.keys():
+            odd = sorted(own ^ state.keys())
+            raise ExportError(f"the saved state does not belong to this candidate: {odd[:3]} and {len(odd) - 3} more")
+        self.model.load_state_dict(dict(state), strict=False)
+
+
+def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int = 0) -> Attached:
+    """Attach a candidate to a copy of a frozen classifier; the classifier itself stays as it is.
+
+    Prompts wrap the whole model and are attached after the injected parts, whatever their place in the order.
+
+    Args:
+        model: The frozen classifier, on any device.
+        anatomy: What `anatomy_of(model)` found.
+        candidate: What to attach.
+        seed: Seed of every initial value, the head's included.
+
+    Raises:
+        UnsupportedError: The model cannot carry it, or two parts cannot share it.
+        PlacementError: A placement matches nothing.
+    """
+    copied = copy_of(model)
+    heads = head_of(model)
+    with torch.random.fork_rng(devices=_cuda_devices()):
+        torch.manual_seed(seed)
+        _renew_head(copied, heads)
+        attached, parts = _attach_parts(copied, anatomy, candidate)
+    head = _free_head(attached, heads)
+    for module in copied.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = candidate.recipe.dropout
+    attached.eval()
+    return Attached(attached, candidate, parts, head)
+
+
+def _attach_parts(
+    model: nn.Module, anatomy: Anatomy, candidate: Candidate
+) -> tuple[nn.Module, tuple[tuple[nn.Parameter, ...], ...]]:
+    order = sorted(range(len(candidate.parts)), key=lambda index: method(candidate.parts[index].method).route == "prompt")
+    trained: dict[int, tuple[nn.Parameter, ...]] = {}
+    for index in order:
+        known = {id(parameter) for parameter in model.parameters()}
+        model = _attach_part(model, anatomy, candidate.parts[index], f"part{index}")
+        trained[index] = _new_parameters(model, known, candidate.parts[index])
+    for parameter in (one for part in trained.values() for one in part):
+        parameter.requires_grad_(True)
+    return model, tuple(trained[index] for index in range(len(candidate.parts)))
+
+
+def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> nn.Module:
+    rule = method(part.method)
+    rule.check(part)
+    targets = resolve(part, anatomy)
+    if rule.route == "head":
+        return model
+    if rule.route == "full":
+        _unshare(model, targets.layers, anatomy)
+        return model
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type]  # type: ignore[index]
+    arguments = dict(rule.config(part, targets))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns of what is meant here: several adapters on one model
+            if rule.route == "prompt":
+                return get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
+            # What peft's inject_adapter_in_model does, without its refusal of tuners that keep shared tensors: their
+            # layers hold them too.
+            return PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, config_class(**arguments), name).model  # type: ignore[index]
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError) as error:
+        raise UnsupportedError(f"{part.method} cannot be attached to {anatomy.architecture}: {error}") from error
+
+
+def _new_parameters(model: nn.Module, known: set[int], part: Part) -> tuple[nn.Parameter, ...]:
+    """Return the trainable parameters that a part brought, without copies of the head that peft made."""
+    copies = {id(p) for wrapper in _wrappers(model) for p in wrapper.parameters()}
+    if method(part.method).route == "full":
+        return tuple(parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) in known)
+    return tuple(
+        parameter
+        for parameter in model.parameters()
+        if parameter.requires_grad and id(parameter) not in known and id(parameter) not in copies
+    )
+
+
+def _unshare(model: nn.Module, layers: tuple[int, ...], anatomy: Anatomy) -> None:
+    """Give the base model's parameters tensors of their own: all of them, or those of some layers."""
+    everything = len(layers) == anatomy.n_layers
+    prefixes = tuple(f"{block.name}." for block in anatomy.blocks if block.layer in layers)
+    heads = tuple(f"{name}." for name in head_of(model))
+    for name, parameter in model.named_parameters():
+        inside = not name.startswith(heads) if everything else name.startswith(prefixes)
+        if inside:
+            parameter.data = parameter.data.clone()
+            parameter.requires_grad_(True)
+
+
+def _renew_head(model: nn.Module, heads: tuple[str, ...]) -> None:
+    """Draw new values for the head, in tensors of its own."""
+    for name in heads:
+        for module in model.get_submodule(name).modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.data = torch.empty_like(parameter.data, dtype=torch.float32)
+            _initialise(model, module)
+
+
+def _initialise(model: Any, module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        deviation = getattr(model.config, "initializer_range", 0.02)
+        nn.init.normal_(module.weight, std=deviation)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        module.reset_parameters()
+    elif next(module.parameters(recurse=False), None) is not None:
+        raise UnsupportedError(f"a head with a {type(module).__name__} cannot be initialised")
+
+
+def _free_head(model: nn.Module, heads: tuple[str, ...]) -> tuple[nn.Parameter, ...]:
+    """Make the head trainable: peft's copy where it wrapped it, else the head itself."""
+    wrapped = {id(wrapper): wrapper for wrapper in _wrappers(model)}
+    found: list[nn.Parameter] = []
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name in heads:
+        module = base.get_submodule(name)
+        parameters: Iterable[nn.Parameter] = module.parameters()
+        if id(module) in wrapped:
+            parameters = module.modules_to_save.parameters()  # type: ignore[union-attr]
+        found.extend(parameters)
+        module.register_forward_pre_hook(_to_float32)
+    for parameter in found:
+        parameter.requires_grad_(True)
+    return tuple(found)
+
+
+def _to_float32(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The head is float32 whatever the backbone is."""
+    return tuple(one.float() if isinstance(one, Tensor) and one.is_floating_point() else one for one in inputs)
+
+
+def _wrappers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+
+
+def _cuda_devices() -> list[int]:
+    return list(range(torch.cuda.device_count()))

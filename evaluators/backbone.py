@@ -1,0 +1,201 @@
+"""The backbone: loaded once, frozen, and copied for each candidate without copying its tensors."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from evaluators.builtin import minilm_l6
+from evaluators.spec import ModelSpec
+from search_space.errors import DataError, UnsupportedError
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+_RUNS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen model with its tokenizer.
+
+    Attributes:
+        model: A sequence classifier; its parameters need no gradients and are never modified.
+        tokenizer: Its tokenizer.
+        device: Where it is.
+        dtype: Type of its weights.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+
+    @cached_property
+    def storages(self) -> frozenset[int]:
+        """Addresses of the storages of all backbone tensors: whatever else a copy holds is the candidate's."""
+        return frozenset(tensor.untyped_storage().data_ptr() for tensor in self.model.state_dict().values())
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a model runs on this machine."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: str
+
+
+def choose_machine(spec: ModelSpec) -> Machine:
+    """Choose device, type and attention for a model spec.
+
+    On a CPU with AMX, bfloat16 with eager attention is about twice as fast as float32; on other CPUs it does not pay.
+
+    Raises:
+        UnsupportedError: The device that the spec asks for is not there.
+    """
+    device = _choose_device(spec.device)
+    pays = _bfloat16_pays(device)
+    dtype = torch.bfloat16 if spec.dtype == "bfloat16" or (spec.dtype == "auto" and pays) else torch.float32
+    eager = device.type == "cpu" and dtype == torch.bfloat16
+    return Machine(device, dtype, "eager" if eager else "sdpa")
+
+
+def _choose_device(wanted: str) -> torch.device:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, is_there in there.items() if is_there))
+    if not there[wanted]:
+        names = ", ".join(name for name, is_there in there.items() if is_there)
+        raise UnsupportedError(f"model.device: {wanted} is not available on this machine; it has {names}")
+    return torch.device(wanted)
+
+
+def _bfloat16_pays(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and has_amx()
+
+
+def has_amx() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware tiles (AMX)."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def load(spec: ModelSpec, classes: int) -> Backbone:
+    """Load a backbone with a fresh classification head, frozen and in evaluation mode.
+
+    Raises:
+        DataError: The model cannot be read.
+        UnsupportedError: It would run code of its own, has no safetensors, or no classification head.
+    """
+    machine = choose_machine(spec)
+    source = _source(spec)
+    config = load_config(spec, classes)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=spec.revision or "main")
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            source,
+            config=config,
+            revision=spec.revision or "main",
+            dtype=machine.dtype,
+            attn_implementation=machine.attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"model {spec.name!r} cannot be loaded: {error}") from error
+    _complete_padding(model, tokenizer)
+    model.to(machine.device).eval().requires_grad_(False)
+    head_of(model)
+    return Backbone(model, tokenizer, machine.device, machine.dtype)
+
+
+def load_config(spec: ModelSpec, classes: int) -> Any:
+    """Load a model's configuration, and refuse one that names code to run.
+
+    Raises:
+        DataError: It cannot be read.
+        UnsupportedError: It would run code of its own.
+    """
+    source = _source(spec)
+    try:
+        raw, _ = transformers.PreTrainedConfig.get_config_dict(source, revision=spec.revision or "main")
+        _refuse_code(spec.name, raw)
+        config = transformers.AutoConfig.from_pretrained(
+            source, revision=spec.revision or "main", num_labels=classes, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"model {spec.name!r} has no readable configuration: {error}") from error
+    return config
+
+
+def build_on_meta(config: Any) -> nn.Module:
+    """Build the classifier of a configuration on the `meta` device: shapes without memory, frozen."""
+    attention = "eager" if choose_machine(ModelSpec(name="-")).attention == "eager" else None
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    model.eval().requires_grad_(False)
+    return model  # type: ignore[no-any-return]
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a model of new modules and new Parameter objects over the same tensors.
+
+    What is attached to the copy, replaced in it or assigned to its parameters' `.data` leaves the original as it was;
+    only writing into a tensor in place would not, and no tuner does that.
+    """
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer
+    return copy.deepcopy(model, memo)
+
+
+def head_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the head's modules: what stands beside the base model and has parameters.
+
+    Raises:
+        UnsupportedError: The model has no head of its own.
+    """
+    base = getattr(model, "base_model_prefix", "")
+    names = tuple(
+        name for name, child in model.named_children() if name != base and next(child.parameters(), None) is not None
+    )
+    if not names:
+        raise UnsupportedError(f"{type(model).__name__} has no classification head beside {base!r}")
+    return names
+
+
+def _source(spec: ModelSpec) -> str:
+    return str(minilm_l6()) if spec.name == "builtin:minilm-l6" else spec.name
+
+
+def _refuse_code(name: str, raw: dict[str, Any]) -> None:
+    for key in raw:
+        if key in _RUNS_CODE or (key.startswith("_attn") and key.endswith("internal")):
+            raise UnsupportedError(f"model {name!r} names code to run in its configuration ({key}); Paretune runs none")
+
+
+def _complete_padding(model: nn.Module, tokenizer: Any) -> None:
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """Return what identifies the loaded model: the hub's commit, or the digest of a local configuration."""
+    folder = Path(_source(spec))
+    if folder.is_dir():
+        return json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True)
+    return f"{spec.name}@{spec.revision or 'main'}"

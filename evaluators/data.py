@@ -1,0 +1,311 @@
+"""Data for the four roles: read, divided, tokenised once, and served in batches by length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluators.builtin import trec
+from evaluators.spec import ROLES, SplitSpec, TaskSpec, TrainingSpec
+from search_space.errors import DataError, did_you_mean, one_of
+
+_DEFAULT_SHARE = 0.15
+_FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_POOL = 50  # batches that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts with their labels.
+
+    Attributes:
+        texts: Each one text, or a pair.
+        labels: Class indices.
+        groups: What must stay together, or None.
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: NDArray[np.int64]
+    groups: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
+        """Return some of the examples, in the order of `indices`."""
+        groups = tuple(self.groups[i] for i in indices) if self.groups else None
+        return Examples(tuple(self.texts[i] for i in indices), self.labels[np.asarray(indices, dtype=np.int64)], groups)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples of each role, and the names of the classes.
+
+    Attributes:
+        classes: Names of the classes, by index.
+        roles: Examples of `train`, `validation`, `calibration` and `test`.
+    """
+
+    classes: tuple[str, ...]
+    roles: dict[str, Examples]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of every text and label of every role, in order."""
+        digest = hashlib.sha256()
+        for role in ROLES:
+            one = self.roles[role]
+            digest.update(json.dumps([role, one.texts, one.labels.tolist()]).encode())
+        return digest.hexdigest()
+
+
+def read_task(spec: TaskSpec) -> Task:
+    """Read a data set and divide it into the four roles.
+
+    Raises:
+        DataError: It cannot be read, a column is missing, a label is unknown, or a role would be empty.
+    """
+    source, classes = _read_source(spec)
+    roles = _divide(source, spec.splits, len(classes))
+    for role, one in roles.items():
+        limit = spec.max_train if role == "train" else spec.max_evaluation
+        if limit is not None and len(one) > limit:
+            kept, _ = _draw(one, limit / len(one), spec.splits.seed)
+            roles[role] = one.take(kept[:limit])
+        if len(one) == 0:
+            raise DataError(f"task.splits: no example is left for {role}")
+    if len(classes) < 2:
+        raise DataError(f"task.label: {spec.label!r} has one class only, {one_of(classes)}")
+    return Task(classes, roles)
+
+
+def _read_source(spec: TaskSpec) -> tuple[dict[str, Examples], tuple[str, ...]]:
+    if spec.dataset == "builtin:trec":
+        texts, names = trec()
+        tables = {"train": [{"text": text, "label": name} for text, name in zip(texts, names, strict=True)]}
+        spec = spec.model_copy(update={"text": ("text",), "label": "label", "group": None})
+    else:
+        tables = _load_tables(spec)
+    rows = {name: [_row(spec, name, index, row) for index, row in enumerate(table)] for name, table in tables.items()}
+    classes = _class_names(tables, spec, rows)
+    index = {name: position for position, name in enumerate(classes)}
+    return {name: _examples(one, index) for name, one in rows.items()}, classes
+
+
+def _load_tables(spec: TaskSpec) -> dict[str, Any]:
+    import datasets  # imported here: it takes a second, and the builtin does without
+
+    datasets.utils.logging.disable_progress_bar()
+    files = dict(spec.files or {})
+    if spec.dataset and Path(spec.dataset).suffix.lower() in _FORMATS:
+        files = {"train": spec.dataset}
+    try:
+        if not files:
+            return dict(datasets.load_dataset(spec.dataset, spec.config, revision=spec.revision))
+        kinds = {_format(path) for path in files.values()}
+        if len(kinds) > 1:
+            raise DataError(f"task.files: one format for all files, not {one_of(sorted(kinds))}")
+        tabs = {"sep": "\t"} if all(Path(path).suffix.lower() == ".tsv" for path in files.values()) else {}
+        return dict(datasets.load_dataset(kinds.pop(), data_files=files, **tabs))
+    except DataError:
+        raise
+    except Exception as error:
+        # datasets raises many unrelated types for what is one thing to a user
+        raise DataError(f"task.dataset: {spec.dataset or files} cannot be read: {error}") from error
+
+
+def _format(path: str) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise DataError(f"task.files: {path!r} is not {one_of(_FORMATS)}{did_you_mean(suffix, _FORMATS)}")
+    if not Path(path).is_file():
+        raise DataError(f"task.files: there is no file {path!r}")
+    return _FORMATS[suffix]
+
+
+def _row(spec: TaskSpec, split: str, index: int, row: Any) -> tuple[tuple[str, ...], str, str | None]:
+    for column in (*spec.text, spec.label, *([spec.group] if spec.group else [])):
+        if column not in row:
+            raise DataError(
+                f"task: split {split!r} has no column {column!r}; it has {one_of(row)}{did_you_mean(column, row)}"
+            )
+        if row[column] is None:
+            raise DataError(f"task: row {index} of split {split!r} has no {column}")
+    group = str(row[spec.group]) if spec.group else None
+    return tuple(str(row[column]) for column in spec.text), str(row[spec.label]), group
+
+
+def _class_names(tables: dict[str, Any], spec: TaskSpec, rows: dict[str, list[Any]]) -> tuple[str, ...]:
+    """Return the labels as text, in the data set's own order where it has one."""
+    feature = getattr(next(iter(tables.values())), "features", {}).get(spec.label)
+    count = getattr(feature, "num_classes", None)
+    if count:
+        return tuple(str(index) for index in range(count))
+    found = {label for one in rows.values() for _, label, _ in one if label != "-1"}
+    return tuple(sorted(found, key=lambda label: (len(label), label) if label.lstrip("-").isdigit() else (0, label)))
+
+
+def _examples(rows: list[tuple[tuple[str, ...], str, str | None]], index: dict[str, int]) -> Examples:
+    known = [row for row in rows if row[1] in index]  # hub test sets without labels carry -1
+    groups = tuple(group or "" for _, _, group in known) if known and known[0][2] is not None else None
+    labels = np.array([index[label] for _, label, _ in known], dtype=np.int64)
+    return Examples(tuple(text for text, _, _ in known), labels, groups)
+
+
+def _divide(source: dict[str, Examples], spec: SplitSpec, classes: int) -> dict[str, Examples]:
+    named = {role: getattr(spec, role) for role in ROLES}
+    roles: dict[str, Examples] = {}
+    for role, value in named.items():
+        if isinstance(value, str) and value not in source:
+            raise DataError(f"task.splits.{role}: there is no split {value!r}; it has {one_of(source)}")
+        name = value if isinstance(value, str) else role
+        if name in source and not isinstance(value, float) and len(source[name]):
+            roles[role] = source[name]
+    pool = roles.get("train") or source[next(iter(source))]
+    shares = {role: value for role, value in named.items() if role not in roles and role != "train"}
+    left = 1.0
+    for number, (role, value) in enumerate(shares.items()):
+        share = value if isinstance(value, float) else _DEFAULT_SHARE
+        taken, rest = _draw(pool, min(share / left, 1.0), spec.seed + number)
+        roles[role], pool = pool.take(taken), pool.take(rest)
+        left -= share
+    if isinstance(spec.train, float):
+        pool = pool.take(_draw(pool, min(spec.train / max(left, 1e-9), 1.0), spec.seed + 101)[0])
+    roles["train"] = pool
+    return {role: roles[role] for role in ROLES}
+
+
+def _draw(examples: Examples, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw a share of the groups, stratified by the label of each group's first example. Returns taken and rest.
+
+    Equal texts are one group, whatever the group column says.
+    """
+    if share >= 1:
+        everything = np.arange(len(examples))
+        return everything, everything[:0]
+    members: dict[str, list[int]] = {}
+    for position, text in enumerate(examples.texts):
+        group = examples.groups[position] if examples.groups else "\x1f".join(text).strip().lower()
+        members.setdefault(group, []).append(position)
+    generator = np.random.default_rng(seed)
+    strata: dict[int, list[list[int]]] = {}
+    for group_members in members.values():
+        strata.setdefault(int(examples.labels[group_members[0]]), []).append(group_members)
+    taken: list[int] = []
+    debt = 0.0  # what rounding owes, carried from class to class so that the total is right
+    for label in sorted(strata):
+        groups = [strata[label][i] for i in generator.permutation(len(strata[label]))]
+        wanted = share * sum(map(len, groups)) + debt
+        count = 0
+        for one in groups:
+            if count + len(one) / 2 > wanted:
+                break
+            taken.extend(one)
+            count += len(one)
+        debt = wanted - count
+    chosen = np.zeros(len(examples), dtype=bool)
+    chosen[taken] = True
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch. Shapes: [examples, tokens] but for `labels`, which is [examples]."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one role, made once for a study.
+
+    Attributes:
+        ids: Token ids of each example, without padding.
+        types: Segment ids of each example, or None where the model has none.
+        labels: Class indices.
+        padding: Id of the padding token.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    types: tuple[tuple[int, ...], ...] | None
+    labels: NDArray[np.int64]
+    padding: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return max(map(len, self.ids))
+
+    def batch(self, indices: Sequence[int], device: torch.device) -> Batch:
+        """Return some examples, padded on the right to the longest of them."""
+        width = max(len(self.ids[i]) for i in indices)
+        inputs = {"input_ids": _padded([self.ids[i] for i in indices], width, self.padding)}
+        inputs["attention_mask"] = _padded([(1,) * len(self.ids[i]) for i in indices], width, 0)
+        if self.types is not None:
+            inputs["token_type_ids"] = _padded([self.types[i] for i in indices], width, 0)
+        labels = torch.from_numpy(self.labels[np.asarray(indices)])
+        return Batch({name: tensor.to(device) for name, tensor in inputs.items()}, labels.to(device))
+
+    def in_order(self, size: int, device: torch.device) -> Iterator[tuple[list[int], Batch]]:
+        """Yield every example once, the longest first, each batch with the positions that it holds."""
+        order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
+        for start in range(0, len(order), size):
+            indices = order[start : start + size]
+            yield indices, self.batch(indices, device)
+
+    def shuffled(self, size: int, seed: int) -> Iterator[list[int]]:
+        """Yield the positions of training batches for ever: a new order each pass, like lengths together."""
+        generator = np.random.default_rng(seed)
+        size = min(size, len(self.ids))
+        while True:
+            order = generator.permutation(len(self.ids))
+            batches: list[list[int]] = []
+            for start in range(0, len(order), size * _POOL):
+                pool = sorted(order[start : start + size * _POOL].tolist(), key=lambda i: len(self.ids[i]))
+                batches.extend(pool[at : at + size] for at in range(0, len(pool) - size + 1, size))
+            for position in generator.permutation(len(batches)):
+                yield batches[position]
+
+
+def tokenise(task: Task, tokenizer: Any, training: TrainingSpec) -> dict[str, Tokens]:
+    """Tokenise every role of a task, cutting at `training.max_length` tokens."""
+    return {role: _tokenise(one, tokenizer, training.max_length) for role, one in task.roles.items()}
+
+
+def _tokenise(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
+    columns = [list(column) for column in zip(*examples.texts, strict=True)]
+    limit = min(max_length, getattr(tokenizer, "model_max_length", max_length))
+    encoded = tokenizer(*columns, truncation=True, max_length=limit, padding=False)
+    types = encoded.get("token_type_ids") if len(columns) == 2 else None
+    return Tokens(
+        ids=tuple(map(tuple, encoded["input_ids"])),
+        types=tuple(map(tuple, types)) if types else None,
+        labels=examples.labels,
+        padding=tokenizer.pad_token_id or 0,
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    padded = np.full((len(rows), width), fill, dtype=np.int64)
+    for position, row in enumerate(rows):
+        padded[position, : len(row)] = row
+    return torch.from_numpy(padded)
+
+
+def subset(tokens: Tokens, count: int) -> Tokens:
+    """Return the first `count` examples."""
+    types = tokens.types[:count] if tokens.types else None
+    return replace(tokens, ids=tokens.ids[:count], types=types, labels=tokens.labels[:count])
