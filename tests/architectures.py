@@ -1,7 +1,7 @@
 """Tiny random models of every architecture that Paretune must be right for, with inputs that they take.
 
-Built from configurations alone; nothing is downloaded. Each has two layers of width 16 (CLIP's vision tower 24,
-Swin's stages 8 and 16), four attention heads' worth of structure at most, and 64 tokens.
+Built from configurations alone; nothing is downloaded. Each stack has two layers of width 16 (CLIP's vision tower
+24; Swin has three, of widths 8, 16 and 16), two heads and, for text, 64 tokens.
 """
 
 from __future__ import annotations
