@@ -39,11 +39,11 @@ class _Layer:
 def anatomy_of(model: nn.Module) -> Anatomy:
     """Return what a bare model (no adapter attached) offers to placements.
 
-    `embeddings` are the tables of tokens and the convolutions that make hidden states of pixels or sound.
-    Tables of positions are sites without that name: several models read their weight without calling the
-    module, and an adapter there would be dead. For the same reason a table that only lends its weight to
-    those of the stacks (`shared` in T5 and BART) has no semantic name, and what `nn.MultiheadAttention` holds
-    is no site at all.
+    `embeddings` are the tables of tokens and the convolutions that cut an image into patches (as wide as their
+    stride). Three things are sites without that name, because an adapter there would fail or be dead:
+    convolutions over sound (Whisper reads their stride, which an adapter hides), tables of positions (several
+    models read their weight without calling the module), and a table that only lends its weight to those of the
+    stacks (`shared` in T5 and BART). What `nn.MultiheadAttention` holds is no site at all: it is never called.
 
     Args:
         model: Any module; its parameters may be on the meta device.
@@ -83,7 +83,15 @@ def _leaf(name: str, module: nn.Module) -> Site | None:
         return None
     kind, inputs, outputs = shape
     has_bias = getattr(module, "bias", None) is not None
-    return Site(name, kind, (), None, "", inputs, outputs, has_bias)
+    return Site(name, kind, _by_kind(kind, module), None, "", inputs, outputs, has_bias)
+
+
+def _by_kind(kind: SiteKind, module: nn.Module) -> tuple[str, ...]:
+    """Return what a module is called wherever it stands, as far as its kind tells it."""
+    if kind == "norm":
+        return ("norm",)
+    patches = isinstance(module, _CONVOLUTIONS) and module.kernel_size == module.stride
+    return ("embeddings",) if kind == "embedding" or patches else ()
 
 
 def _shape(module: nn.Module) -> tuple[SiteKind, int, int] | None:
@@ -206,14 +214,14 @@ def _sites(backbone: Sequence[Site], layers: Sequence[_Layer], stacks: Mapping[s
 
 
 def _inner(site: Site, layer: _Layer) -> tuple[str, ...]:
-    return ("norm",) if site.kind == "norm" else layer.roles.projections.get(site.name, ())
+    return site.projections if site.kind == "norm" else layer.roles.projections.get(site.name, ())
 
 
 def _outer(site: Site, backbone: Sequence[Site], stacks: Mapping[str, str]) -> tuple[str, ...]:
     if site.kind == "norm":
-        return ("norm",)
-    tokens = site.kind in {"embedding", "conv"} and not _NOT_TOKENS & set(words_of(site.name))
-    return ("embeddings",) if tokens and not _lends_weight(site, backbone, stacks) else ()
+        return site.projections
+    other = _NOT_TOKENS & set(words_of(site.name)) or _lends_weight(site, backbone, stacks)
+    return () if other else site.projections
 
 
 def _lends_weight(site: Site, backbone: Sequence[Site], stacks: Mapping[str, str]) -> bool:

@@ -355,9 +355,8 @@ EXPECTED: dict[str, Expected] = {
     "whisper": Expected(
         (Stack(two("encoder.layers"), OPT_LAYER, "self_attn"),),
         norms="encoder.layer_norm",
-        embeddings="encoder.conv1 encoder.conv2",
+        embeddings="",
         head="projector classifier",
-        kinds={"embeddings": "conv"},
     ),
     "modernbert": Expected(
         (
@@ -382,4 +381,4 @@ def expected_sites(name: str) -> dict[str, set[str]]:
         for projection, modules in stack.projections.items():
             names = {f"{layer}.{module}" for layer in stack.layers for module in modules.split()}
             found.setdefault(projection, set()).update(names)
-    return found
+    return {projection: names for projection, names in found.items() if names}
