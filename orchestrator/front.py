@@ -1,0 +1,279 @@
+"""The front of a study: who is on it, how sure that is, what it is worth, and which candidate to take.
+
+A search trial is *eligible* when it is complete, was trained to the end, has every objective, and keeps every limit,
+by prediction and by measurement; a limit on a metric that is neither predicted nor measured is not kept. A repeat of
+an earlier candidate is never a member beside it. The test split has no say in anything here: it is only reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from evaluators.score import METRICS, Cost, Direction, Metric
+from orchestrator.dominance import FloatArray, non_dominated, normalized_hypervolume, probability_non_dominated
+from orchestrator.member import Estimate, Member
+from orchestrator.pick import Pick, choose, cost_of
+from orchestrator.spec import Objective, StudySpec
+from search_space.budgets import violations
+from search_space.errors import StudyError
+
+if TYPE_CHECKING:
+    from orchestrator.storage import StudyStore, Trial
+
+Tag = Literal["front", "dominated", "infeasible", "partial", "failed", "running"]
+SCHEMA_VERSION = 1
+MOST_LATENCY_MS = 1_000.0
+MOST_STEP_MS = 10_000.0
+BYTES_PER_PARAMETER = 4
+TRAINING_BYTES_PER_PARAMETER = 32
+"""Twice what AdamW keeps for a parameter in float32 (weight, gradient, two moments): the other half for activations."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a study has found.
+
+    Attributes:
+        study: Name of the study.
+        objectives: What was searched for.
+        limits: Hard limits by metric.
+        members: The non-dominated eligible trials by their values in the search, the cheapest first.
+        neighbours: Other eligible trials that were trained again, the cheapest first.
+        tags: What became of each search trial, by number.
+        pick: The recommended candidate; None when no trial is eligible.
+        hypervolume: Of the members' values in the search, as a share of the box between the reference point and the
+            ideal (1 for what is maximized, 0 for what is minimized), on linear scales; None without a reference point.
+        reference_point: Fixed before the search, by metric.
+    """
+
+    study: str
+    objectives: tuple[Objective, ...]
+    limits: Mapping[str, float]
+    members: tuple[Member, ...]
+    neighbours: tuple[Member, ...]
+    tags: Mapping[int, Tag]
+    pick: Pick | None
+    hypervolume: float | None
+    reference_point: Mapping[str, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this front as JSON data."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "study": self.study,
+            "objectives": [objective.to_json() for objective in self.objectives],
+            "limits": dict(self.limits),
+            "reference_point": dict(self.reference_point) if self.reference_point else None,
+            "hypervolume": self.hypervolume,
+            "pick": self.pick.to_json() if self.pick else None,
+            "members": [member.to_json() for member in self.members],
+            "neighbours": [member.to_json() for member in self.neighbours],
+            "counts": dict(sorted(Counter(self.tags.values()).items())),
+            "tags": {str(number): tag for number, tag in sorted(self.tags.items())},
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one flat row for each member and neighbour, all with the same columns; None where nothing is known."""
+        candidates = (*self.members, *self.neighbours)
+        names = [name for name in METRICS if any(name in member.known for member in candidates)]
+        return [self._row(member, names) for member in candidates]
+
+    def _row(self, member: Member, names: Sequence[str]) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "number": member.number,
+            "pareto": self.tags[member.number],
+            "pick": self.pick is not None and self.pick.number == member.number,
+            "method": member.trial.candidate.method,
+            "notation": member.to_json()["notation"],
+            "seeds": len(member.finalists),
+            "firm": member.firm,
+        }
+        row |= {name: member.known.get(name) for name in names}
+        for name in names:
+            row |= _columns(f"validation_{name}", member.validation.get(name))
+            row |= _columns(f"test_{name}", member.test.get(name))
+        return row
+
+
+def front_of(
+    spec: StudySpec,
+    trials: Sequence[Trial],
+    limits: Mapping[str, float],
+    finalists: Sequence[Trial] = (),
+    reference: Mapping[str, float] | None = None,
+) -> Front:
+    """Find the front of a study.
+
+    Args:
+        spec: The study's spec.
+        trials: Trials of the search, in any order and any state.
+        limits: Hard limits by metric.
+        finalists: Trials that trained candidates of the search again; each names its search trial as its origin.
+        reference: The reference point of the hypervolume, by metric.
+    """
+    candidates = _candidates(spec, trials, limits, finalists)
+    mask = non_dominated(_table(spec, candidates), _directions(spec))
+    members = [one for one, best in zip(candidates, mask, strict=True) if best]
+    neighbours = [one for one, best in zip(candidates, mask, strict=True) if one.finalists and not best]
+    return Front(
+        study=spec.name,
+        objectives=spec.objectives,
+        limits=dict(limits),
+        members=_cheapest_first(spec, members),
+        neighbours=_cheapest_first(spec, neighbours),
+        tags=_tags(trials, limits, {one.number for one in members}),
+        pick=choose(spec, (*members, *neighbours)),
+        hypervolume=_hypervolume(spec, members, reference) if reference is not None else None,
+        reference_point=dict(reference) if reference is not None else None,
+    )
+
+
+def front_of_study(store: StudyStore) -> Front:
+    """Find the front of a study in the storage, with the limits and the reference point that were noted for it.
+
+    Raises:
+        StudyError: A limit is a share of the backbone, and the backbone's size was not noted.
+    """
+    limits = limits_of(store)
+    return front_of(store.spec, store.trials(), limits, store.trials("finalists"), store.noted("reference_point"))
+
+
+def limits_of(store: StudyStore) -> dict[str, float]:
+    """Return a study's limits by metric; `backbone` is noted as `{"parameters": count, ...}`. Raises StudyError."""
+    backbone = store.noted("backbone")
+    budgets = store.spec.budgets
+    if backbone is None and isinstance(budgets.trainable_params, str):
+        raise StudyError(f"study {store.name!r} was never started: the size of its backbone is not known yet")
+    return budgets.limits(backbone["parameters"] if backbone else 0)
+
+
+def is_feasible(trial: Trial, limits: Mapping[str, float]) -> bool:
+    """Whether a trial keeps every limit by prediction and by measurement, and each is known by one of them."""
+    predicted = violations(limits, trial.cost.values if trial.cost else {})
+    measured = violations(limits, trial.score.values if trial.score else {})
+    excess = [*predicted.values(), *measured.values()]
+    return set(limits) <= {*predicted, *measured} and all(one <= 0 for one in excess)
+
+
+def reference_point(
+    spec: StudySpec,
+    limits: Mapping[str, float],
+    classes: int,
+    backbone_parameters: int,
+    full: Cost | None = None,
+) -> dict[str, float]:
+    """Return the worst value of each objective that still counts, fixed before the search.
+
+    A limited metric: its limit. Quality: what guessing scores. A cost without a limit: that of full fine-tuning.
+
+    Args:
+        spec: The study's spec.
+        limits: Hard limits by metric.
+        classes: Number of classes, at least 2.
+        backbone_parameters: Parameters of the backbone.
+        full: Predicted cost of full fine-tuning, where it is known.
+    """
+    known = {name: value for name, value in full.values.items() if value > 0} if full else {}
+    fixed = known | dict(limits)
+    metrics = [METRICS[objective.metric] for objective in spec.objectives]
+    return {one.name: fixed.get(one.name, _worst_value(one, classes, backbone_parameters)) for one in metrics}
+
+
+def _worst_value(metric: Metric, classes: int, backbone_parameters: int) -> float:
+    """Return the value of a candidate that is of no use: what guessing scores, or what training everything costs."""
+    if metric.on_split:
+        chance = 1.0 / classes
+        worst = 1.0 - chance if metric.direction == "minimize" else chance
+        return math.log(classes) if metric.unit == "nat" else worst
+    by_unit = {"parameters": 1, "B": BYTES_PER_PARAMETER}
+    if metric.name == "peak_memory_bytes":
+        return float(TRAINING_BYTES_PER_PARAMETER * backbone_parameters)
+    if metric.unit in by_unit:
+        return float(by_unit[metric.unit] * backbone_parameters)
+    return MOST_LATENCY_MS if metric.name == "latency_ms" else MOST_STEP_MS
+
+
+def _values(trial: Trial) -> Mapping[str, float]:
+    return trial.score.values if trial.score else {}
+
+
+def _is_whole(trial: Trial) -> bool:
+    return trial.state == "complete" and trial.score is not None and trial.score.full
+
+
+def _eligible(spec: StudySpec, trials: Sequence[Trial], limits: Mapping[str, float]) -> list[Trial]:
+    """Return the eligible trials by number, of each candidate the first."""
+    found: dict[str, Trial] = {}
+    for one in sorted(trials, key=lambda one: one.number):
+        measured = all(objective.metric in _values(one) for objective in spec.objectives)
+        if _is_whole(one) and measured and is_feasible(one, limits):
+            found.setdefault(one.candidate.sha256, one)
+    return list(found.values())
+
+
+def _by_origin(finalists: Sequence[Trial]) -> dict[int, list[Trial]]:
+    """Group the complete finalists by the search trial that they come from, in order of their numbers."""
+    found: dict[int, list[Trial]] = {}
+    for one in sorted(finalists, key=lambda one: one.number):
+        if _is_whole(one):
+            found.setdefault(int(one.origin), []).append(one)
+    return found
+
+
+def _candidates(
+    spec: StudySpec, trials: Sequence[Trial], limits: Mapping[str, float], finalists: Sequence[Trial]
+) -> list[Member]:
+    """Return the eligible trials with their finalists, and how firm each is among those that were trained again."""
+    again = _by_origin(finalists)
+    members = [Member(one, tuple(again.get(one.number, ()))) for one in _eligible(spec, trials, limits)]
+    names = [objective.metric for objective in spec.objectives]
+    compared = [one for one in members if all(name in one.validation for name in names)]
+    samples = [[[_values(trial)[name] for name in names] for trial in one.finalists] for one in compared]
+    chances = probability_non_dominated(samples, _directions(spec))
+    firm = {one.number: float(chance) for one, chance in zip(compared, chances, strict=True) if not math.isnan(chance)}
+    return [replace(one, firm=firm.get(one.number)) for one in members]
+
+
+def _directions(spec: StudySpec) -> list[Direction]:
+    return [objective.direction for objective in spec.objectives]
+
+
+def _table(spec: StudySpec, members: Sequence[Member]) -> FloatArray:
+    """Return the members' values in the search, shape (members, objectives)."""
+    values = [[one.values[objective.metric] for objective in spec.objectives] for one in members]
+    return np.array(values, dtype=np.float64).reshape(len(members), len(spec.objectives))
+
+
+def _cheapest_first(spec: StudySpec, members: Sequence[Member]) -> tuple[Member, ...]:
+    cost = cost_of(spec).name
+    return tuple(sorted(members, key=lambda one: (one.known.get(cost, math.inf), one.number)))
+
+
+def _tags(trials: Sequence[Trial], limits: Mapping[str, float], members: set[int]) -> dict[int, Tag]:
+    return {one.number: "front" if one.number in members else _tag(one, limits) for one in trials}
+
+
+def _tag(trial: Trial, limits: Mapping[str, float]) -> Tag:
+    """Say what became of a trial that is not on the front."""
+    if trial.state != "complete":
+        return trial.state
+    if not _is_whole(trial):
+        return "partial"
+    return "dominated" if is_feasible(trial, limits) else "infeasible"
+
+
+def _hypervolume(spec: StudySpec, members: Sequence[Member], reference: Mapping[str, float]) -> float:
+    ideal = [1.0 if direction == "maximize" else 0.0 for direction in _directions(spec)]
+    corner = [reference[objective.metric] for objective in spec.objectives]
+    return normalized_hypervolume(_table(spec, members), corner, ideal, _directions(spec))
+
+
+def _columns(head: str, one: Estimate | None) -> dict[str, float | None]:
+    found = asdict(one) if one else {}
+    return {f"{head}_{end}": found.get(end) for end in ("mean", "low", "high")}
