@@ -19,6 +19,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """Nonlinearities by name. `identity` makes the adapter linear, as LoRA after the module would be."""
 
 
+def bottleneck(x: Tensor, down: nn.Module, activation: str, up: nn.Module) -> Tensor:
+    """Return W_up f(W_down x), computed in float32."""
+    result: Tensor = up(ACTIVATIONS[activation](down(x.to(torch.float32))))
+    return result
+
+
 def down_projection(width: int, size: int, device: torch.device) -> nn.Linear:
     """Return W_down in float32: Kaiming-uniform weights as `nn.Linear` draws them, zero bias."""
     layer = nn.Linear(width, size, device=device, dtype=torch.float32)

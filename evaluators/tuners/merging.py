@@ -112,9 +112,7 @@ def _in_dtype_of(module: nn.Module, tensor: Tensor) -> Tensor:
 
 def _is_finite(module: nn.Module) -> bool:
     return all(
-        bool(tensor.isfinite().all())
-        for tensor in module.parameters(recurse=False)
-        if tensor.is_floating_point()
+        bool(tensor.isfinite().all()) for tensor in module.parameters(recurse=False) if tensor.is_floating_point()
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -57,6 +58,31 @@ def output_width(module: nn.Module, name: str) -> int:
     if _has_widths(module):
         return cast(int, module.out_features)
     return _norm_width(module, name)
+
+
+def block_widths(module: nn.Module, name: str) -> tuple[int, int]:
+    """Return the widths of the input and the output of a linear module or of a whole block.
+
+    A block takes what its first linear module takes, and gives what its last one gives: so it is in the attention
+    and feed-forward blocks of transformers.
+
+    Raises:
+        UnsupportedError: There is no linear module in it.
+    """
+    linear = [inner for _, inner in backbone_modules(module) if is_linear(inner)]
+    if not linear:
+        raise UnsupportedError(
+            f"module {name!r} is a {type(module).__name__} without a linear module in it, so its width is unknown"
+        )
+    return input_width(linear[0], name), output_width(linear[-1], name)
+
+
+def backbone_modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the backbone's own modules with their names, as they were before any adapter was attached."""
+    module = innermost(module)
+    yield name, module
+    for child_name, child in module.named_children():
+        yield from backbone_modules(child, f"{name}.{child_name}" if name else child_name)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -11,17 +11,19 @@ peft's contract for a tuner is a layer that mixes in `BaseTunerLayer` and a mode
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from peft import PeftConfig
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType
 from torch import Tensor, nn
 
-from evaluators.tuners.shapes import device_of
+from evaluators.tuners.shapes import device_of, innermost, output_width
+from evaluators.tuners.sharing import Holder, Shared, repeated_keys
 from search_space.errors import CandidateError, PlacementError, UnsupportedError, did_you_mean, one_of
 
 
@@ -86,6 +88,21 @@ def require_one_of(method: str, name: str, value: str, allowed: Iterable[str]) -
         )
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where one adapter goes.
+
+    Attributes:
+        name: Full name of the wrapped module.
+        shared: What all layers of this adapter share.
+        input_width: Width of what the adapter reads, when that is not the wrapped module's own input.
+    """
+
+    name: str
+    shared: Shared
+    input_width: int | None = None
+
+
 class WrappingLayer(nn.Module, BaseTunerLayer):
     """A module that stands in the place of another one and changes what it computes.
 
@@ -94,21 +111,22 @@ class WrappingLayer(nn.Module, BaseTunerLayer):
     Attributes that are not found here are looked up on the wrapped module, because model code reads them.
     """
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any) -> None:
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any, site: Site) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.training = base_layer.training
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
+        self.ties: list[tuple[Holder, Holder]] = []
         self._make_containers()
-        self.update_layer(adapter_name, config)
+        self.update_layer(adapter_name, config, site)
 
     def _make_containers(self) -> None:
         """Create the empty containers that `adapter_layer_names` names."""
         raise NotImplementedError
 
-    def add_adapter(self, adapter_name: str, config: Any) -> None:
+    def add_adapter(self, adapter_name: str, config: Any, site: Site) -> None:
         """Create this adapter's parameters in the containers, on `self.adapter_device`, in float32."""
         raise NotImplementedError
 
@@ -116,9 +134,9 @@ class WrappingLayer(nn.Module, BaseTunerLayer):
         """Compute the adapted output with these adapters, none of which is merged."""
         raise NotImplementedError
 
-    def update_layer(self, adapter_name: str, config: Any) -> None:
+    def update_layer(self, adapter_name: str, config: Any, site: Site) -> None:
         """Add an adapter to this layer, with the training state that peft expects."""
-        self.add_adapter(adapter_name, config)
+        self.add_adapter(adapter_name, config, site)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     @property
@@ -139,7 +157,7 @@ class WrappingLayer(nn.Module, BaseTunerLayer):
         present = self._get_available_adapters()
         return [name for name in self.active_adapters if name in present and name not in self.merged_adapters]
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
         """Refuse to merge: `check_merge` says why."""
         self.check_merge()
 
@@ -157,6 +175,23 @@ class WrappingLayer(nn.Module, BaseTunerLayer):
     def unmerge(self) -> None:
         """Do nothing: an adapter that never merges is never merged."""
 
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Move the adapter, and leave its dtype alone: peft would cast it to that of the wrapped module."""
+        for name in (*self.adapter_layer_names, *self.other_param_names):
+            container: Any = getattr(self, name)
+            if (
+                not isinstance(container, (nn.ModuleDict, nn.ParameterDict, BufferDict))
+                or adapter_name not in container
+            ):
+                continue
+            if not any(tensor.is_meta for tensor in (*container.parameters(), *container.buffers())):
+                container.to(device or self.adapter_device)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete an adapter from this layer, and forget what it shared."""
+        self.ties = [tie for tie in self.ties if adapter_name not in tie[0].path.split(".")]
+        super().delete_adapter(adapter_name)
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -170,18 +205,26 @@ class WrappingTuner(BaseTuner):
     """Replaces each listed module by a `WrappingLayer` around it."""
 
     tuner_layer_cls: type[WrappingLayer]
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (peft declares it so, and never writes)
+    target_module_mapping: dict[str, list[str]] = {}
 
-    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+    def check_targets(self, peft_config: Any, model: nn.Module) -> None:
         """Check every target before the first is replaced, so that a refusal leaves the model as it was."""
         modules = dict(model.named_modules())
         for name in peft_config.target_modules:
-            if name not in modules:
-                raise PlacementError(_missing_target(name, modules))
-            self.check_target(peft_config, name, modules[name], model)
+            require_known(name, modules)
+            self.check_target(peft_config, name, modules[name])
 
-    def check_target(self, peft_config: Any, name: str, target: nn.Module, model: nn.Module) -> None:
-        """Raise `UnsupportedError` when this module cannot be wrapped. For tuners that are choosy."""
+    def check_target(self, peft_config: Any, name: str, target: nn.Module) -> None:  # noqa: ARG002
+        """Refuse a module that cannot be wrapped; here, all but linear modules and norms.
+
+        Raises:
+            UnsupportedError: The module is not of a kind that this tuner adapts.
+        """
+        output_width(target, name)
+
+    def modules_to_wrap(self, peft_config: Any) -> list[str]:
+        """Return the full names of the modules to wrap; the targets, unless a tuner needs more or others."""
+        return list(peft_config.target_modules)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Inject as peft does, and keep the placement as it was given.
@@ -191,7 +234,9 @@ class WrappingTuner(BaseTuner):
         """
         config: Any = self.peft_config[adapter_name]
         names = list(config.target_modules)
-        config.__dict__["exact_names"] = frozenset(names)
+        self.check_targets(config, model)
+        config.__dict__["exact_names"] = frozenset(self.modules_to_wrap(config))
+        self.__dict__["shared_by_layers"] = Shared()
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         finally:
@@ -209,20 +254,56 @@ class WrappingTuner(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        parameter_name: str | None = None,
+        parameter_name: str | None = None,  # noqa: ARG002 (peft passes it)
     ) -> None:
+        site = self.site(peft_config, current_key)
         if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, peft_config)
+            target.update_layer(adapter_name, peft_config, site)
             return
-        layer = self.wrap(peft_config, adapter_name, target, current_key)
+        layer = self.wrap(peft_config, adapter_name, target, site)
         if adapter_name not in self.active_adapters:
             for container in layer.adapter_layer_names:
                 getattr(layer, container).requires_grad_(False)
-        setattr(parent, target_name, layer)
+        setattr(innermost(parent), target_name, layer)
 
-    def wrap(self, peft_config: Any, adapter_name: str, target: nn.Module, key: str) -> WrappingLayer:
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:  # noqa: ARG002
+        """Put a module in its place; ours are on the right device already, and some have no weight to go by."""
+        setattr(innermost(parent), child_name, new_module)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Unload as peft does, and then what was inside the blocks that were unloaded."""
+        model: nn.Module = super()._unload_and_optionally_merge(*args, **kwargs)
+        while any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            model = super()._unload_and_optionally_merge(*args, **kwargs)
+        return model
+
+    @property
+    def shared(self) -> Shared:
+        """What the layers of the adapter that is being injected share."""
+        shared: Shared = self.__dict__["shared_by_layers"]
+        return shared
+
+    def site(self, peft_config: Any, name: str) -> Site:  # noqa: ARG002 (for tuners that need it)
+        """Return the place of an adapter."""
+        return Site(name, self.shared)
+
+    def wrap(self, peft_config: Any, adapter_name: str, target: nn.Module, site: Site) -> WrappingLayer:
         """Return the layer that takes this module's place."""
-        return self.tuner_layer_cls(target, adapter_name, peft_config)
+        return self.tuner_layer_cls(target, adapter_name, peft_config, site)
+
+    @classmethod
+    def _get_adapter_state_dict(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return the adapter's tensors, one that layers share only once."""
+        repeated = repeated_keys(model)
+        state = super()._get_adapter_state_dict(model, *args, **kwargs)
+        return {key: tensor for key, tensor in state.items() if key not in repeated}
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return the state under the names of this model, a shared tensor under all of its names."""
+        state = super()._remap_adapter_state_dict_for_load(model, *args, **kwargs)
+        repeats = {later: state[first] for later, first in repeated_keys(model).items() if first in state}
+        return {**state, **repeats}
 
     def _check_merge_allowed(self) -> None:
         """Ask every layer before the first one is merged, so that a refusal leaves the model as it was."""
@@ -232,14 +313,21 @@ class WrappingTuner(BaseTuner):
                 module.check_merge()
 
 
-def _missing_target(name: str, modules: dict[str, nn.Module]) -> str:
+def require_known(name: str, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse the name of a module that is not in the backbone, or no longer by this name.
+
+    Raises:
+        PlacementError: It is not there.
+    """
+    if name in modules:
+        return
     nested = [key for key in modules if key.replace(".base_layer", "") == name]
     if nested:
-        return (
+        raise PlacementError(
             f"target module {name!r} is inside a module that another adapter wraps (it is {nested[0]!r} "
             "now): attach the inner part first"
         )
-    return f"target module {name!r} is not in the backbone{did_you_mean(name, modules)}"
+    raise PlacementError(f"target module {name!r} is not in the backbone{did_you_mean(name, modules)}")
 
 
 def cast_like(x: Tensor, reference: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from evaluators.tuners.bitfit.config import BitFitConfig
 from evaluators.tuners.merging import Deltas, MergingLayer
 from evaluators.tuners.shapes import output_width
+from evaluators.tuners.wrapping import Site
 from search_space.errors import UnsupportedError
 
 
@@ -21,9 +22,9 @@ class BitFitLayer(MergingLayer):
     def _make_containers(self) -> None:
         self.bitfit_bias = nn.ParameterDict()
 
-    def add_adapter(self, adapter_name: str, config: BitFitConfig) -> None:
+    def add_adapter(self, adapter_name: str, config: BitFitConfig, site: Site) -> None:  # noqa: ARG002 (it has no knobs)
         """Create Δb = 0."""
-        width = output_width(self, adapter_name)
+        width = output_width(self, site.name)
         self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(width, device=self.adapter_device))
 
     def adapt(self, adapter_names: list[str], *args: Any, **kwargs: Any) -> Tensor:

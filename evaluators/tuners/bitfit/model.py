@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from evaluators.tuners.bitfit.config import BitFitConfig
 from evaluators.tuners.bitfit.layer import BitFitLayer
-from evaluators.tuners.shapes import output_width
 from evaluators.tuners.wrapping import WrappingTuner
 
 
@@ -20,7 +16,3 @@ class BitFitModel(WrappingTuner):
 
     prefix = "bitfit_"
     tuner_layer_cls = BitFitLayer
-
-    def check_target(self, peft_config: BitFitConfig, name: str, target: nn.Module, model: nn.Module) -> None:
-        """Accept linear modules and norms, whose output width is known."""
-        output_width(target, name)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluators.tuners.bottleneck import ACTIVATIONS, down_projection, up_projection
+from evaluators.tuners.bottleneck import bottleneck, down_projection, up_projection
 from evaluators.tuners.serial_adapter.config import SerialAdapterConfig
 from evaluators.tuners.shapes import output_width
-from evaluators.tuners.wrapping import WrappingLayer, cast_like
+from evaluators.tuners.wrapping import Site, WrappingLayer, cast_like
 
 
 class SerialAdapterLayer(WrappingLayer):
@@ -25,9 +25,9 @@ class SerialAdapterLayer(WrappingLayer):
         self.serial_adapter_norm = nn.ModuleDict()
         self.serial_adapter_config: dict[str, SerialAdapterConfig] = {}
 
-    def add_adapter(self, adapter_name: str, config: SerialAdapterConfig) -> None:
+    def add_adapter(self, adapter_name: str, config: SerialAdapterConfig, site: Site) -> None:
         """Create W_down, W_up and, when asked for, the layer norm."""
-        width, device = output_width(self, adapter_name), self.adapter_device
+        width, device = output_width(self, site.name), self.adapter_device
         self.serial_adapter_down[adapter_name] = down_projection(width, config.r, device)
         self.serial_adapter_up[adapter_name] = up_projection(config.r, width, device)
         if config.layer_norm:
@@ -42,10 +42,8 @@ class SerialAdapterLayer(WrappingLayer):
         return hidden
 
     def _bottleneck(self, name: str, hidden: Tensor) -> Tensor:
-        config, down = self.serial_adapter_config[name], self.serial_adapter_down[name]
-        hidden = hidden.to(torch.float32)
+        config = self.serial_adapter_config[name]
         if name in self.serial_adapter_norm:
-            hidden = self.serial_adapter_norm[name](hidden)
-        inner = ACTIVATIONS[config.activation](down(hidden))
-        raised: Tensor = self.serial_adapter_up[name](inner)
-        return config.scaling * raised
+            hidden = self.serial_adapter_norm[name](hidden.to(torch.float32))
+        down, up = self.serial_adapter_down[name], self.serial_adapter_up[name]
+        return config.scaling * bottleneck(hidden, down, config.activation, up)

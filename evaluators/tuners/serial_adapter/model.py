@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from evaluators.tuners.serial_adapter.config import SerialAdapterConfig
 from evaluators.tuners.serial_adapter.layer import SerialAdapterLayer
-from evaluators.tuners.shapes import output_width
 from evaluators.tuners.wrapping import WrappingTuner
 
 
@@ -21,9 +17,3 @@ class SerialAdapterModel(WrappingTuner):
 
     prefix = "serial_adapter_"
     tuner_layer_cls = SerialAdapterLayer
-
-    def check_target(
-        self, peft_config: SerialAdapterConfig, name: str, target: nn.Module, model: nn.Module
-    ) -> None:
-        """Accept linear modules and norms, whose output width is known."""
-        output_width(target, name)

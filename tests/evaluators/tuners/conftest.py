@@ -13,6 +13,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from evaluators.tuners.bitfit import BitFitConfig
+from evaluators.tuners.parallel_adapter import ParallelAdapterConfig
 from evaluators.tuners.serial_adapter import SerialAdapterConfig
 
 LAYERS = 2
@@ -137,12 +138,14 @@ BACKBONES = {
 class Case:
     """One configuration of one tuner, and what it promises.
 
-    `merges` says whether `merge_and_unload` gives an equal model on this backbone.
+    `merges` says whether `merge_and_unload` gives an equal model on this backbone. `wraps_blocks` says that other
+    parts go inside its targets, and so have to be attached before it.
     """
 
     name: str
     config: Callable[[Backbone], PeftConfig]
     merges: Callable[[Backbone], bool]
+    wraps_blocks: bool = False
 
 
 def _never(backbone: Backbone) -> bool:
@@ -163,9 +166,7 @@ CASES = {
         ),
         Case(
             "serial_adapter+norm",
-            lambda b: SerialAdapterConfig(
-                target_modules=b.names("attention"), r=3, scaling=0.5, layer_norm=True
-            ),
+            lambda b: SerialAdapterConfig(target_modules=b.names("attention"), r=3, scaling=0.5, layer_norm=True),
             _never,
         ),
         Case("bitfit", lambda b: BitFitConfig(target_modules=b.names("attention", "feed_forward")), _always),
@@ -173,6 +174,27 @@ CASES = {
             "bitfit+norm",
             lambda b: BitFitConfig(target_modules=b.names("norm")),
             lambda b: b.name in ("bert", "gpt2"),
+        ),
+        Case(
+            "parallel_adapter",
+            lambda b: ParallelAdapterConfig(target_modules=b.names("attention"), r=4, activation="tanh", scaling=4.0),
+            _never,
+        ),
+        Case(
+            "parallel_adapter+block",
+            lambda b: ParallelAdapterConfig(target_modules=b.names("blocks"), r=3, activation="gelu"),
+            _never,
+            wraps_blocks=True,
+        ),
+        Case(
+            "parallel_adapter+input",
+            lambda b: ParallelAdapterConfig(
+                target_modules=b.names("feed_forward")[LAYERS:],
+                r=3,
+                activation="gelu",
+                input_modules=dict(zip(b.names("feed_forward")[LAYERS:], b.names("feed_forward"), strict=False)),
+            ),
+            _never,
         ),
     )
 }

@@ -39,8 +39,6 @@ def test_it_is_not_merged_into_a_norm_without_a_bias(llama: Any) -> None:
 
 
 def test_merging_a_bfloat16_base_keeps_its_dtype(bert: Any) -> None:
-    model = get_peft_model(
-        bert.build(dtype=torch.bfloat16), BitFitConfig(target_modules=bert.names("feed_forward"))
-    )
+    model = get_peft_model(bert.build(dtype=torch.bfloat16), BitFitConfig(target_modules=bert.names("feed_forward")))
     merged = model.merge_and_unload()
     assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}

@@ -20,9 +20,7 @@ def test_it_computes_the_papers_equation() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5))
     x, base = torch.randn(3, 6), model[0]
-    inject_adapter_in_model(
-        SerialAdapterConfig(target_modules=["0"], r=2, activation="tanh", scaling=0.5), model
-    )
+    inject_adapter_in_model(SerialAdapterConfig(target_modules=["0"], r=2, activation="tanh", scaling=0.5), model)
     down, up = model[0].serial_adapter_down["default"], model[0].serial_adapter_up["default"]
     nn.init.normal_(up.weight)
     h = base(x)
@@ -30,9 +28,7 @@ def test_it_computes_the_papers_equation() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-@pytest.mark.parametrize(
-    ("layer_norm", "count"), [(False, 2 * 3 * 16 + 3 + 16), (True, 2 * 3 * 16 + 3 + 16 + 2 * 16)]
-)
+@pytest.mark.parametrize(("layer_norm", "count"), [(False, 2 * 3 * 16 + 3 + 16), (True, 2 * 3 * 16 + 3 + 16 + 2 * 16)])
 def test_its_count_follows_from_its_width(bert: Any, layer_norm: bool, count: int) -> None:
     model = bert.build(device="meta")
     targets = [f"bert.encoder.layer.{i}.output.dense" for i in range(2)]
