@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import PeftType, register_peft_method
 
 from evaluators.tuners.bitfit import BitFitConfig, BitFitModel
+from evaluators.tuners.compacter import CompacterConfig, CompacterModel
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig, ParallelAdapterModel
 from evaluators.tuners.serial_adapter import SerialAdapterConfig, SerialAdapterModel
 from search_space.errors import InstallationError
@@ -24,6 +25,7 @@ TUNERS: tuple[tuple[str, type[PeftConfig], type[BaseTuner]], ...] = (
     ("serial_adapter", SerialAdapterConfig, SerialAdapterModel),
     ("bitfit", BitFitConfig, BitFitModel),
     ("parallel_adapter", ParallelAdapterConfig, ParallelAdapterModel),
+    ("compacter", CompacterConfig, CompacterModel),
 )
 """Name, configuration and model of every tuner of ours."""
 

@@ -13,6 +13,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from evaluators.tuners.bitfit import BitFitConfig
+from evaluators.tuners.compacter import CompacterConfig
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig
 from evaluators.tuners.serial_adapter import SerialAdapterConfig
 
@@ -174,6 +175,12 @@ CASES = {
             "bitfit+norm",
             lambda b: BitFitConfig(target_modules=b.names("norm")),
             lambda b: b.name in ("bert", "gpt2"),
+        ),
+        Case("compacter", lambda b: CompacterConfig(target_modules=b.names("feed_forward"), r=8, n=4), _never),
+        Case(
+            "compacter+full",
+            lambda b: CompacterConfig(target_modules=b.names("norm"), r=4, n=2, shared=False, factorised=False),
+            _never,
         ),
         Case(
             "parallel_adapter",
