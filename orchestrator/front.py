@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -50,6 +51,7 @@ class Front:
         hypervolume: Of the members' values in the search, as a share of the box between the reference point and the
             ideal (1 for what is maximized, 0 for what is minimized), on linear scales; None without a reference point.
         reference_point: Fixed before the search, by metric.
+        history: How the hypervolume grew: pairs of how many trials were settled, and the hypervolume from there on.
     """
 
     study: str
@@ -61,6 +63,7 @@ class Front:
     pick: Pick | None
     hypervolume: float | None
     reference_point: Mapping[str, float] | None
+    history: tuple[tuple[int, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return this front as JSON data."""
@@ -71,6 +74,7 @@ class Front:
             "limits": dict(self.limits),
             "reference_point": dict(self.reference_point) if self.reference_point else None,
             "hypervolume": self.hypervolume,
+            "history": [list(pair) for pair in self.history],
             "pick": self.pick.to_json() if self.pick else None,
             "members": [member.to_json() for member in self.members],
             "neighbours": [member.to_json() for member in self.neighbours],
@@ -121,6 +125,7 @@ def front_of(
     mask = non_dominated(_table(spec, candidates), _directions(spec))
     members = [one for one, best in zip(candidates, mask, strict=True) if best]
     neighbours = [one for one, best in zip(candidates, mask, strict=True) if one.finalists and not best]
+    history = _history(spec, trials, candidates, reference) if reference is not None else []
     return Front(
         study=spec.name,
         objectives=spec.objectives,
@@ -129,8 +134,9 @@ def front_of(
         neighbours=_cheapest_first(spec, neighbours),
         tags=_tags(trials, limits, {one.number for one in members}),
         pick=choose(spec, (*members, *neighbours)),
-        hypervolume=_hypervolume(spec, members, reference) if reference is not None else None,
+        hypervolume=max((volume for _, volume in history), default=0.0) if reference is not None else None,
         reference_point=dict(reference) if reference is not None else None,
+        history=tuple(history),
     )
 
 
@@ -268,10 +274,37 @@ def _tag(trial: Trial, limits: Mapping[str, float]) -> Tag:
     return "dominated" if is_feasible(trial, limits) else "infeasible"
 
 
-def _hypervolume(spec: StudySpec, members: Sequence[Member], reference: Mapping[str, float]) -> float:
+def _history(
+    spec: StudySpec, trials: Sequence[Trial], candidates: Sequence[Member], reference: Mapping[str, float]
+) -> list[tuple[int, float]]:
+    """Replay the search in the order in which trials were settled."""
+    table, directions = _table(spec, candidates), _directions(spec)
+    rows = {one.number: row for row, one in enumerate(candidates)}
+    history: list[tuple[int, float]] = []
+    front: list[int] = []
+    for settled, one in enumerate(sorted(filter(_is_settled, trials), key=_settled_at), 1):
+        if one.number not in rows:
+            continue
+        grown = [*front, rows[one.number]]
+        mask = non_dominated(table[grown], directions)
+        if mask[-1]:
+            front = [row for row, best in zip(grown, mask, strict=True) if best]
+            history.append((settled, _hypervolume(spec, table[front], reference)))
+    return history
+
+
+def _hypervolume(spec: StudySpec, values: FloatArray, reference: Mapping[str, float]) -> float:
     ideal = [1.0 if direction == "maximize" else 0.0 for direction in _directions(spec)]
     corner = [reference[objective.metric] for objective in spec.objectives]
-    return normalized_hypervolume(_table(spec, members), corner, ideal, _directions(spec))
+    return normalized_hypervolume(values, corner, ideal, _directions(spec))
+
+
+def _is_settled(trial: Trial) -> bool:
+    return trial.state != "running"
+
+
+def _settled_at(trial: Trial) -> tuple[datetime, int]:
+    return trial.finished or datetime.max, trial.number
 
 
 def _columns(head: str, one: Estimate | None) -> dict[str, float | None]:

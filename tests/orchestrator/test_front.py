@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +97,20 @@ def test_the_hypervolume_is_a_share_of_the_box_to_the_reference_point():
     front = front_of(make_spec(), trials, LIMITS, [], {"accuracy": 0.5, "trainable_params": 1000.0})
     assert front.hypervolume == pytest.approx(0.5 * 0.75)
     assert front_of(make_spec(), trials, LIMITS).hypervolume is None
+
+
+def test_the_history_replays_the_search_in_the_order_in_which_trials_ended():
+    late = make_trial(0, values(0.75, 250), finished=datetime(2030, 1, 1))
+    trials = [
+        late,
+        make_trial(1, values(0.6, 500)),
+        make_trial(2, None, state="failed"),
+        make_trial(3, values(0.55, 600)),
+    ]
+    reference = {"accuracy": 0.5, "trainable_params": 1000.0}
+    front = front_of(make_spec(), trials, LIMITS, [], reference)
+    assert front.history == ((1, pytest.approx(0.2 * 0.5)), (4, pytest.approx(0.5 * 0.75)))
+    assert front.hypervolume == front.history[-1][1]
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
