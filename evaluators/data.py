@@ -1,26 +1,23 @@
-"""Data for the four roles: read, divided, tokenised once, and served in batches by length."""
+"""Data for the four roles: read, and divided without a text in two of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evaluators.builtin import trec
-from evaluators.spec import ROLES, SplitSpec, TaskSpec, TrainingSpec
+from evaluators.spec import ROLES, SplitSpec, TaskSpec
 from search_space.errors import DataError, did_you_mean, one_of
 
 _DEFAULT_SHARE = 0.15
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-_POOL = 50  # batches that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -215,97 +212,3 @@ def _draw(examples: Examples, share: float, seed: int) -> tuple[NDArray[np.int64
     chosen = np.zeros(len(examples), dtype=bool)
     chosen[taken] = True
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A padded batch. Shapes: [examples, tokens] but for `labels`, which is [examples]."""
-
-    inputs: dict[str, Tensor]
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The tokens of one role, made once for a study.
-
-    Attributes:
-        ids: Token ids of each example, without padding.
-        types: Segment ids of each example, or None where the model has none.
-        labels: Class indices.
-        padding: Id of the padding token.
-    """
-
-    ids: tuple[tuple[int, ...], ...]
-    types: tuple[tuple[int, ...], ...] | None
-    labels: NDArray[np.int64]
-    padding: int
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest example."""
-        return max(map(len, self.ids))
-
-    def batch(self, indices: Sequence[int], device: torch.device) -> Batch:
-        """Return some examples, padded on the right to the longest of them."""
-        width = max(len(self.ids[i]) for i in indices)
-        inputs = {"input_ids": _padded([self.ids[i] for i in indices], width, self.padding)}
-        inputs["attention_mask"] = _padded([(1,) * len(self.ids[i]) for i in indices], width, 0)
-        if self.types is not None:
-            inputs["token_type_ids"] = _padded([self.types[i] for i in indices], width, 0)
-        labels = torch.from_numpy(self.labels[np.asarray(indices)])
-        return Batch({name: tensor.to(device) for name, tensor in inputs.items()}, labels.to(device))
-
-    def in_order(self, size: int, device: torch.device) -> Iterator[tuple[list[int], Batch]]:
-        """Yield every example once, the longest first, each batch with the positions that it holds."""
-        order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
-        for start in range(0, len(order), size):
-            indices = order[start : start + size]
-            yield indices, self.batch(indices, device)
-
-    def shuffled(self, size: int, seed: int) -> Iterator[list[int]]:
-        """Yield the positions of training batches for ever: a new order each pass, like lengths together."""
-        generator = np.random.default_rng(seed)
-        size = min(size, len(self.ids))
-        while True:
-            order = generator.permutation(len(self.ids))
-            batches: list[list[int]] = []
-            for start in range(0, len(order), size * _POOL):
-                pool = sorted(order[start : start + size * _POOL].tolist(), key=lambda i: len(self.ids[i]))
-                batches.extend(pool[at : at + size] for at in range(0, len(pool) - size + 1, size))
-            for position in generator.permutation(len(batches)):
-                yield batches[position]
-
-
-def tokenise(task: Task, tokenizer: Any, training: TrainingSpec) -> dict[str, Tokens]:
-    """Tokenise every role of a task, cutting at `training.max_length` tokens."""
-    return {role: _tokenise(one, tokenizer, training.max_length) for role, one in task.roles.items()}
-
-
-def _tokenise(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
-    columns = [list(column) for column in zip(*examples.texts, strict=True)]
-    limit = min(max_length, getattr(tokenizer, "model_max_length", max_length))
-    encoded = tokenizer(*columns, truncation=True, max_length=limit, padding=False)
-    types = encoded.get("token_type_ids") if len(columns) == 2 else None
-    return Tokens(
-        ids=tuple(map(tuple, encoded["input_ids"])),
-        types=tuple(map(tuple, types)) if types else None,
-        labels=examples.labels,
-        padding=tokenizer.pad_token_id or 0,
-    )
-
-
-def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
-    padded = np.full((len(rows), width), fill, dtype=np.int64)
-    for position, row in enumerate(rows):
-        padded[position, : len(row)] = row
-    return torch.from_numpy(padded)
-
-
-def subset(tokens: Tokens, count: int) -> Tokens:
-    """Return the first `count` examples."""
-    types = tokens.types[:count] if tokens.types else None
-    return replace(tokens, ids=tokens.ids[:count], types=types, labels=tokens.labels[:count])

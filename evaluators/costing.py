@@ -1,0 +1,57 @@
+"""The cost of a candidate before it is trained: exact counts and predicted memory, from shapes alone."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import nn
+
+from evaluators.anatomy import anatomy_of
+from evaluators.attach import attach
+from evaluators.backbone import build_on_meta, choose_machine, load_config
+from evaluators.memory import predict_step_bytes
+from evaluators.score import Cost
+from evaluators.spec import ModelSpec
+from search_space.candidate import Candidate
+from search_space.placement import Anatomy
+
+
+class Coster(Protocol):
+    """Tells the cost of candidates of one study."""
+
+    anatomy: Anatomy
+    parameters: int
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Return the cost. Raises UnsupportedError or PlacementError when the model cannot carry the candidate."""
+
+
+class MetaCoster:
+    """Attaches candidates to the model on the `meta` device, where tensors have shapes and no memory.
+
+    Attributes:
+        anatomy: What the model offers.
+        parameters: Parameters of the backbone, head included.
+    """
+
+    def __init__(self, spec: ModelSpec, config: Any, batch: int, length: int) -> None:
+        self._model: nn.Module = build_on_meta(config)
+        self._dtype = choose_machine(spec).dtype
+        self._batch, self._length = batch, length
+        self._known: dict[str, Cost] = {}
+        self.anatomy = anatomy_of(self._model)
+        self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Return the exact parameter counts and the predicted peak memory of a training step."""
+        key = candidate.architecture_sha256
+        if key not in self._known:
+            attached = attach(self._model, self.anatomy, candidate)
+            counts = attached.trainable_params, attached.head_params
+            self._known[key] = Cost(*counts, predict_step_bytes(attached, self._dtype, self._batch, self._length))
+        return self._known[key]
+
+
+def meta_coster(spec: ModelSpec, classes: int, batch: int, length: int) -> MetaCoster:
+    """Make the coster of a model for batches of a size and a length."""
+    return MetaCoster(spec, load_config(spec, classes), batch, length)

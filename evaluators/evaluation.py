@@ -1,0 +1,94 @@
+"""What the orchestration sees of an evaluator: one candidate in, Scores out, by rungs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from calibration.spec import CalibrationSpec
+from evaluators.score import Score
+from evaluators.spec import ModelSpec, SyntheticSpec, TrainingSpec
+from search_space.candidate import Candidate
+
+
+class Run(Protocol):
+    """One candidate in training. It keeps its state between rungs and is dropped when it ends."""
+
+    def advance(self, step: int) -> Score:
+        """Train up to `step` and return the score on the validation split.
+
+        Raises:
+            EvaluationError: Training diverged, or ran out of memory.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write the trained state, its logits and its calibrator."""
+
+    def test(self) -> Score:
+        """Return the score on the test split. Called once, for finalists."""
+
+
+class Evaluator(Protocol):
+    """Trains candidates. It is built once per process and holds what all of them share."""
+
+    def start(self, candidate: Candidate, seed: int) -> Run:
+        """Begin the training of a candidate.
+
+        Raises:
+            UnsupportedError: The model cannot carry it.
+        """
+
+
+@dataclass(frozen=True)
+class EvaluatorSpec:
+    """All that an evaluator needs, as it crosses to another process.
+
+    Attributes:
+        model: The backbone.
+        training: How candidates are trained.
+        calibration: How probabilities are calibrated.
+        tokens: Folder of the study's tokens.
+        steps: Optimiser steps of full training.
+        cpus: Cores that a trial may use.
+        synthetic: Set for the closed-form evaluator.
+    """
+
+    model: ModelSpec
+    training: TrainingSpec
+    calibration: CalibrationSpec
+    tokens: str
+    steps: int
+    cpus: float = 1.0
+    synthetic: SyntheticSpec | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON data."""
+        parts = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "calibration")}
+        synthetic = self.synthetic.model_dump(mode="json") if self.synthetic else None
+        return {**parts, "tokens": self.tokens, "steps": self.steps, "cpus": self.cpus, "synthetic": synthetic}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EvaluatorSpec:
+        """Read what `to_json` wrote."""
+        return cls(
+            model=ModelSpec.model_validate(data["model"]),
+            training=TrainingSpec.model_validate(data["training"]),
+            calibration=CalibrationSpec.model_validate(data["calibration"]),
+            tokens=data["tokens"],
+            steps=data["steps"],
+            cpus=data["cpus"],
+            synthetic=SyntheticSpec.model_validate(data["synthetic"]) if data["synthetic"] else None,
+        )
+
+
+def build_evaluator(spec: EvaluatorSpec) -> Evaluator:
+    """Build the evaluator that a spec asks for, importing only what that one needs."""
+    if spec.synthetic is not None:
+        from evaluators.synthetic import SyntheticEvaluator
+
+        return SyntheticEvaluator(spec)
+    from evaluators.trained import TrainedEvaluator
+
+    return TrainedEvaluator(spec)

@@ -1,0 +1,78 @@
+"""Measuring a model: quality from its logits, latency from its clock."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from calibration.ece import ece
+from calibration.floor import ece_floor
+from calibration.proper_scores import brier, nll_from_logits
+from calibration.spec import CalibrationSpec
+from calibration.temperature import TemperatureFit, cross_fitted_nll
+from evaluators.tokens import Tokens
+
+_WARM_UP, _RUNS = 3, 20
+
+
+def quality(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec, fit: TemperatureFit | None
+) -> dict[str, float]:
+    """Return the quality metrics of some logits.
+
+    Args:
+        logits: Shape [examples, classes].
+        labels: Class indices, shape [examples].
+        spec: Bins, folds and draws.
+        fit: A temperature fitted on other data; adds `calibrated_ece` and the floors of ECE before and after.
+    """
+    probabilities = softmax(logits)
+    values = {
+        "accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
+        "macro_f1": _macro_f1(logits.argmax(axis=1), labels),
+        "nll": nll_from_logits(logits, labels),
+        "calibrated_nll": cross_fitted_nll(logits, labels, folds=spec.folds),
+        "ece": ece(probabilities, labels, bins=spec.bins),
+        "brier": brier(probabilities, labels),
+    }
+    if fit is None:
+        return values
+    calibrated = fit.probabilities(logits)
+    before = ece_floor(probabilities, labels, bins=spec.bins, draws=spec.floor_draws)
+    after = ece_floor(calibrated, labels, bins=spec.bins, draws=spec.floor_draws)
+    floors = {"ece_floor": before.floor_mean, "calibrated_ece_floor": after.floor_mean}
+    return values | {"calibrated_ece": after.ece} | floors
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return probabilities of shape [examples, classes]."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def _macro_f1(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Return the unweighted mean of F1 over the classes that occur."""
+    scores = []
+    for one in np.union1d(predicted, labels):
+        hits = np.sum((predicted == one) & (labels == one))
+        scores.append(2 * hits / (np.sum(predicted == one) + np.sum(labels == one)))
+    return float(np.mean(scores))
+
+
+def latency_ms(model: nn.Module, tokens: Tokens, device: torch.device) -> float:
+    """Return the median milliseconds to classify one example of median length, after a warm-up."""
+    order = sorted(range(len(tokens.ids)), key=lambda i: len(tokens.ids[i]))
+    batch = tokens.batch([order[len(order) // 2]], device)
+    model.eval()
+    times = []
+    with torch.inference_mode():
+        for _ in range(_WARM_UP + _RUNS):
+            started = time.perf_counter()
+            model(**batch.inputs).logits.cpu()
+            times.append(time.perf_counter() - started)
+    return 1e3 * median(times[_WARM_UP:])

@@ -1,0 +1,104 @@
+"""A closed-form evaluator: trains nothing, answers at once, and fails where it is told to.
+
+Accuracy rises with the logarithm of the size, has a best learning rate for each method, and nears its end value as
+training goes on. Only for trying out the orchestration: its numbers say nothing about real methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from pathlib import Path
+
+from evaluators.evaluation import EvaluatorSpec
+from evaluators.score import Score, Split
+from search_space.candidate import Candidate, Part
+from search_space.errors import EvaluationError
+from search_space.registry import method
+
+
+class SyntheticEvaluator:
+    """Scores candidates by a formula."""
+
+    def __init__(self, spec: EvaluatorSpec) -> None:
+        assert spec.synthetic is not None
+        self.spec = spec
+        self.synthetic = spec.synthetic
+
+    def start(self, candidate: Candidate, seed: int) -> SyntheticRun:
+        """Begin the pretended training of a candidate."""
+        return SyntheticRun(self, candidate, seed)
+
+
+class SyntheticRun:
+    """One candidate in pretended training."""
+
+    def __init__(self, evaluator: SyntheticEvaluator, candidate: Candidate, seed: int) -> None:
+        self.evaluator = evaluator
+        self.candidate = candidate
+        self.seed = seed
+        self.step = 0
+
+    def advance(self, step: int) -> Score:
+        """Pretend to train up to `step`."""
+        self._fail_if_told()
+        time.sleep((step - self.step) * self.evaluator.synthetic.step_seconds)
+        self.step = step
+        return self._score("validation")
+
+    def save(self, folder: Path) -> None:
+        """Keep nothing."""
+
+    def test(self) -> Score:
+        """Score as on validation, a little lower."""
+        return self._score("test")
+
+    def _score(self, split: Split) -> Score:
+        fidelity = self.step / self.evaluator.spec.steps
+        accuracy = _end_accuracy(self.candidate) * (1 - 0.6 * math.exp(-4 * fidelity))
+        accuracy += 0.01 * _noise(self.candidate, self.seed, split) - (0.01 if split == "test" else 0)
+        params = synthetic_params(self.candidate)
+        values = {"accuracy": accuracy, "nll": -math.log(accuracy), "calibrated_nll": -math.log(accuracy)}
+        values |= {"ece": 0.05 * fidelity, "trainable_params": float(params), "head_params": 100.0}
+        return Score(values, self.step, fidelity, split, self.seed)
+
+    def _fail_if_told(self) -> None:
+        faults = self.evaluator.synthetic.faults
+        fault = next((faults[part.method] for part in self.candidate.parts if part.method in faults), None)
+        if fault == "raise":
+            raise RuntimeError("told to raise")
+        if fault == "nan":
+            raise EvaluationError("diverged", "told to diverge")
+        if fault == "oom":
+            raise MemoryError("told to run out of memory")
+        if fault == "exit":
+            os._exit(137)
+        if fault == "hang":
+            time.sleep(3600)
+
+
+def synthetic_params(candidate: Candidate) -> int:
+    """Return a size that grows with the knobs and the layers."""
+    total = 0
+    for part in candidate.parts:
+        size = math.prod(max(1, value) for _, value in part.knobs if isinstance(value, int))
+        layers = len(part.placement.layers.indices(6)) if method(part.method).placement.layers else 6
+        total += 64 * layers * max(1, len(part.placement.projections)) * size
+    return total
+
+
+def _end_accuracy(candidate: Candidate) -> float:
+    size = min(1.0, math.log10(synthetic_params(candidate)) / 7)
+    misses = [_miss(part, rate) for part, rate in zip(candidate.parts, candidate.recipe.learning_rates, strict=True)]
+    return 0.5 + 0.4 * size * math.exp(-sum(misses) / len(misses))
+
+
+def _miss(part: Part, rate: float) -> float:
+    return math.log10(rate / method(part.method).learning_rate.default) ** 2
+
+
+def _noise(candidate: Candidate, seed: int, split: str) -> float:
+    digest = hashlib.sha256(f"{candidate.sha256}/{seed}/{split}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**31 - 1

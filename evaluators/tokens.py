@@ -1,0 +1,168 @@
+"""Tokens: made once for a study, kept in files that its actors share, served in batches by length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluators.data import Examples, Task
+from evaluators.spec import ROLES, TrainingSpec
+from search_space.files import atomic_write
+
+_POOL = 50  # batches that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch. Shapes: [examples, tokens] but for `labels`, which is [examples]."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one role, made once for a study.
+
+    Attributes:
+        ids: Token ids of each example, without padding.
+        types: Segment ids of each example, or None where the model has none.
+        labels: Class indices.
+        padding: Id of the padding token.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    types: tuple[tuple[int, ...], ...] | None
+    labels: NDArray[np.int64]
+    padding: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return max(map(len, self.ids))
+
+    def batch(self, indices: Sequence[int], device: torch.device) -> Batch:
+        """Return some examples, padded on the right to the longest of them."""
+        width = max(len(self.ids[i]) for i in indices)
+        inputs = {"input_ids": _padded([self.ids[i] for i in indices], width, self.padding)}
+        inputs["attention_mask"] = _padded([(1,) * len(self.ids[i]) for i in indices], width, 0)
+        if self.types is not None:
+            inputs["token_type_ids"] = _padded([self.types[i] for i in indices], width, 0)
+        labels = torch.from_numpy(self.labels[np.asarray(indices)])
+        return Batch({name: tensor.to(device) for name, tensor in inputs.items()}, labels.to(device))
+
+    def in_order(self, size: int, device: torch.device) -> Iterator[tuple[list[int], Batch]]:
+        """Yield every example once, the longest first, each batch with the positions that it holds."""
+        order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
+        for start in range(0, len(order), size):
+            indices = order[start : start + size]
+            yield indices, self.batch(indices, device)
+
+    def shuffled(self, size: int, seed: int) -> Iterator[list[int]]:
+        """Yield the positions of training batches for ever: a new order each pass, like lengths together."""
+        generator = np.random.default_rng(seed)
+        size = min(size, len(self.ids))
+        while True:
+            order = generator.permutation(len(self.ids))
+            batches: list[list[int]] = []
+            for start in range(0, len(order), size * _POOL):
+                pool = sorted(order[start : start + size * _POOL].tolist(), key=lambda i: len(self.ids[i]))
+                batches.extend(pool[at : at + size] for at in range(0, len(pool) - size + 1, size))
+            for position in generator.permutation(len(batches)):
+                yield batches[position]
+
+
+def tokenise(task: Task, tokenizer: Any, training: TrainingSpec) -> dict[str, Tokens]:
+    """Tokenise every role of a task, cutting at `training.max_length` tokens."""
+    return {role: _tokenise(one, tokenizer, training.max_length) for role, one in task.roles.items()}
+
+
+def _tokenise(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
+    columns = [list(column) for column in zip(*examples.texts, strict=True)]
+    limit = min(max_length, getattr(tokenizer, "model_max_length", max_length))
+    encoded = tokenizer(*columns, truncation=True, max_length=limit, padding=False)
+    types = encoded.get("token_type_ids") if len(columns) == 2 else None
+    return Tokens(
+        ids=tuple(map(tuple, encoded["input_ids"])),
+        types=tuple(map(tuple, types)) if types else None,
+        labels=examples.labels,
+        padding=tokenizer.pad_token_id or 0,
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    padded = np.full((len(rows), width), fill, dtype=np.int64)
+    for position, row in enumerate(rows):
+        padded[position, : len(row)] = row
+    return torch.from_numpy(padded)
+
+
+@dataclass(frozen=True)
+class TokenFolder:
+    """The tokens of a study on disk: one file a role, so that nothing but the last phase opens the test split.
+
+    Attributes:
+        folder: Where.
+        classes: Names of the classes.
+        sha256: Digest of the texts, labels and roles.
+        examples: Number of examples of each role.
+        longest: Tokens of the longest example of each role.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    sha256: str
+    examples: dict[str, int]
+    longest: dict[str, int]
+
+    def read(self, role: str) -> Tokens:
+        """Read one role."""
+        arrays = safetensors.numpy.load_file(self.folder / f"{role}.safetensors")
+        types = _split(arrays["types"], arrays["lengths"]) if "types" in arrays else None
+        return Tokens(_split(arrays["ids"], arrays["lengths"]), types, arrays["labels"], int(arrays["padding"][0]))
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenFolder:
+        """Open a folder that `write_tokens` wrote. Raises FileNotFoundError."""
+        about = json.loads((folder / "task.json").read_text())
+        about["classes"] = tuple(about["classes"])
+        return cls(folder, **about)
+
+
+def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Path) -> TokenFolder:
+    """Tokenise a task and write it; the description is written last, so a folder that has it is whole."""
+    tokens = tokenise(task, tokenizer, training)
+    for role, one in tokens.items():
+        arrays = {
+            "ids": np.concatenate([np.array(row, dtype=np.int32) for row in one.ids]),
+            "lengths": np.array([len(row) for row in one.ids], dtype=np.int32),
+            "labels": one.labels,
+            "padding": np.array([one.padding], dtype=np.int64),
+        }
+        if one.types is not None:
+            arrays["types"] = np.concatenate([np.array(row, dtype=np.int32) for row in one.types])
+        atomic_write(folder / f"{role}.safetensors", safetensors.numpy.save(arrays))
+    about = {
+        "classes": list(task.classes),
+        "sha256": task.sha256,
+        "examples": {role: len(tokens[role].ids) for role in ROLES},
+        "longest": {role: tokens[role].longest for role in ROLES},
+    }
+    atomic_write(folder / "task.json", json.dumps(about, indent=1))
+    return TokenFolder.open(folder)
+
+
+def _split(flat: NDArray[np.int32], lengths: NDArray[np.int32]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row.tolist()) for row in np.split(flat, np.cumsum(lengths)[:-1]))

@@ -1,0 +1,184 @@
+"""The evaluator that trains: a backbone loaded once, candidates attached to copies of it, trained by rungs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calibration.proper_scores import nll_from_logits
+from calibration.temperature import TemperatureFit, fit_temperature
+from evaluators.anatomy import anatomy_of
+from evaluators.attach import Attached, attach
+from evaluators.backbone import load
+from evaluators.evaluation import EvaluatorSpec
+from evaluators.measurement import latency_ms, quality
+from evaluators.memory import measure_peak_bytes
+from evaluators.optimisation import build_optimiser, build_schedule, loss_of, update
+from evaluators.score import Score, Split
+from evaluators.tokens import Batch, TokenFolder, Tokens
+from search_space.candidate import Candidate
+from search_space.errors import EvaluationError
+from search_space.files import atomic_write
+
+STATE_FILE = "state.safetensors"
+PREDICTIONS_FILE = "predictions.safetensors"
+CALIBRATION_FILE = "calibration.json"
+
+
+class TrainedEvaluator:
+    """Holds the frozen backbone and the tokens that all candidates of a process share."""
+
+    def __init__(self, spec: EvaluatorSpec) -> None:
+        self.spec = spec
+        torch.set_num_threads(max(1, round(spec.cpus)))
+        self.folder = TokenFolder.open(Path(spec.tokens))
+        self.backbone = load(spec.model, len(self.folder.classes))
+        self.anatomy = anatomy_of(self.backbone.model)
+        self.tokens = {role: self.folder.read(role) for role in ("train", "validation", "calibration")}
+
+    def start(self, candidate: Candidate, seed: int) -> TrainedRun:
+        """Attach a candidate and make its optimiser. Raises UnsupportedError."""
+        return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed)
+
+
+class TrainedRun:
+    """One candidate in training."""
+
+    def __init__(self, evaluator: TrainedEvaluator, attached: Attached, seed: int) -> None:
+        spec = evaluator.spec
+        self.evaluator = evaluator
+        self.attached = attached
+        self.seed = seed
+        self.step = 0
+        self.optimiser = build_optimiser(attached)
+        self.schedule = build_schedule(self.optimiser, spec.steps, spec.training.warmup)
+        self.order = evaluator.tokens["train"].shuffled(spec.training.batch_size, seed)
+        self.random = torch.Generator().manual_seed(seed).get_state()
+        self.step_seconds: list[float] = []
+        self.logits: dict[str, NDArray[np.float64]] = {}
+        self.fit: TemperatureFit | None = None
+
+    def advance(self, step: int) -> Score:
+        """Train up to `step`, then score on validation. Raises EvaluationError."""
+        with _classified(self.step):
+            self._train(step)
+            values = self._validate()
+            if self.step >= self.evaluator.spec.steps:
+                values |= self._calibrate() | self._measure()
+        return self._score(values, "validation")
+
+    def save(self, folder: Path) -> None:
+        """Write the state, the logits of validation and calibration, and the calibrator, each file whole."""
+        atomic_write(folder / STATE_FILE, safetensors.torch.save(self.saved))
+        arrays = {f"{role}_logits": torch.from_numpy(logits) for role, logits in self.logits.items()}
+        labels = {f"{role}_labels": torch.from_numpy(self.evaluator.tokens[role].labels) for role in self.logits}
+        atomic_write(folder / PREDICTIONS_FILE, safetensors.torch.save(arrays | labels))
+        if self.fit is not None:
+            atomic_write(folder / CALIBRATION_FILE, json.dumps(self.fit.to_json(), indent=1))
+
+    def test(self) -> Score:
+        """Score on the test split, with the temperature that was fitted on the calibration split."""
+        self.attached.load(self.saved, self.evaluator.backbone.storages)
+        tokens = self.evaluator.folder.read("test")
+        logits = self._predict(tokens)
+        values = quality(logits, tokens.labels, self.evaluator.spec.calibration, self.fit)
+        if self.fit is not None:
+            values["calibrated_nll"] = nll_from_logits(self.fit.apply(logits), tokens.labels)
+        return self._score(values, "test")
+
+    def _score(self, values: dict[str, float], split: Split) -> Score:
+        sizes = {"trainable_params": self.attached.trainable_params, "head_params": self.attached.head_params}
+        fidelity = min(1.0, self.step / self.evaluator.spec.steps)
+        return Score(values | {k: float(v) for k, v in sizes.items()}, self.step, fidelity, split, self.seed)
+
+    def _train(self, until: int) -> None:
+        self.attached.model.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.random)
+            while self.step < until:
+                started = time.perf_counter()
+                indices = next(self.order)
+                self._step(self.evaluator.tokens["train"].batch(indices, self.evaluator.backbone.device))
+                self.schedule.step()
+                self.step += 1
+                self.step_seconds.append(time.perf_counter() - started)
+            self.random = torch.get_rng_state()
+
+    def _step(self, batch: Batch) -> None:
+        logits = self.attached.model(**batch.inputs).logits
+        loss = loss_of(logits, batch.labels, self.attached.candidate.recipe.label_smoothing)
+        del logits
+        norm = update(self.attached, self.optimiser, loss, self.evaluator.spec.training.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise EvaluationError("diverged", f"the gradient is not finite at step {self.step + 1}")
+
+    def _predict(self, tokens: Tokens) -> NDArray[np.float64]:
+        """Return logits of shape [examples, classes], in the order of the examples."""
+        self.attached.model.eval()
+        logits = np.empty((len(tokens.ids), len(self.evaluator.folder.classes)))
+        size = self.evaluator.spec.training.evaluation_batch_size
+        with torch.inference_mode():
+            for indices, batch in tokens.in_order(size, self.evaluator.backbone.device):
+                logits[indices] = self.attached.model(**batch.inputs).logits.double().cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise EvaluationError("diverged", f"the logits are not finite at step {self.step}")
+        return logits
+
+    def _validate(self) -> dict[str, float]:
+        tokens = self.evaluator.tokens["validation"]
+        self.logits["validation"] = self._predict(tokens)
+        return quality(self.logits["validation"], tokens.labels, self.evaluator.spec.calibration, None)
+
+    def _calibrate(self) -> dict[str, float]:
+        """Fit the temperature on the calibration split and score validation with it."""
+        tokens = self.evaluator.tokens["calibration"]
+        self.logits["calibration"] = self._predict(tokens)
+        if self.evaluator.spec.calibration.method == "none":
+            return {}
+        self.fit = fit_temperature(self.logits["calibration"], tokens.labels)
+        labels = self.evaluator.tokens["validation"].labels
+        return quality(self.logits["validation"], labels, self.evaluator.spec.calibration, self.fit)
+
+    def _measure(self) -> dict[str, float]:
+        """Measure what needs the end of training: bytes, memory, times. The state is kept before, for it changes."""
+        self.saved = self.attached.state(self.evaluator.backbone.storages)
+        tokens = self.evaluator.tokens["train"]
+        device = self.evaluator.backbone.device
+        values = {
+            "checkpoint_bytes": float(len(safetensors.torch.save(self.saved))),
+            "train_step_ms": 1e3 * median(self.step_seconds),
+            "latency_ms": latency_ms(self.attached.model, tokens, device),
+        }
+        self.attached.model.train()
+        longest = sorted(range(len(tokens.ids)), key=lambda i: -len(tokens.ids[i]))
+        batch = tokens.batch(longest[: self.evaluator.spec.training.batch_size], device)
+        peak = measure_peak_bytes(self.attached.model, self._optimiser_state(), lambda: self._step(batch), device)
+        return values | {"peak_memory_bytes": float(peak)}
+
+    def _optimiser_state(self) -> list[Tensor]:
+        states = self.optimiser.state.values()
+        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+
+@contextmanager
+def _classified(step: int) -> Iterator[None]:
+    """Turn what torch raises when memory runs out into an EvaluationError with its cause."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise EvaluationError("out_of_memory", f"after step {step}: {error}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise EvaluationError("out_of_memory", f"after step {step}: {error}") from error
+        raise
