@@ -1,0 +1,233 @@
+"""The report: every number about some logits and labels, before and after calibration.
+
+`report` is what `paretune calibrate` prints. With a calibrator in hand it is judged on the rows given, which must not
+be rows of its fit. Without one, "after" is cross-fitted: each row calibrated by a fit on other rows; and the
+calibrator that the report carries, to be used from then on, is fitted on them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.bootstrap import Difference, paired_difference
+from calibration.calibrators import DEFAULT_OPTIONS, Calibrator, FitOptions, Kind, held_out_log_probabilities
+from calibration.choice import AnyKind, Choice, choose_calibrator
+from calibration.conformal import Coverage, Method, crossed_coverage
+from calibration.cross_fitting import cross_fitted_log_probabilities
+from calibration.documents import headed
+from calibration.errors import OptionError, TooFewRowsError
+from calibration.fitted_rows import Ids
+from calibration.floor import EceFloor
+from calibration.rows import FloatArray, IntArray, check_several_classes
+from calibration.scorecard import (
+    DEFAULT_SETTINGS,
+    Scorecard,
+    Settings,
+    interval_method,
+    plain,
+    row_statistics,
+    scorecard,
+)
+from calibration.softmax import log_softmax
+from calibration.temperature import labelled_logits
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every number before and after calibration.
+
+    Attributes:
+        n: Rows.
+        classes: Classes.
+        how: "cross_fitted" or "held_out": how "after" was kept from the rows that it is judged on.
+        calibrator: To be used from here on. Cross-fitted: fitted on all these rows. Held out: the one given.
+        cross_fitted_nll: NLL of each kind that was tried; empty when the calibrator was given.
+        left_out: Why other kinds were not tried; empty when the kind or the calibrator was given.
+        before: Of softmax(logits).
+        after: Of the calibrated probabilities.
+        differences: After less before, with intervals: the same numbers as `Scorecard.intervals`.
+        conformal: Coverage of sets fitted on one half of the calibrated rows and judged on the other, both ways
+            round. None where half of the rows are too few for the promise.
+        settings: How it was computed.
+    """
+
+    n: int
+    classes: int
+    how: Literal["cross_fitted", "held_out"]
+    calibrator: Calibrator
+    cross_fitted_nll: Mapping[Kind, float]
+    left_out: Mapping[str, str]
+    before: Scorecard
+    after: Scorecard
+    differences: Mapping[str, Difference]
+    conformal: Mapping[Method, Coverage | None]
+    settings: Settings
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able document with a schema version; an infinite number is null."""
+        body = {field.name: plain(getattr(self, field.name)) for field in fields(self) if field.name != "settings"}
+        return headed("report", {**body, "settings": asdict(self.settings)})
+
+    def text(self) -> str:
+        """Return the report as lines of text, for people."""
+        return "\n".join([*_heading(self), *_table(self), *_sets(self)]) + "\n"
+
+
+def report(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    calibrator: Calibrator | None = None,
+    kind: AnyKind = "auto",
+    answer_set: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike | None = None,
+    ids: Ids | None = None,
+    options: FitOptions = DEFAULT_OPTIONS,
+    settings: Settings = DEFAULT_SETTINGS,
+) -> Report:
+    """Return every number about labelled logits before and after calibration.
+
+    Args:
+        logits: Raw logits of shape (n, k), k >= 2; ``-inf`` outside the answer set.
+        labels: Class indices of shape (n,), at least two distinct.
+        calibrator: One that was fitted on other rows. Without it, `kind` is cross-fitted.
+        kind: Without a calibrator: which kind, or "auto" to have it chosen by cross-fitted NLL.
+        answer_set: Optional booleans of shape (n, k) or (k,).
+        groups: Optional, shape (n,): in cross-fitting, rows of one group stay in one fold.
+        ids: Optional ids of the rows; needed when the calibrator's fit had ids.
+        options: What the richer calibrators may be told.
+        settings: How it is computed.
+
+    Raises:
+        SeenRowsError: The calibrator was fitted on these rows.
+        OptionError: Both a calibrator and a kind.
+        CalibrationError: Arrays that are not fit to use, too few rows, other options out of range.
+    """
+    array, targets = labelled_logits(logits, labels, answer_set)
+    check_several_classes(targets)
+    before = log_softmax(array)
+    if calibrator is not None:
+        if kind != "auto":
+            raise OptionError(f"a calibrator is given, and kind={kind!r} as well; give one of the two.")
+        after = held_out_log_probabilities(calibrator, array, ids=ids)
+        return _report(before, after, targets, calibrator, None, groups, settings)
+    folds, seed = settings.folds, settings.seed
+    choice = choose_calibrator(
+        array, targets, kind=kind, folds=folds, seed=seed, groups=groups, ids=ids, options=options
+    )
+    after = cross_fitted_log_probabilities(
+        array, targets, kind=kind, folds=folds, seed=seed, groups=groups, options=options
+    )
+    return _report(before, after, targets, choice.calibrator, choice, groups, settings)
+
+
+def _report(
+    before: FloatArray,
+    after: FloatArray,
+    targets: IntArray,
+    calibrator: Calibrator,
+    choice: Choice | None,
+    groups: npt.ArrayLike | None,
+    settings: Settings,
+) -> Report:
+    return Report(
+        n=targets.size,
+        classes=before.shape[1],
+        how="cross_fitted" if choice else "held_out",
+        calibrator=calibrator,
+        cross_fitted_nll=dict(choice.nll) if choice else {},
+        left_out=dict(choice.left_out) if choice else {},
+        before=scorecard(before, targets, settings),
+        after=scorecard(after, targets, settings),
+        differences=_differences(before, after, targets, settings),
+        conformal={method: _conformal(after, targets, method, groups, settings) for method in get_args(Method)},
+        settings=settings,
+    )
+
+
+def _differences(before: FloatArray, after: FloatArray, targets: IntArray, settings: Settings) -> dict[str, Difference]:
+    old, new = (row_statistics(logs, targets, settings.bins) for logs in (before, after))
+    every_row = np.arange(targets.size)
+    finite = [name for name in new if math.isfinite(new[name](every_row)) and math.isfinite(old[name](every_row))]
+    return {
+        name: paired_difference(
+            new[name],
+            old[name],
+            rows=targets.size,
+            resamples=settings.resamples,
+            confidence=settings.confidence,
+            seed=settings.seed,
+            method=interval_method(name),
+        )
+        for name in finite
+    }
+
+
+def _conformal(
+    logs: FloatArray, targets: IntArray, method: Method, groups: npt.ArrayLike | None, settings: Settings
+) -> Coverage | None:
+    try:
+        return crossed_coverage(np.exp(logs), targets, settings.alpha, method, seed=settings.seed, groups=groups)
+    except TooFewRowsError:
+        return None
+
+
+def _heading(shown: Report) -> list[str]:
+    how = "cross-fitted" if shown.how == "cross_fitted" else "on rows held out from its fit"
+    lines = [f"{shown.n} rows, {shown.classes} classes; calibrated by {shown.calibrator.kind}, {how}"]
+    if shown.cross_fitted_nll:
+        tried = ", ".join(f"{kind} {nll:.4f}" for kind, nll in shown.cross_fitted_nll.items())
+        lines.append(f"cross-fitted NLL: {tried}")
+    lines += [f"not tried: {kind} ({reason})" for kind, reason in shown.left_out.items()]
+    return [*lines, ""]
+
+
+def _table(shown: Report) -> list[str]:
+    rows = [("", "before", "after", "after - before")]
+    for name in ("accuracy", "nll", "brier", "ece", "debiased_squared_error"):
+        rows.append((name, _with_interval(shown.before, name), _with_interval(shown.after, name), _change(shown, name)))
+    for definition in shown.before.floors:
+        old, new = shown.before.floors[definition], shown.after.floors[definition]
+        rows.append((f"{definition} error", _with_floor(old), _with_floor(new), ""))
+    rows.append(("aurc", f"{shown.before.aurc:.4f}", f"{shown.after.aurc:.4f}", ""))
+    for part, accuracy in shown.before.selective_accuracy.items():
+        rows.append((f"accuracy at {part:.0%}", f"{accuracy:.4f}", f"{shown.after.selective_accuracy[part]:.4f}", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _with_interval(card: Scorecard, name: str) -> str:
+    found = card.intervals.get(name)
+    value = f"{getattr(card, name):.4f}"
+    return f"{value} [{found.low:.4f}, {found.high:.4f}]" if found else value
+
+
+def _with_floor(floor: EceFloor) -> str:
+    return f"{floor.ece:.4f} (floor {floor.floor_mean:.4f}, p {floor.p_value:.3f})"
+
+
+def _change(shown: Report, name: str) -> str:
+    found = shown.differences.get(name)
+    if found is None:
+        return ""
+    verdict = "" if found.distinguishable else " not distinguishable"
+    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{verdict}"
+
+
+def _sets(shown: Report) -> list[str]:
+    lines = [""]
+    for method, found in shown.conformal.items():
+        if found is None:
+            lines.append(f"conformal {method}: too few rows to promise {1 - shown.settings.alpha:.0%}")
+        else:
+            lines.append(
+                f"conformal {method}: promised {found.promised:.0%}, covered {found.coverage:.1%} "
+                f"[{found.low:.1%}, {found.high:.1%}], {found.mean_size:.2f} classes a set"
+            )
+    return lines
