@@ -33,6 +33,10 @@ class MergingLayer(WrappingLayer):
         """Return what this adapter adds to each tensor of the innermost module."""
         raise NotImplementedError
 
+    def merged_into(self, module: nn.Module, adapter_name: str) -> nn.Module:
+        """Return a copy of the innermost module with this adapter in it."""
+        return with_deltas(module, self.deltas(adapter_name), sign=1)
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Fold the adapters into a copy of the wrapped module.
 
@@ -52,7 +56,7 @@ class MergingLayer(WrappingLayer):
 
     def _merge_one(self, name: str, safe_merge: bool) -> None:
         with torch.no_grad():
-            merged = with_deltas(self.get_base_layer(), self.deltas(name), sign=1)
+            merged = self.merged_into(self.get_base_layer(), name)
         if safe_merge and not _is_finite(merged):
             raise EvaluationError("diverged", f"merging adapter {name!r} gives NaN or infinite weights")
         self._keep_original(name)
@@ -66,11 +70,9 @@ class MergingLayer(WrappingLayer):
 
     def _unmerge_one(self, name: str) -> None:
         original = self.__dict__["_originals"].pop(name)
-        deltas = self.deltas(name)
         with torch.no_grad():
-            expected = with_deltas(original, deltas, sign=1)
-            current = self.get_base_layer()
-            untouched = _equal_tensors(expected, current)
+            current, deltas = self.get_base_layer(), self.deltas(name)
+            untouched = _equal_tensors(self.merged_into(original, name), current)
             self._set_innermost(original if untouched else with_deltas(current, deltas, sign=-1))
 
     def _keep_original(self, name: str) -> None:

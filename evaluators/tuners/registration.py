@@ -11,8 +11,12 @@ from peft.utils import PeftType, register_peft_method
 
 from evaluators.tuners.bitfit import BitFitConfig, BitFitModel
 from evaluators.tuners.compacter import CompacterConfig, CompacterModel
+from evaluators.tuners.diff_pruning import DiffPruningConfig, DiffPruningModel
+from evaluators.tuners.full import FullConfig, FullModel
+from evaluators.tuners.mask import MaskConfig, MaskModel
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig, ParallelAdapterModel
 from evaluators.tuners.serial_adapter import SerialAdapterConfig, SerialAdapterModel
+from evaluators.tuners.unipelt import UniPeltConfig, UniPeltModel
 from search_space.errors import InstallationError
 
 OLDEST_PEFT = Version("0.21")
@@ -26,6 +30,10 @@ TUNERS: tuple[tuple[str, type[PeftConfig], type[BaseTuner]], ...] = (
     ("bitfit", BitFitConfig, BitFitModel),
     ("parallel_adapter", ParallelAdapterConfig, ParallelAdapterModel),
     ("compacter", CompacterConfig, CompacterModel),
+    ("diff_pruning", DiffPruningConfig, DiffPruningModel),
+    ("mask", MaskConfig, MaskModel),
+    ("unipelt", UniPeltConfig, UniPeltModel),
+    ("full", FullConfig, FullModel),
 )
 """Name, configuration and model of every tuner of ours."""
 

@@ -36,12 +36,12 @@ class Shared:
 
     Attributes:
         first: The first holder of each shared parameter.
-        merged: Merged parameters that more than one module of the backbone holds.
+        merged: What each trained parameter became in the backbone that it was merged into.
         board: Tensors that travel between layers during one forward pass.
     """
 
     first: dict[Hashable, Holder] = field(default_factory=dict)
-    merged: dict[Hashable, nn.Parameter] = field(default_factory=dict)
+    merged: dict[nn.Parameter, nn.Parameter] = field(default_factory=dict)
     board: dict[Hashable, Any] = field(default_factory=dict)
 
     def parameter(self, key: Hashable, make: Callable[[], nn.Parameter]) -> nn.Parameter:

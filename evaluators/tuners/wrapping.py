@@ -38,6 +38,8 @@ class WrappingConfig(PeftConfig):
     """
 
     METHOD: ClassVar[str]
+    trainable_token_indices: ClassVar[dict[str, list[int]]] = {}
+    """None are trained. Saying so keeps peft from saving the backbone's `lm_head` beside an adapter on it."""
 
     target_modules: list[str] = field(default_factory=list)
     modules_to_save: list[str] | None = None
@@ -114,7 +116,7 @@ class WrappingLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any, site: Site) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.training = base_layer.training
+        self.training = self.get_base_layer().training
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name

@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from evaluators.tuners.bitfit import BitFitConfig
 from evaluators.tuners.compacter import CompacterConfig
+from evaluators.tuners.diff_pruning import DiffPruningConfig
+from evaluators.tuners.full import FullConfig
+from evaluators.tuners.mask import MaskConfig
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig
 from evaluators.tuners.serial_adapter import SerialAdapterConfig
+from evaluators.tuners.unipelt import UniPeltConfig
 
 LAYERS = 2
 
@@ -58,6 +62,7 @@ class Backbone:
     norm: tuple[str, ...]
     blocks: tuple[str, ...]
     layers: tuple[str, ...]
+    outermost: tuple[str, ...]
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
     def build(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -93,6 +98,7 @@ BACKBONES = {
             norm=("bert.encoder.layer.{i}.output.LayerNorm",),
             blocks=("bert.encoder.layer.{i}.attention",),
             layers=("bert.encoder.layer.{i}",),
+            outermost=("bert",),
             inputs={"input_ids": TOKENS},
         ),
         Backbone(
@@ -103,6 +109,7 @@ BACKBONES = {
             norm=("model.layers.{i}.post_attention_layernorm",),
             blocks=("model.layers.{i}.mlp", "model.layers.{i}.self_attn"),
             layers=("model.layers.{i}",),
+            outermost=("model", "lm_head"),
             inputs={"input_ids": TOKENS},
         ),
         Backbone(
@@ -113,6 +120,7 @@ BACKBONES = {
             norm=("transformer.h.{i}.ln_2",),
             blocks=("transformer.h.{i}.mlp", "transformer.h.{i}.attn"),
             layers=("transformer.h.{i}",),
+            outermost=("transformer", "lm_head"),
             inputs={"input_ids": TOKENS},
         ),
         Backbone(
@@ -129,6 +137,7 @@ BACKBONES = {
             norm=("decoder.block.{i}.layer.0.layer_norm",),
             blocks=("encoder.block.{i}.layer.1.DenseReluDense", "decoder.block.{i}.layer.0.SelfAttention"),
             layers=("encoder.block.{i}",),
+            outermost=("shared", "encoder", "decoder", "lm_head"),
             inputs={"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :4]},
         ),
     )
@@ -182,6 +191,32 @@ CASES = {
             lambda b: CompacterConfig(target_modules=b.names("norm"), r=4, n=2, shared=False, factorised=False),
             _never,
         ),
+        Case("mask", lambda b: MaskConfig(target_modules=b.names("feed_forward", "norm"), density=0.02), _always),
+        Case(
+            "mask+random",
+            lambda b: MaskConfig(target_modules=b.names("attention"), density=0.1, criterion="random"),
+            _always,
+        ),
+        Case("diff_pruning", lambda b: DiffPruningConfig(target_modules=b.names("feed_forward"), start=0.5), _always),
+        Case(
+            "diff_pruning+weights",
+            lambda b: DiffPruningConfig(target_modules=b.names("norm", "attention"), structured=False, start=1.0),
+            _always,
+        ),
+        Case(
+            "unipelt",
+            lambda b: UniPeltConfig(
+                target_modules=b.names("attention", "feed_forward"), adapter_modules=b.names("feed_forward"), lora_r=2
+            ),
+            _never,
+        ),
+        Case(
+            "unipelt+sequence",
+            lambda b: UniPeltConfig(target_modules=b.names("attention"), lora_r=2, gate="sequence"),
+            _never,
+        ),
+        Case("full", lambda b: FullConfig(target_modules=b.names("layers")), _always),
+        Case("full+everything", lambda b: FullConfig(target_modules=list(b.outermost)), _always),
         Case(
             "parallel_adapter",
             lambda b: ParallelAdapterConfig(target_modules=b.names("attention"), r=4, activation="tanh", scaling=4.0),
@@ -235,6 +270,12 @@ def bert() -> Backbone:
 def llama() -> Backbone:
     """The tiny Llama."""
     return BACKBONES["llama"]
+
+
+@pytest.fixture
+def gpt2() -> Backbone:
+    """Return the tiny GPT-2."""
+    return BACKBONES["gpt2"]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
