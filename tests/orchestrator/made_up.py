@@ -18,15 +18,15 @@ BACKBONE = 22_713_216
 HEAD = 2_310
 STARTED = datetime(2026, 1, 5, 9, 0, 0)
 NOTATIONS = {
-    "lora": "lora(r={size})@attention.query,attention.value[{layers}] | lr=0.002",
-    "serial_adapter": "serial_adapter@mlp[{layers}] | lr=0.001",
-    "ia3": "ia3 | lr=0.00{size}",
-    "bitfit": "bitfit | lr=0.00{size}",
-    "ln_tuning": "ln_tuning | lr=0.00{size}",
-    "vera": "vera | lr=0.0{size}",
-    "prefix_tuning": "prefix_tuning | lr=0.0{size}",
-    "lora + bitfit": "lora(r={size})@attention.query,attention.value[{layers}] + bitfit | lr=0.002/0.001",
-    "lora + prefix_tuning": "lora(r={size})@attention[{layers}] + prefix_tuning | lr=0.002/0.01",
+    "lora": "lora(r={size})@attention.query,attention.value[{layers}] | lr={rate}",
+    "serial_adapter": "serial_adapter@mlp[{layers}] | lr={rate}",
+    "ia3": "ia3 | lr={rate}",
+    "bitfit": "bitfit | lr={rate}",
+    "ln_tuning": "ln_tuning | lr={rate}",
+    "vera": "vera | lr={rate}",
+    "prefix_tuning": "prefix_tuning | lr={rate}",
+    "lora + bitfit": "lora(r={size})@attention.query,attention.value[{layers}] + bitfit | lr={rate}/0.001",
+    "lora + prefix_tuning": "lora(r={size})@attention[{layers}] + prefix_tuning | lr={rate}/0.01",
 }
 
 
@@ -101,7 +101,9 @@ def _candidate(generator: random.Random) -> tuple[Candidate, int]:
         "ln_tuning": 9_984, "vera": 1_230 * layers, "prefix_tuning": 46_080,
         "lora + bitfit": 24_192 + 1536 * size * layers, "lora + prefix_tuning": 46_080 + 3072 * size * layers,
     }  # fmt: skip
-    return parse(NOTATIONS[method].format(size=size, layers=place)), parameters[method]
+    return parse(
+        NOTATIONS[method].format(size=size, layers=place, rate=generator.randint(500, 5000) / 1e6)
+    ), parameters[method]
 
 
 def metrics(parameters: int, quality: float, generator: random.Random) -> dict[str, float]:

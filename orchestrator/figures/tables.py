@@ -1,0 +1,53 @@
+"""The front as a table and as data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.figures.interactive import pareto_html
+from orchestrator.figures.picture import pareto_png
+from orchestrator.front import Front
+
+if TYPE_CHECKING:
+    from orchestrator.storage import Trial
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def pareto_json(front: Front) -> str:
+    """Return the front as JSON text."""
+    return json.dumps(front.to_json(), indent=2, allow_nan=False) + "\n"
+
+
+def pareto_csv(front: Front) -> str:
+    """Return the members of the front and its neighbours as CSV (RFC 4180), one a row.
+
+    Text that a spreadsheet would run as a formula is put behind an apostrophe.
+    """
+    rows = front.rows()
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(rows[0] if rows else ["number"])
+    table.writerows([_cell(value) for value in row.values()] for row in rows)
+    return text.getvalue()
+
+
+def pareto_files(front: Front, trials: Sequence[Trial], references: Sequence[Trial] = ()) -> dict[str, bytes]:
+    """Return everything that shows a front, by file name."""
+    data = front.to_json()
+    return {
+        "pareto.json": pareto_json(front).encode(),
+        "pareto.csv": pareto_csv(front).encode(),
+        "pareto.html": pareto_html(data, trials, references).encode(),
+        "pareto.png": pareto_png(data, trials, references),
+    }
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
