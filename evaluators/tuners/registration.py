@@ -13,6 +13,7 @@ from evaluators.tuners.bitfit import BitFitConfig, BitFitModel
 from evaluators.tuners.compacter import CompacterConfig, CompacterModel
 from evaluators.tuners.diff_pruning import DiffPruningConfig, DiffPruningModel
 from evaluators.tuners.full import FullConfig, FullModel
+from evaluators.tuners.lst import LstConfig, LstModel
 from evaluators.tuners.mask import MaskConfig, MaskModel
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig, ParallelAdapterModel
 from evaluators.tuners.serial_adapter import SerialAdapterConfig, SerialAdapterModel
@@ -33,6 +34,7 @@ TUNERS: tuple[tuple[str, type[PeftConfig], type[BaseTuner]], ...] = (
     ("diff_pruning", DiffPruningConfig, DiffPruningModel),
     ("mask", MaskConfig, MaskModel),
     ("unipelt", UniPeltConfig, UniPeltModel),
+    ("lst", LstConfig, LstModel),
     ("full", FullConfig, FullModel),
 )
 """Name, configuration and model of every tuner of ours."""

@@ -301,6 +301,16 @@ class WrappingTuner(BaseTuner):
         return {key: tensor for key, tensor in state.items() if key not in repeated}
 
     @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """Translate a name in the model to the name in the file, also where a container holds whole blocks."""
+        for container in cls.tuner_layer_cls.adapter_layer_names:
+            before, found, after = key.partition(f".{container}.{adapter_name}.")
+            if found:
+                return f"{before}.{container}.{after}"
+        translated: str = super()._remove_adapter_name_from_key(key, adapter_name)
+        return translated
+
+    @classmethod
     def _remap_adapter_state_dict_for_load(cls, model: nn.Module, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the state under the names of this model, a shared tensor under all of its names."""
         state = super()._remap_adapter_state_dict_for_load(model, *args, **kwargs)

@@ -15,7 +15,7 @@ from evaluators.tuners.wrapping import Site, WrappingLayer, cast_like
 
 
 class CompacterLayer(WrappingLayer):
-    """y = h + s PHM_up(f(PHM_down(h))) with h = base(x) (Karimi Mahabadi et al. 2021, section 4)."""
+    """y = h + s PHM_up(f(PHM_down(h))) with h = base(x) (Karimi Mahabadi et al. 2021)."""
 
     adapter_layer_names = ("compacter_rules", "compacter_down", "compacter_up")
     other_param_names = ("compacter_config",)

@@ -16,9 +16,9 @@ def rules(n: int, device: torch.device) -> nn.Parameter:
 
 
 class PHMLinear(nn.Module):
-    """y = x W + b with W = sum_i A_i ⊗ B_i (Karimi Mahabadi et al. 2021, equation 4).
+    """y = x W + b with W = sum_i A_i ⊗ B_i (the PHM layer of Karimi Mahabadi et al. 2021).
 
-    With a rank, B_i = s_i t_i with s_i of shape [width / n, rank] and t_i of shape [rank, out / n] (equation 5).
+    With a rank, B_i = s_i t_i with s_i of shape [width / n, rank] and t_i of shape [rank, out / n] (LPHM).
     The A_i are passed to the forward pass, since several layers share them.
 
     Args:

@@ -17,7 +17,7 @@ _LARGEST_INT32 = 2**31
 
 
 class MaskLayer(WeightLayer):
-    """W + Δ, where Δ is zero but at a fixed set of places (Sung et al. 2021, equation 1)."""
+    """W + Δ, where Δ is zero but at a fixed set of places (Sung et al. 2021)."""
 
     adapter_layer_names = ("sparse_mask_values",)
     other_param_names = ("sparse_mask_indices", "sparse_mask_config", "sparse_mask_site")

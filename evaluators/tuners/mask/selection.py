@@ -27,7 +27,7 @@ def fisher_scores(
 ) -> dict[str, Tensor]:
     """Estimate the diagonal of the empirical Fisher information of the masked modules' weights.
 
-    F_i = 1/N Σ_j (∂ log p(y_j | x_j) / ∂ W_i)² (Sung et al. 2021, equation 4). The estimate is the paper's when every
+    F_i = 1/N Σ_j (∂ log p(y_j | x_j) / ∂ W_i)² (Sung et al. 2021). The estimate is the paper's when every
     batch holds one example; larger batches average gradients before they are squared, which costs less.
 
     Args:

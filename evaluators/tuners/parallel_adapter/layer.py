@@ -14,7 +14,7 @@ from evaluators.tuners.wrapping import Site, WrappingLayer
 
 
 class ParallelAdapterLayer(WrappingLayer):
-    """y = base(x) + s W_up f(W_down x) (He et al. 2022, table 1 and section 4.6)."""
+    """y = base(x) + s W_up f(W_down x) (He et al. 2022, table 1; scaled when s is not 1)."""
 
     adapter_layer_names = ("parallel_adapter_down", "parallel_adapter_up")
     other_param_names = ("parallel_adapter_config", "parallel_adapter_site")

@@ -16,6 +16,7 @@ from evaluators.tuners.bitfit import BitFitConfig
 from evaluators.tuners.compacter import CompacterConfig
 from evaluators.tuners.diff_pruning import DiffPruningConfig
 from evaluators.tuners.full import FullConfig
+from evaluators.tuners.lst import LstConfig
 from evaluators.tuners.mask import MaskConfig
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig
 from evaluators.tuners.serial_adapter import SerialAdapterConfig
@@ -136,7 +137,7 @@ BACKBONES = {
             ),
             norm=("decoder.block.{i}.layer.0.layer_norm",),
             blocks=("encoder.block.{i}.layer.1.DenseReluDense", "decoder.block.{i}.layer.0.SelfAttention"),
-            layers=("encoder.block.{i}",),
+            layers=("encoder.block.{i}", "decoder.block.{i}"),
             outermost=("shared", "encoder", "decoder", "lm_head"),
             inputs={"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :4]},
         ),
@@ -215,6 +216,18 @@ CASES = {
             lambda b: UniPeltConfig(target_modules=b.names("attention"), lora_r=2, gate="sequence"),
             _never,
         ),
+        Case(
+            "lst",
+            lambda b: LstConfig(target_modules=b.names("layers"), reduction=4, heads=2),
+            _never,
+            wraps_blocks=True,
+        ),
+        Case(
+            "lst+feed_forward",
+            lambda b: LstConfig(target_modules=b.names("layers")[:1], reduction=8, side_block="feed_forward"),
+            _never,
+            wraps_blocks=True,
+        ),
         Case("full", lambda b: FullConfig(target_modules=b.names("layers")), _always),
         Case("full+everything", lambda b: FullConfig(target_modules=list(b.outermost)), _always),
         Case(
@@ -270,6 +283,12 @@ def bert() -> Backbone:
 def llama() -> Backbone:
     """The tiny Llama."""
     return BACKBONES["llama"]
+
+
+@pytest.fixture
+def backbones() -> dict[str, Backbone]:
+    """Return every tiny backbone, by name."""
+    return BACKBONES
 
 
 @pytest.fixture
