@@ -161,7 +161,7 @@ class ConformalFit:
         method: Any = fields.text("kind")
         return cls(
             method=method,
-            alpha=fields.number("alpha", above=0.0),
+            alpha=fields.number("alpha", above=0.0, below=1.0),
             threshold=fields.number("threshold"),
             randomized=fields.flag("randomized"),
             seed=fields.integer("seed", minimum=0),

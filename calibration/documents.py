@@ -51,13 +51,18 @@ class Fields:
         fields.choice("kind", kinds)
         return fields
 
-    def number(self, key: str, *, above: float = -math.inf, at_least: float = -math.inf) -> float:
-        """Return a finite number, greater than `above` and no smaller than `at_least`."""
+    def number(
+        self, key: str, *, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
+    ) -> float:
+        """Return a finite number, greater than `above`, no smaller than `at_least` and smaller than `below`."""
         value = self._number(self._document[key], key)
-        if value <= above:
-            raise self._wrong(key, f"a number above {above:g}")
-        if value < at_least:
-            raise self._wrong(key, f"a number of at least {at_least:g}")
+        for held, needed in (
+            (value > above, f"a number above {above:g}"),
+            (value >= at_least, f"a number of at least {at_least:g}"),
+            (value < below, f"a number below {below:g}"),
+        ):
+            if not held:
+                raise self._wrong(key, needed)
         return value
 
     def number_or_none(self, key: str) -> float | None:

@@ -179,7 +179,8 @@ def before_after_figure(
     figure = make_subplots(rows=1, cols=2, subplot_titles=[one.title for one in shown], shared_yaxes=True)
     for column, one in enumerate(shown, start=1):
         for trace in _reliability_traces(one.band):
-            figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
+            # One legend for both panels.
+            figure.add_trace(trace if column == 1 else trace.update(showlegend=False), row=1, col=column)
     figure.update_xaxes(title_text="confidence", range=[0, 1])
     figure.update_yaxes(range=[0, 1])
     figure.update_yaxes(title_text="accuracy", col=1)

@@ -8,12 +8,12 @@ There is no third.
 Rows are known in one of two ways:
 
 - **By ids** (`ids=` at the fit and at the score): exact. One shared id is a refusal.
-- **By content** (no ids): the key is a hash of the row's logits, less their maximum, in float32, so that a shift or
-  a passage through a float32 file does not hide a row. Low-precision models give distinct examples equal logits
-  by chance. So a row counts as recognised only when its content occurs exactly once in each set; for unrelated
-  sets the expected share of such rows is at most 1/e (the maximum of x exp(-x)). A share of one half, of
-  either set, is a refusal. The same set, a subset of it and a superset of it all reach 1. A collapsed model, whose
-  rows are all alike, is never refused, and cannot be recognised: pass ids.
+- **By content** (no ids): the key is a hash of the row's logits, less their maximum, rounded to 12 significant bits, so
+  that neither a shift nor a passage through a float32 file hides a row. Distinct examples may have equal logits by
+  chance, in low precision often. So a row counts as recognised only when its content occurs exactly once in each
+  set; for unrelated sets the expected share of such rows is at most 1/e (the maximum of x exp(-x)). A share of one
+  half, of either set, is a refusal. The same set, a subset of it and a superset of it all come near 1. A collapsed
+  model, whose rows are all alike, is never refused, and cannot be recognised: pass ids.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ Keys: TypeAlias = npt.NDArray[np.uint64]
 Ids: TypeAlias = Sequence[str] | Sequence[int] | npt.NDArray[Any]
 
 _REFUSED_SHARE = 0.5
+_HALF, _KEPT = np.uint32(1 << 11), np.uint32(0xFFFFF000)
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -131,10 +132,11 @@ class FittedRows:
 
 
 def content_keys(data: FloatArray) -> Keys:
-    """Return a 64-bit key for each row, equal for rows that differ by a shift."""
+    """Return a 64-bit key for each row, equal for rows that differ by a shift, or in the last bits of float32."""
     with np.errstate(over="ignore"):
         gaps = (data - data.max(axis=1, keepdims=True)).astype(np.float32) + np.float32(0.0)
-    columns = np.ascontiguousarray(gaps.T).view(np.uint32).astype(np.uint64)
+    bits = np.ascontiguousarray(gaps.T).view(np.uint32)
+    columns = ((bits + _HALF) & _KEPT).astype(np.uint64)
     keys = np.full(len(data), _SEED)
     for column in columns:
         keys = _mixed(keys ^ column)

@@ -144,7 +144,7 @@ def fit_platt(array: FloatArray, targets: IntArray, share: FloatArray, rows: Fit
     goals = _platt_targets(targets, share)
     basis = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
     problem = LinearProblem(u, goals, share, basis, np.zeros(2), ridge=0.0)
-    slope, bias = problem.solve()
+    slope, bias = problem.solve().tolist()
     return LinearFit("platt", 1.0, (slope, slope), (0.0, bias), 0.0, targets.size, rows)
 
 

@@ -12,7 +12,7 @@ Nothing is clipped: where scikit-learn's `log_loss` moves a probability of 0 to 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from calibration.outcomes import binary, labelled_probabilities
 from calibration.rows import FloatArray, IntArray, checked_choice, checked_weights
 from calibration.softmax import log_softmax
 from calibration.temperature import labelled_logits
+
+ProperScore: TypeAlias = Literal["nll", "brier"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Decomposition:
     total: float
     calibration: float
     refinement: float
-    score: Literal["nll", "brier"]
+    score: ProperScore
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dictionary."""
@@ -104,7 +106,7 @@ def decomposition(
     logits: npt.ArrayLike,
     labels: npt.ArrayLike,
     *,
-    score: Literal["nll", "brier"] = "nll",
+    score: ProperScore = "nll",
     folds: int = 5,
     seed: int = 0,
     answer_set: npt.ArrayLike | None = None,
@@ -127,7 +129,7 @@ def decomposition(
     Raises:
         CalibrationError: Arrays or options that are not fit to use; see `calibration.rows`.
     """
-    checked_choice(score, "score", ("nll", "brier"))
+    checked_choice(score, "score", get_args(ProperScore))
     array, targets = labelled_logits(logits, labels, answer_set)
     scaled = cross_fitted_log_probabilities(array, targets, folds=folds, seed=seed, groups=groups)
     rows = squared_errors if score == "brier" else surprises

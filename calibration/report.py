@@ -24,6 +24,7 @@ from calibration.documents import headed
 from calibration.errors import OptionError, TooFewRowsError
 from calibration.fitted_rows import Ids
 from calibration.floor import EceFloor
+from calibration.proper_scores import Decomposition, ProperScore, decomposition
 from calibration.rows import FloatArray, IntArray, check_several_classes
 from calibration.scorecard import (
     DEFAULT_SETTINGS,
@@ -52,6 +53,8 @@ class Report:
         before: Of softmax(logits).
         after: Of the calibrated probabilities.
         differences: After less before, with intervals: the same numbers as `Scorecard.intervals`.
+        decompositions: "nll" and "brier" before calibration, in what a temperature mends and what it does not; empty
+            when there are fewer rows (or groups) than folds.
         conformal: Coverage of sets fitted on one half of the calibrated rows and judged on the other, both ways
             round. None where half of the rows are too few for the promise.
         settings: How it was computed.
@@ -66,6 +69,7 @@ class Report:
     before: Scorecard
     after: Scorecard
     differences: Mapping[str, Difference]
+    decompositions: Mapping[str, Decomposition]
     conformal: Mapping[Method, Coverage | None]
     settings: Settings
 
@@ -99,7 +103,7 @@ def report(
         calibrator: One that was fitted on other rows. Without it, `kind` is cross-fitted.
         kind: Without a calibrator: which kind, or "auto" to have it chosen by cross-fitted NLL.
         answer_set: Optional booleans of shape (n, k) or (k,).
-        groups: Optional, shape (n,): in cross-fitting, rows of one group stay in one fold.
+        groups: Optional, shape (n,): rows of one group stay in one fold, and are resampled together.
         ids: Optional ids of the rows; needed when the calibrator's fit had ids.
         options: What the richer calibrators may be told.
         settings: How it is computed.
@@ -143,15 +147,18 @@ def _report(
         calibrator=calibrator,
         cross_fitted_nll=dict(choice.nll) if choice else {},
         left_out=dict(choice.left_out) if choice else {},
-        before=scorecard(before, targets, settings),
-        after=scorecard(after, targets, settings),
-        differences=_differences(before, after, targets, settings),
+        before=scorecard(before, targets, settings, groups),
+        after=scorecard(after, targets, settings, groups),
+        differences=_differences(before, after, targets, groups, settings),
+        decompositions=_decompositions(before, targets, groups, settings),
         conformal={method: _conformal(after, targets, method, groups, settings) for method in get_args(Method)},
         settings=settings,
     )
 
 
-def _differences(before: FloatArray, after: FloatArray, targets: IntArray, settings: Settings) -> dict[str, Difference]:
+def _differences(
+    before: FloatArray, after: FloatArray, targets: IntArray, groups: npt.ArrayLike | None, settings: Settings
+) -> dict[str, Difference]:
     old, new = (row_statistics(logs, targets, settings.bins) for logs in (before, after))
     every_row = np.arange(targets.size)
     finite = [name for name in new if math.isfinite(new[name](every_row)) and math.isfinite(old[name](every_row))]
@@ -160,6 +167,7 @@ def _differences(before: FloatArray, after: FloatArray, targets: IntArray, setti
             new[name],
             old[name],
             rows=targets.size,
+            groups=groups,
             resamples=settings.resamples,
             confidence=settings.confidence,
             seed=settings.seed,
@@ -167,6 +175,18 @@ def _differences(before: FloatArray, after: FloatArray, targets: IntArray, setti
         )
         for name in finite
     }
+
+
+def _decompositions(
+    before: FloatArray, targets: IntArray, groups: npt.ArrayLike | None, settings: Settings
+) -> dict[str, Decomposition]:
+    try:
+        return {
+            score: decomposition(before, targets, score=score, folds=settings.folds, seed=settings.seed, groups=groups)
+            for score in get_args(ProperScore)
+        }
+    except TooFewRowsError:
+        return {}
 
 
 def _conformal(
@@ -192,6 +212,10 @@ def _table(shown: Report) -> list[str]:
     rows = [("", "before", "after", "after - before")]
     for name in ("accuracy", "nll", "brier", "ece", "debiased_squared_error"):
         rows.append((name, _with_interval(shown.before, name), _with_interval(shown.after, name), _change(shown, name)))
+    for score, parts in shown.decompositions.items():
+        rows.append(
+            (f"{score} = calibration + refinement", f"{parts.calibration:.4f} + {parts.refinement:.4f}", "", "")
+        )
     for definition in shown.before.floors:
         old, new = shown.before.floors[definition], shown.after.floors[definition]
         rows.append((f"{definition} error", _with_floor(old), _with_floor(new), ""))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from calibration import ece as errors_of
 from calibration import selective
@@ -92,8 +93,16 @@ class Scorecard:
         return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
 
 
-def scorecard(logs: FloatArray, targets: IntArray, settings: Settings = DEFAULT_SETTINGS) -> Scorecard:
-    """Return every number about log-probabilities of shape (n, k), which were checked."""
+def scorecard(
+    logs: FloatArray,
+    targets: IntArray,
+    settings: Settings = DEFAULT_SETTINGS,
+    groups: npt.ArrayLike | None = None,
+) -> Scorecard:
+    """Return every number about log-probabilities of shape (n, k), which were checked.
+
+    With groups, intervals resample whole groups; floors take rows for independent all the same.
+    """
     p = np.exp(logs)
     floors = _floors(p, targets, settings)
     statistics = row_statistics(logs, targets, settings.bins)
@@ -108,7 +117,7 @@ def scorecard(logs: FloatArray, targets: IntArray, settings: Settings = DEFAULT_
         aurc=selective.aurc(p, targets),
         excess_aurc=selective.excess_aurc(p, targets),
         selective_accuracy={part: selective.selective_accuracy(p, targets, part) for part in COVERAGES},
-        intervals=_intervals(statistics, targets.size, settings),
+        intervals=_intervals(statistics, targets.size, groups, settings),
         floors=floors,
     )
 
@@ -173,11 +182,14 @@ def _unbiased_square(mean_gap: FloatArray, accuracy: FloatArray, count: IntArray
     return np.square(mean_gap) - accuracy * (1.0 - accuracy) / np.maximum(count - 1, 1)
 
 
-def _intervals(statistics: Mapping[str, Statistic], n: int, settings: Settings) -> dict[str, Interval]:
+def _intervals(
+    statistics: Mapping[str, Statistic], n: int, groups: npt.ArrayLike | None, settings: Settings
+) -> dict[str, Interval]:
     return {
         name: interval(
             one,
             rows=n,
+            groups=groups,
             resamples=settings.resamples,
             confidence=settings.confidence,
             seed=settings.seed,
