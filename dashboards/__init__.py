@@ -1,1 +1,1 @@
-"""The front door: MLflow's server with our pages and REST API in it."""
+"""The front door: pages and a REST API inside MLflow's server, guarded together with it."""

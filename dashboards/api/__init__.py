@@ -1,0 +1,1 @@
+"""The REST API under `/paretune/api/v1`."""

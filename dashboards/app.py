@@ -1,0 +1,48 @@
+"""The app that `mlflow server --app-name paretune` loads: MLflow's own, with ours in front of it.
+
+MLflow has this door here and the recorder's; nothing else in this folder knows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from starlette.types import ASGIApp
+
+from dashboards.context import Context, Settings
+from dashboards.site import server
+from orchestrator.drivers import Drivers
+
+
+def create_app() -> ASGIApp:
+    """Return the whole server, with the settings of the environment (see `orchestrator.server.plan`).
+
+    Raises:
+        UnsupportedError: The token is too weak.
+    """
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    from mlflow.server.fastapi_app import app as mlflow_app
+
+    settings = Settings.read()
+    context = Context.open(settings, _experiment_finder(settings.home.tracking_uri))
+    drivers = Drivers(context.queue, at_once=settings.at_once)
+    return server(context, mlflow_app, drivers)
+
+
+def _experiment_finder(tracking_uri: str) -> Callable[[str], str | None]:
+    """Return what finds the page of a study's experiment, which the recorder names after the study."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri)
+
+    def find(name: str) -> str | None:
+        try:
+            experiment = client.get_experiment_by_name(f"paretune/{name}")
+        except MlflowException:
+            return None
+        return f"/#/experiments/{experiment.experiment_id}" if experiment else None
+
+    return find

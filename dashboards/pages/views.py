@@ -1,0 +1,121 @@
+"""What the page of a study shows beside its chart and table: the pick, the finalists, numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dashboards.reports import Report
+from evaluators.score import METRICS
+from orchestrator.member import Estimate, Member
+from orchestrator.pick import format_value
+from search_space.notation import write_parts
+
+PICK_NUMBERS = ("accuracy", "trainable_params", "peak_memory_bytes", "latency_ms", "ece", "calibrated_ece")
+_NOTHING = "–"  # noqa: RUF001  (a dash is what is shown)
+
+
+@dataclass(frozen=True)
+class PickView:
+    """The recommended candidate.
+
+    Attributes:
+        number: Its trial.
+        parts: Its notation without the recipe.
+        numbers: Metrics and their values.
+        reason: Why it is recommended.
+    """
+
+    number: int
+    parts: str
+    numbers: tuple[tuple[str, float], ...]
+    reason: str
+
+    @classmethod
+    def of(cls, report: Report) -> PickView | None:
+        """Describe the pick of a report, where there is one."""
+        front = report.front
+        if front is None or front.pick is None:
+            return None
+        number = front.pick.number
+        member = next(one for one in (*front.members, *front.neighbours) if one.number == number)
+        wanted = dict.fromkeys([*(one.metric for one in report.spec.objectives), *PICK_NUMBERS])
+        numbers = tuple((name, member.value(name)) for name in wanted if name in member.known)
+        return cls(number, write_parts(member.trial.candidate), numbers, front.pick.reason)
+
+
+@dataclass(frozen=True)
+class FinalistRow:
+    """A candidate that was trained again; a cell is its validation and its test estimate for a metric, as text."""
+
+    number: int
+    parts: str
+    pick: bool
+    cells: tuple[tuple[str, str], ...]
+    seeds: int
+    firm: float | None
+
+
+@dataclass(frozen=True)
+class FinalistsView:
+    """The finalists.
+
+    Attributes:
+        columns: Metrics.
+        rows: Candidates that were trained again, the cheapest first.
+        has_test: Whether the test split was read.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[FinalistRow, ...]
+    has_test: bool
+
+    @classmethod
+    def of(cls, report: Report) -> FinalistsView:
+        """Describe the finalists of a report; there may be none."""
+        front = report.front
+        members = [one for one in (*front.members, *front.neighbours) if one.finalists] if front else []
+        quality = [one.metric for one in report.spec.objectives if METRICS[one.metric].on_split]
+        columns = tuple(dict.fromkeys([*quality, "ece", "calibrated_ece"]))
+        columns = tuple(name for name in columns if any(name in one.validation for one in members))
+        pick = front.pick.number if front and front.pick else None
+        rows = tuple(_row(one, columns, one.number == pick) for one in members)
+        return cls(columns, rows, any(one.test for one in members))
+
+
+def ago(moment: datetime, now: datetime | None = None) -> str:
+    """Write how long ago something was: `just now`, `5 min ago`, `3 h ago`, `2 days ago`, or the date."""
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    if seconds < 45:
+        return "just now"
+    for size, most, unit in ((60, 3600, "min"), (3600, 86400, "h"), (86400, 30 * 86400, "days")):
+        if seconds < most:
+            count = max(1, round(seconds / size))
+            return f"{count} {'day' if unit == 'days' and count == 1 else unit} ago"
+    return moment.strftime("%Y-%m-%d")
+
+
+def metric(value: float, name: str) -> str:
+    """Write a metric's value with its unit."""
+    return format_value(value, METRICS[name])
+
+
+def short(name: str) -> str:
+    """Return a metric's column head."""
+    return METRICS[name].short
+
+
+def _row(member: Member, columns: tuple[str, ...], pick: bool) -> FinalistRow:
+    cells = tuple((_text(member.validation, name), _text(member.test, name)) for name in columns)
+    parts = write_parts(member.trial.candidate)
+    return FinalistRow(member.number, parts, pick, cells, len(member.finalists), member.firm)
+
+
+def _text(estimates: Mapping[str, Estimate], name: str) -> str:
+    one = estimates.get(name)
+    if one is None:
+        return _NOTHING
+    if one.low is None or one.high is None:
+        return f"{one.mean:.3f}"
+    return f"{one.mean:.3f} ± {(one.high - one.low) / 2:.3f}"
