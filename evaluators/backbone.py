@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +18,7 @@ from search_space.errors import DataError, UnsupportedError
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
+_HUB_NAMES = {"builtin:minilm-l6": "sentence-transformers/all-MiniLM-L6-v2"}
 _RUNS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
@@ -100,8 +99,8 @@ def load(spec: ModelSpec, classes: int) -> Backbone:
     machine = choose_machine(spec)
     source = _source(spec)
     config = load_config(spec, classes)
+    tokenizer = load_tokenizer(spec)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=spec.revision or "main")
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             source,
             config=config,
@@ -113,10 +112,24 @@ def load(spec: ModelSpec, classes: int) -> Backbone:
         )
     except (OSError, ValueError) as error:
         raise DataError(f"model {spec.name!r} cannot be loaded: {error}") from error
-    _complete_padding(model, tokenizer)
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
     model.to(machine.device).eval().requires_grad_(False)
     head_of(model)
     return Backbone(model, tokenizer, machine.device, machine.dtype)
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    """Load a model's tokenizer; one without a padding token pads with its end token. Raises DataError."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            _source(spec), revision=spec.revision or "main", trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"model {spec.name!r} has no readable tokenizer: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def load_config(spec: ModelSpec, classes: int) -> Any:
@@ -186,16 +199,6 @@ def _refuse_code(name: str, raw: dict[str, Any]) -> None:
             raise UnsupportedError(f"model {name!r} names code to run in its configuration ({key}); Paretune runs none")
 
 
-def _complete_padding(model: nn.Module, tokenizer: Any) -> None:
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-
-
-def fingerprint(spec: ModelSpec) -> str:
-    """Return what identifies the loaded model: the hub's commit, or the digest of a local configuration."""
-    folder = Path(_source(spec))
-    if folder.is_dir():
-        return json.dumps(json.loads((folder / "config.json").read_text()), sort_keys=True)
-    return f"{spec.name}@{spec.revision or 'main'}"
+def hub_name(name: str) -> str:
+    """Return the hub's name of a model: a builtin's own, else the name as it is."""
+    return _HUB_NAMES.get(name, name)

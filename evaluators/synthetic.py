@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 from evaluators.evaluation import EvaluatorSpec
-from evaluators.score import Score, Split
+from evaluators.score import Cost, Score, Split
 from search_space.candidate import Candidate, Part
 from search_space.errors import EvaluationError
+from search_space.placement import PROJECTIONS, Anatomy, Site, SiteKind
 from search_space.registry import method
 
 
@@ -77,6 +78,26 @@ class SyntheticRun:
             os._exit(137)
         if fault == "hang":
             time.sleep(3600)
+
+
+class SyntheticCoster:
+    """Costs of a pretended model of six layers."""
+
+    def __init__(self) -> None:
+        names = [word for word in PROJECTIONS if word not in ("mlp.gate", "embeddings")]
+        sites = tuple(_site(name, layer) for layer in range(6) for name in names)
+        self.anatomy = Anatomy("synthetic", hidden_size=64, n_layers=6, sites=sites, blocks=(), head=())
+        self.parameters = 1_000_000
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Return the pretended size, and memory that grows with it."""
+        params = synthetic_params(candidate)
+        return Cost(params, 100, 2**20 + 16 * params)
+
+
+def _site(projection: str, layer: int) -> Site:
+    kind: SiteKind = "norm" if projection == "norm" else "linear"
+    return Site(f"layers.{layer}.{projection}", kind, (projection,), layer, "", 64, 64, has_bias=True)
 
 
 def synthetic_params(candidate: Candidate) -> int:

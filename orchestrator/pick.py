@@ -125,10 +125,14 @@ def _knee(spec: StudySpec, members: Sequence[Member]) -> Choice:
     values = [[_scaled(member.value(metric.name), metric) for metric in metrics] for member in members]
     row = knee(values, [metric.direction for metric in metrics])
     if row is None:
-        return Choice(None, "the front is straight, or has fewer than three candidates")
+        return Choice(None, f"{_whose(members)} have no bend, or fewer than three of them are non-dominated")
     said = "; ".join(f"{metric.name} {_said(members[row], metric)}" for metric in metrics)
     reason = f"the knee of the front ({said}): from here, a little more of one objective costs much of the other"
     return Choice(members[row].number, reason)
+
+
+def _whose(members: Sequence[Member]) -> str:
+    return "the candidates that were trained again" if members[0].validation else "the candidates"
 
 
 def _cheapest(members: Sequence[Member], best: Member, quality: Metric, cost: Metric) -> Choice:

@@ -193,10 +193,13 @@ class StudyStore:
 
     def trial(self, phase: Phase, number: int) -> Trial:
         """Return one trial. Raises StudyNotFoundError."""
-        for one in self.trials(phase):
-            if one.number == number:
-                return one
-        raise StudyNotFoundError(f"study {self.name!r} has no trial {number} in {phase}; `paretune pareto {self.name}`")
+        try:
+            one = self.storage.optuna.get_trial(self._id(phase, number))
+        except KeyError:
+            one = None
+        if one is None or "candidate" not in one.user_attrs:
+            raise StudyNotFoundError(f"study {self.name!r} has no trial {number} in {phase}; `paretune show {self.name}`")
+        return _read(phase, one)
 
     def ask(self, space: Space, sampler: optuna.samplers.BaseSampler, fixed: Candidate | None = None) -> tuple[int, Candidate]:
         """Draw a candidate with a sampler, or enter a given one as if it had been drawn. Returns its trial's number."""

@@ -75,7 +75,7 @@ class Recipe:
     """
 
     learning_rates: tuple[float, ...]
-    head_learning_rate: float = 1e-3
+    head_learning_rate: float = 1e-2
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
     dropout: float = 0.0

@@ -104,8 +104,8 @@ class Space:
         return parameters
 
 
-def reference(name: str) -> Candidate:
-    """Return a method at its own defaults: a fixed row beside a search, whatever its space."""
+def at_defaults(name: str) -> Candidate:
+    """Return a method with everything at its own defaults, whatever the space: a fixed row beside a search."""
     rule = method(name)
     return Candidate((rule.default_part(),), Recipe((rule.learning_rate.default,)))
 

@@ -1,0 +1,164 @@
+"""An exported candidate: a folder with everything that is not the backbone's, and the way back to equal outputs.
+
+    paretune.json       what was trained, on which model and data, with which result; the candidate, exactly
+    state.safetensors   every tensor that is not the backbone's, by exact name
+    calibration.json    the temperature that was fitted on data that training and selection did not see
+    adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pretrained` reads; single methods only
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch import Tensor, nn
+
+from calibration.temperature import TemperatureFit
+from evaluators.anatomy import anatomy_of
+from evaluators.attach import attach
+from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
+from evaluators.measurement import softmax
+from evaluators.spec import ModelSpec
+from search_space.candidate import Candidate
+from search_space.errors import ExportError
+from search_space.placement import Anatomy
+from search_space.registry import method
+from search_space.space import resolve
+
+ABOUT_FILE = "paretune.json"
+STATE_FILE = "state.safetensors"
+CALIBRATION_FILE = "calibration.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A reloaded candidate.
+
+    Attributes:
+        model: Takes the tokenizer's output, gives `.logits` of shape [batch, classes].
+        backbone: What it stands on.
+        classes: Names of the classes.
+        max_length: Most tokens of a text.
+        fit: The temperature that its logits are divided by.
+    """
+
+    model: nn.Module
+    backbone: Backbone
+    classes: tuple[str, ...]
+    max_length: int
+    fit: TemperatureFit | None
+
+    def logits(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """Return raw logits of shape [texts, classes]."""
+        columns = [list(texts)] if isinstance(texts[0], str) else [list(column) for column in zip(*texts, strict=True)]
+        limits = {"truncation": True, "max_length": self.max_length, "padding": True}
+        inputs = self.backbone.tokenizer(*columns, **limits, return_tensors="pt")
+        names = ("input_ids", "attention_mask", *(("token_type_ids",) if len(columns) == 2 else ()))
+        given = {name: inputs[name].to(self.backbone.device) for name in names if name in inputs}
+        with torch.inference_mode():
+            return np.asarray(self.model(**given).logits.double().cpu().numpy())
+
+    def probabilities(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """Return calibrated probabilities of shape [texts, classes]."""
+        logits = self.logits(texts)
+        return softmax(logits) if self.fit is None else np.asarray(self.fit.probabilities(logits))
+
+
+def load_exported(folder: str | Path, model: str | None = None) -> Predictor:
+    """Load an exported candidate, single or hybrid.
+
+    Args:
+        folder: What `paretune export` wrote.
+        model: Backbone to stand on; the one that it was trained on when None.
+
+    Raises:
+        ExportError: The folder is not an export, or not one of this backbone.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    spec = ModelSpec.model_validate(about["model"] | ({"name": model} if model else {}))
+    backbone = load(spec, len(about["classes"]))
+    candidate = Candidate.from_json(about["candidate"])
+    attached = attach(backbone.model, anatomy_of(backbone.model), candidate, about["seed"])
+    attached.load(safetensors.torch.load_file(folder / STATE_FILE), backbone.storages)
+    return Predictor(attached.model, backbone, tuple(about["classes"]), about["max_length"], _read_fit(folder))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what an export says of itself. Raises ExportError."""
+    try:
+        about: dict[str, Any] = json.loads((folder / ABOUT_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{folder} is not an export of Paretune: {error}") from error
+    if about.get("schema_version") != SCHEMA_VERSION:
+        raise ExportError(f"{folder} has schema_version {about.get('schema_version')!r}, not {SCHEMA_VERSION}")
+    return about
+
+
+def is_peft(candidate: Candidate) -> bool:
+    """Whether peft can hold this candidate: one part, of a type that peft knows, ours included."""
+    return len(candidate.parts) == 1 and bool(method(candidate.parts[0].method).peft_type)
+
+
+def as_peft_model(backbone: Backbone, anatomy: Anatomy, candidate: Candidate, state: Mapping[str, Tensor], name: str) -> Any:
+    """Return a PeftModel that holds a trained candidate, head included, ready for `save_pretrained`.
+
+    Args:
+        backbone: What it was trained on.
+        anatomy: The backbone's.
+        candidate: One that `is_peft`.
+        state: Its trained state.
+        name: The base model's name in `adapter_config.json`.
+
+    Raises:
+        ExportError: The state does not fit.
+    """
+    part = candidate.parts[0]
+    rule = method(part.method)
+    arguments = dict(rule.config(part, resolve(part, anatomy)))
+    heads = list(head_of(backbone.model))
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type](task_type="SEQ_CLS", **arguments)  # type: ignore[index]
+    if rule.route == "inject":
+        config.modules_to_save = heads
+    config.base_model_name_or_path = hub_name(name)
+    model = get_peft_model(copy_of(backbone.model), config)
+    unknown = model.load_state_dict(_renamed(state, rule.route, heads), strict=False).unexpected_keys
+    if unknown:
+        raise ExportError(f"{part.method} does not fit peft's layout: {unknown[:3]}")
+    model.eval()
+    return model
+
+
+def reload_peft(backbone: Backbone, folder: Path) -> Any:
+    """Load a PEFT folder as any user of peft would, onto a copy of the backbone."""
+    model = PeftModel.from_pretrained(copy_of(backbone.model), str(folder))
+    model.eval()
+    return model
+
+
+def _renamed(state: Mapping[str, Tensor], route: str, heads: Sequence[str]) -> dict[str, Tensor]:
+    """Translate our names to those of a PeftModel whose adapter is called `default`."""
+    renamed = {}
+    for name, tensor in state.items():
+        words = ["default" if word == "part0" else word for word in name.split(".")]
+        if route == "inject":
+            if words[0] in heads:
+                words[1:1] = ["modules_to_save", "default"]
+            words[:0] = ["base_model", "model"]
+        renamed[".".join(words)] = tensor
+    return renamed
+
+
+def _read_fit(folder: Path) -> TemperatureFit | None:
+    path = folder / CALIBRATION_FILE
+    return TemperatureFit.from_json(json.loads(path.read_text())) if path.exists() else None

@@ -1,0 +1,43 @@
+"""The command line: `paretune VERB`. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+from orchestrator.cli import maintenance, reading, running, service
+from orchestrator.installation import guard
+from search_space.errors import CandidateError, ParetuneError, SpecError, StudyError
+
+app = typer.Typer(
+    name="paretune",
+    help="Search PEFT architectures: Pareto fronts of accuracy, size and calibration, under budgets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for module in (running, reading, maintenance, service):
+    module.register(app)
+
+_BAD_INPUT = (SpecError, CandidateError, StudyError)
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one message, not a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        guard()
+        app()
+    except ParetuneError as error:
+        print(f"paretune: {error}", file=sys.stderr)
+        if os.environ.get("PARETUNE_DEBUG"):
+            raise
+        sys.exit(2 if isinstance(error, _BAD_INPUT) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,97 @@
+"""`paretune run --dry-run`: the size of the space, sampled candidates with their costs, and what the budgets reject."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from orchestrator.cli.output import console, print_json, table
+from orchestrator.preparation import Prepared, prepare
+from orchestrator.spec import StudySpec
+from search_space.budgets import violations
+from search_space.errors import PlacementError, UnsupportedError
+from search_space.notation import write, write_parts
+from search_space.quantities import format_bytes, format_count
+
+_SAMPLES = 40
+_SHOWN = 12
+
+
+class RandomChooser:
+    """Independent uniform draws."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)  # noqa: S311  (a search, not a secret)
+
+    def choice(self, name: str, options: Sequence[str]) -> str:
+        """Return one of the options."""
+        return self._random.choice(options)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """Return a whole number in [low, high]."""
+        return self._random.randint(low, high)
+
+    def real(self, name: str, low: float, high: float) -> float:
+        """Return a number in [low, high], uniform in its logarithm."""
+        return float(low * (high / low) ** self._random.random())
+
+
+def show_estimate(spec: StudySpec, json: bool) -> None:
+    """Print what a study would search and what it would cost, without training anything."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = estimate(spec, prepare(spec, Path(folder)))
+    if json:
+        print_json(data)
+        return
+    console.print(
+        f"[bold]{spec.name}[/]: {data['space_size']:,} architectures in {data['compositions']} compositions, "
+        f"learning rates apart; {data['steps']} steps of full training; backbone {format_count(data['backbone_parameters'])} parameters"
+    )
+    rows = [_row(one) for one in data["candidates"][:_SHOWN]]
+    console.print(table(["candidate", "params", "share", "head", "memory", "budgets"], rows, right=(1, 2, 3, 4)))
+    rejected = sum(bool(one["rejected"]) for one in data["candidates"])
+    limits = ", ".join(f"{name} ≤ {_amount(name, value)}" for name, value in data["limits"].items()) or "none"
+    console.print(f"limits: {limits}. Of {len(data['candidates'])} random candidates {rejected} would be rejected untrained.")
+
+
+def estimate(spec: StudySpec, prepared: Prepared) -> dict[str, Any]:
+    """Return the size of the space and sampled candidates with exact counts and predicted memory."""
+    chooser = RandomChooser(spec.search.seed)
+    drawn = [prepared.space.first(), *(prepared.space.draw(chooser) for _ in range(_SAMPLES - 1))]
+    return {
+        "study": spec.name,
+        "space_size": prepared.space.size,
+        "compositions": len(prepared.space.compositions),
+        "steps": prepared.evaluator.steps,
+        "backbone_parameters": prepared.coster.parameters,
+        "limits": prepared.limits,
+        "candidates": [_costed(prepared, one) for one in drawn],
+    }
+
+
+def _costed(prepared: Prepared, candidate: Any) -> dict[str, Any]:
+    about = {"notation": write(candidate), "parts": write_parts(candidate)}
+    try:
+        cost = prepared.coster.cost(candidate)
+    except (UnsupportedError, PlacementError) as error:
+        return {**about, "cost": {}, "share": None, "rejected": [str(error)]}
+    over = [name for name, excess in violations(prepared.limits, cost.values).items() if excess > 0]
+    share = cost.trainable_params / prepared.coster.parameters
+    return {**about, "cost": cost.to_json(), "share": share, "rejected": over}
+
+
+def _row(one: dict[str, Any]) -> list[str]:
+    cost = one["cost"]
+    if not cost:
+        return [one["parts"], "", "", "", "", f"[red]{one['rejected'][0]}[/]"]
+    memory = format_bytes(cost["peak_memory_bytes"]) if "peak_memory_bytes" in cost else "–"
+    verdict = f"[red]over {', '.join(one['rejected'])}[/]" if one["rejected"] else "[green]within[/]"
+    counts = [format_count(cost["trainable_params"]), f"{one['share']:.3%}", format_count(cost["head_params"])]
+    return [one["parts"], *counts, memory, verdict]
+
+
+def _amount(metric: str, value: float) -> str:
+    return format_bytes(value) if metric.endswith("_bytes") else format_count(value)

@@ -1,0 +1,69 @@
+"""`paretune export`, `record` and `doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.output import Json, StudyName, console, print_json, table
+from orchestrator.home import Home
+from orchestrator.storage import Storage
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(export)
+    app.command()(record)
+    app.command()(doctor)
+
+
+def export(
+    study: StudyName,
+    to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
+    trial: Annotated[int | None, typer.Option(help="A trial of the search; the recommended pick by default.")] = None,
+    json: Json = False,
+) -> None:
+    """Export a candidate as a folder that reloads to equal outputs."""
+    from orchestrator.export.folder import export as export_folder
+
+    home = Home().create()
+    made = export_folder(Storage(home.storage_url).open(study), home, trial, to.resolve())
+    if json:
+        print_json(made.to_json())
+        return
+    loader = "peft.PeftModel.from_pretrained" if made.peft else "evaluators.exported.load_exported"
+    console.print(f"Trial {made.trial} is in [bold]{made.folder}[/]", soft_wrap=True)
+    console.print(f"Reloaded with {loader}: its logits differ from the recorded ones by {made.difference:.1e} at most.")
+    console.print(f"Next: read {made.folder / 'README.md'}, or train it again: python {made.folder / 'train.py'}", soft_wrap=True)
+
+
+def record(study: StudyName, json: Json = False) -> None:
+    """Bring the MLflow record of a study in step with the storage; runs that are missing come back, once."""
+    from orchestrator.recorder import Recorder
+
+    home = Home().create()
+    store = Storage(home.storage_url).open(study)
+    recorded = Recorder(home.tracking_uri, home.artifacts, store).record_all()
+    if json:
+        print_json(recorded.__dict__)
+    elif recorded.problem:
+        console.print(f"[red]{recorded.problem}[/]", soft_wrap=True)
+        raise typer.Exit(1)
+    else:
+        console.print(f"{recorded.runs} runs are recorded, {recorded.created} of them new.")
+
+
+def doctor(json: Json = False) -> None:
+    """Say what this machine has for Paretune, and what is missing."""
+    from orchestrator.doctor import examine
+
+    findings = examine(Home())
+    if json:
+        print_json([one.__dict__ for one in findings])
+    else:
+        marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
+        console.print(table(["", "what", "found"], [[marks[one.state], one.name, one.text] for one in findings]))
+    if any(one.state == "missing" for one in findings):
+        raise typer.Exit(1)

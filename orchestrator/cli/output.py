@@ -1,0 +1,54 @@
+"""Output for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evaluators.score import METRICS
+from search_space.quantities import format_bytes, format_count
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StudyName = Annotated[str, typer.Argument(help="Name of a study; `paretune ls` lists them.", metavar="STUDY")]
+
+console = Console(highlight=False, soft_wrap=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """Print JSON data, indented where a person looks."""
+    print(json.dumps(data, indent=2 if sys.stdout.isatty() else None, allow_nan=False, default=str))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, right: Sequence[int] = ()) -> Table:
+    """Make a table; `right` names the columns of numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        number = index in right
+        made.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def cell(metric: str, value: float | None) -> str:
+    """Write a metric's value for people."""
+    if value is None:
+        return "–"
+    unit = METRICS[metric].unit
+    if unit == "B":
+        return format_bytes(value)
+    if unit == "parameters":
+        return format_count(value)
+    return f"{value:.1f} ms" if unit == "ms" else f"{value:.3f}"
+
+
+def known(values: Mapping[str, float] | None, metric: str) -> float | None:
+    """Return a metric's value where it was measured."""
+    return None if values is None else values.get(metric)

@@ -1,0 +1,189 @@
+"""`paretune ls`, `show` and `pareto`: reading what the storage holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.output import Json, StudyName, cell, console, known, print_json, table
+from orchestrator.front import Front, front_of_study
+from orchestrator.home import Home
+from orchestrator.storage import Storage, StudyStore, Trial
+from search_space.notation import write, write_parts
+
+_EXTRA = ("ece", "calibrated_ece", "peak_memory_bytes", "calibrated_nll", "latency_ms")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("ls")(list_studies)
+    app.command()(show)
+    app.command()(pareto)
+
+
+def list_studies(json: Json = False) -> None:
+    """List the studies in the storage."""
+    home = Home().create()
+    storage = Storage(home.storage_url)
+    stores = [storage.open(name) for name in storage.names()]
+    data = [_summary(store, home) for store in stores]
+    if json:
+        print_json(data)
+        return
+    if not data:
+        console.print("No studies yet. Start one with: [bold]paretune run STUDY_FILE[/]")
+        return
+    rows = [[one["name"], one["status"], *(str(one["trials"].get(s, 0)) for s in _STATES), one["objectives"]] for one in data]
+    console.print(table(["study", "status", *_STATES, "objectives"], rows, right=range(2, 2 + len(_STATES))))
+
+
+_STATES = ("complete", "partial", "infeasible", "failed", "running")
+
+
+def _summary(store: StudyStore, home: Home) -> dict[str, Any]:
+    states = [one.state for one in store.trials()]
+    status = store.noted("status") or "created"
+    if status == "running" and not home.is_driven(store.name):
+        status = "interrupted"
+    objectives = ", ".join(f"{one.direction} {one.metric}" for one in store.spec.objectives)
+    counts = {state: states.count(state) for state in _STATES}
+    return {"name": store.name, "status": status, "trials": counts, "objectives": objectives}
+
+
+def show(
+    study: StudyName,
+    trial: Annotated[int | None, typer.Option(help="Show one trial of the search.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a study's trials, or everything about one of them."""
+    home = Home().create()
+    store = Storage(home.storage_url).open(study)
+    if trial is not None:
+        one = store.trial("search", trial)
+        if json:
+            print_json(_trial_data(one))
+        else:
+            _show_trial(one)
+        return
+    trials = [*store.trials("references"), *store.trials(), *store.trials("finalists")]
+    if json:
+        print_json({**_summary(store, home), "spec": store.spec.to_json(), "rows": [_trial_data(one) for one in trials]})
+        return
+    metrics = _measured(store, trials)
+    heads = ["trial", "candidate", "steps", *(_short(metric) for metric in metrics), "state"]
+    rows = [_trial_row(one, metrics) for one in trials if one.state != "infeasible"]
+    console.print(table(heads, rows, right=range(2, len(heads) - 1)))
+    rejected = sum(one.state == "infeasible" for one in trials)
+    console.print(f"{rejected} candidates were rejected untrained; `paretune show {study} --trial N` tells all about one.")
+
+
+def pareto(study: StudyName, json: Json = False) -> None:
+    """Print the Pareto front of a study, its finalists and the recommended pick."""
+    home = Home().create()
+    store = Storage(home.storage_url).open(study)
+    front = front_of_study(store)
+    if json:
+        print_json(front_data(store, front, home))
+    else:
+        show_front(store, front, home)
+
+
+def front_data(store: StudyStore, front: Front, home: Home) -> dict[str, Any]:
+    """Return the front and where its files are."""
+    return {**front.to_json(), "status": store.noted("status"), "files": str(home.study(store.name) / "front")}
+
+
+def show_front(store: StudyStore, front: Front, home: Home) -> None:
+    """Print the front as a table, the references, the pick and what to do next."""
+    members = [one.trial for one in front.members]
+    if not members:
+        console.print("No candidate has been trained to the end within the budgets yet.")
+        return
+    metrics = _measured(store, members)
+    console.print(table(*_front_rows(front, metrics), title=f"Pareto front of {store.name}", right=range(2, 4 + len(metrics))))
+    _show_references(store, metrics)
+    if front.pick is not None:
+        console.print(f"\n[bold green]Pick: trial {front.pick.number}[/] — {front.pick.reason}")
+    folder = home.study(store.name) / "front"
+    if folder.exists():
+        console.print(f"Picture: {folder / 'pareto.png'}  (interactive: {folder / 'pareto.html'})", soft_wrap=True)
+    console.print(f"Next:    [bold]paretune export {store.name} --to ./{store.name}-pick[/]")
+    console.print("Browse:  [bold]paretune serve[/]  then http://127.0.0.1:5000/paretune/")
+
+
+def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[str]]]:
+    heads = ["trial", "candidate", *(_short(metric) for metric in metrics), "test", "firm"]
+    rows = []
+    for one in front.members:
+        values = one.trial.score.values if one.trial.score else None
+        test = one.test.get("accuracy")
+        shown = "–" if test is None else f"{test.mean:.3f}" + (f" ± {test.high - test.mean:.3f}" if test.high is not None else "")
+        mark = "➤" if front.pick is not None and front.pick.number == one.number else ""
+        firm = "–" if one.firm is None else f"{one.firm:.2f}"
+        cells = [cell(metric, known(values, metric)) for metric in metrics]
+        rows.append([f"{mark}{one.number}", write_parts(one.trial.candidate), *cells, shown, firm])
+    return heads, rows
+
+
+def _show_references(store: StudyStore, metrics: list[str]) -> None:
+    trials = store.trials("references")
+    if trials:
+        heads = ["reference", "", *(_short(metric) for metric in metrics), "state"]
+        rows = [[one.origin, *_trial_row(one, metrics)[1:2], *_trial_row(one, metrics)[3:]] for one in trials]
+        console.print()
+        console.print(table(heads, rows, right=range(2, 2 + len(metrics))))
+
+
+def _metrics(store: StudyStore) -> list[str]:
+    return list(dict.fromkeys([*(one.metric for one in store.spec.objectives), *_EXTRA]))
+
+
+def _measured(store: StudyStore, trials: list[Trial]) -> list[str]:
+    """Return the metrics that have a value for some trial, as many as the terminal has room for."""
+    room = max(2, (console.width - 50) // 9)
+    found = [name for name in _metrics(store) if any(one.score and name in one.score.values for one in trials)]
+    return found[:room]
+
+
+def _trial_row(one: Trial, metrics: list[str]) -> list[str]:
+    values = one.score.values if one.score else None
+    label = str(one.number) if one.phase == "search" else f"{one.phase[:-1]} {one.origin}"
+    state = f"{one.state} ({one.cause})" if one.cause else one.state
+    return [label, write_parts(one.candidate), str(one.steps), *(cell(m, known(values, m)) for m in metrics), state]
+
+
+def _show_trial(one: Trial) -> None:
+    console.print(f"[bold]trial {one.number}[/] {one.state}{f' ({one.cause})' if one.cause else ''}")
+    console.print(write(one.candidate), soft_wrap=True)
+    if one.message:
+        console.print(one.message, soft_wrap=True, markup=False)
+    names = list(dict.fromkeys(name for score in one.scores for name in score.values))
+    rows = [[name, *(cell(name, known(score.values, name)) for score in one.scores)] for name in names]
+    if rows:
+        heads = ["metric", *(f"step {score.step}" for score in one.scores)]
+        console.print(table(heads, rows, right=range(1, len(heads))))
+
+
+def _trial_data(one: Trial) -> dict[str, Any]:
+    return {
+        "trial": one.key,
+        "number": one.number,
+        "notation": write(one.candidate),
+        "candidate": one.candidate.to_json(),
+        "sha256": one.candidate.sha256,
+        "seed": one.seed,
+        "state": one.state,
+        "cause": one.cause,
+        "message": one.message,
+        "origin": one.origin,
+        "cost": one.cost.to_json() if one.cost else None,
+        "scores": [score.to_json() for score in one.scores],
+        "test": one.test.to_json() if one.test else None,
+    }
+
+
+def _short(metric: str) -> str:
+    from evaluators.score import METRICS
+
+    return METRICS[metric].short

@@ -1,0 +1,67 @@
+"""`paretune run`, `resume` and `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.output import Json, StudyName, console, errors, print_json
+from orchestrator.cli.progress import LiveTable
+from orchestrator.home import Home
+from orchestrator.spec import StudySpec
+from orchestrator.storage import Storage, StudyStore
+from orchestrator.study_file import read_file
+
+StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML or JSON).", metavar="STUDY_FILE")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be searched and what it costs; train nothing.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(run)
+    app.command()(resume)
+
+
+def run(file: StudyFile, dry_run: DryRun = False, json: Json = False) -> None:
+    """Run a study from its file; the same command continues it where it was interrupted."""
+    spec = read_file(file)
+    if dry_run:
+        from orchestrator.cli.estimate import show_estimate
+
+        show_estimate(spec, json)
+        return
+    home = Home().create()
+    _drive(Storage(home.storage_url).create(spec), home, json)
+
+
+def resume(study: StudyName, json: Json = False) -> None:
+    """Continue a study that is in the storage."""
+    home = Home().create()
+    _drive(Storage(home.storage_url).open(study), home, json)
+
+
+def _drive(store: StudyStore, home: Home, json: bool) -> None:
+    from orchestrator.cli.reading import front_data, show_front
+    from orchestrator.study import run_study
+
+    spec: StudySpec = store.spec
+    _announce(store)
+    with LiveTable(spec, errors) as watcher:
+        front = run_study(store, home, watcher)
+    if json:
+        print_json(front_data(store, front, home))
+        return
+    show_front(store, front, home)
+    if store.noted("status") == "stopped":
+        console.print(f"\nStopped. Continue with: [bold]paretune resume {store.name}[/]")
+
+
+def _announce(store: StudyStore) -> None:
+    trials = store.trials()
+    if trials:
+        done = sum(one.state not in ("running", "infeasible") for one in trials)
+        errors.print(f"Continuing study [bold]{store.name}[/]: {done} trials are done.")
+    else:
+        errors.print(f"Study [bold]{store.name}[/]: {store.spec.budgets.trials} trials, sampler {store.spec.search.sampler}.")

@@ -1,0 +1,1 @@
+"""Exports: what becomes of the chosen candidate, one file for each target."""

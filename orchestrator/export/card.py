@@ -1,0 +1,109 @@
+"""The model card of an export."""
+
+from __future__ import annotations
+
+import json
+
+from evaluators import exported
+from evaluators.backbone import hub_name
+from evaluators.score import METRICS, Score
+from evaluators.tokens import TokenFolder
+from orchestrator.front import Front
+from orchestrator.storage import StudyStore, Trial
+from search_space.notation import write, write_parts
+from search_space.quantities import format_bytes, format_count
+
+_USE_PEFT = """```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+{register}
+base = AutoModelForSequenceClassification.from_pretrained("{model}", num_labels={classes})
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")
+```
+"""
+_USE_PARETUNE = """```python
+from evaluators.exported import load_exported
+
+predictor = load_exported("THIS_FOLDER")
+predictor.probabilities(["..."])   # calibrated: logits divided by the fitted temperature
+```
+"""
+
+
+def model_card(store: StudyStore, front: Front, trial: Trial, trained: Trial, tokens: TokenFolder) -> str:
+    """Return the card as Markdown with the hub's metadata on top."""
+    name = hub_name(store.spec.model.name)
+    sections = [
+        _metadata(name, exported.is_peft(trial.candidate)),
+        f"# {write_parts(trial.candidate)}\n",
+        f"{write(trial.candidate)}\n\n"
+        f"Trained on `{name}` by trial {trial.number} of the study `{store.name}`, found by "
+        f"[Paretune](https://pypi.org/project/paretune/). {_reason(front, trial)}\n",
+        "## Use\n\n" + _usage(trial, name, len(tokens.classes)),
+        f"Classes, in the order of the logits: {', '.join(tokens.classes)}.\n",
+        "## Results\n\n" + _results(trained) + _spread(front, trial),
+        "## Training\n\n" + _training(store, trained, tokens),
+        "## Limits\n\nMeasured on the data named above and nothing else. Probabilities are calibrated for data of that "
+        "kind; on other data they are not.\n",
+    ]
+    return "\n".join(sections)
+
+
+def _metadata(name: str, peft: bool) -> str:
+    library = "library_name: peft\n" if peft else ""
+    return f"---\nbase_model: {json.dumps(name)}\n{library}tags: [paretune, peft, text-classification]\n---\n"
+
+
+def _reason(front: Front, trial: Trial) -> str:
+    if front.pick is not None and front.pick.number == trial.number:
+        return f"It is the recommended pick: {front.pick.reason}"
+    return ""
+
+
+def _usage(trial: Trial, name: str, classes: int) -> str:
+    if not exported.is_peft(trial.candidate):
+        return _USE_PARETUNE
+    ours = trial.candidate.parts[0].method in ("serial_adapter", "bitfit")
+    register = "from evaluators import tuners\n\ntuners.register()  # peft does not have this method" if ours else ""
+    return _USE_PEFT.format(model=name, classes=classes, register=register) + "\nor, with calibrated probabilities:\n\n" + _USE_PARETUNE
+
+
+def _results(trained: Trial) -> str:
+    assert trained.score is not None
+    rows = ["| metric | validation | test |", "|---|---|---|"]
+    for name in trained.score.values:
+        test = _cell(trained.test, name) if METRICS[name].on_split else ""
+        rows.append(f"| {METRICS[name].text} | {_cell(trained.score, name)} | {test} |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(score: Score | None, name: str) -> str:
+    if score is None or name not in score.values:
+        return ""
+    value, unit = score[name], METRICS[name].unit
+    if unit == "B":
+        return format_bytes(value)
+    if unit == "parameters":
+        return format_count(value)
+    return f"{value:.1f} ms" if unit == "ms" else f"{value:.4f}"
+
+
+def _spread(front: Front, trial: Trial) -> str:
+    member = next((one for one in (*front.members, *front.neighbours) if one.number == trial.number), None)
+    one = member.test.get("accuracy") if member else None
+    if one is None or one.low is None or one.high is None:
+        return ""
+    return f"\nTest accuracy over {one.seeds} seeds: {one.mean:.4f}, 95 % interval [{one.low:.4f}, {one.high:.4f}].\n"
+
+
+def _training(store: StudyStore, trained: Trial, tokens: TokenFolder) -> str:
+    training = store.spec.training
+    assert trained.score is not None
+    data = store.spec.task.dataset or ", ".join((store.spec.task.files or {}).values())
+    counts = ", ".join(f"{count} {role}" for role, count in tokens.examples.items())
+    return (
+        f"- data: `{data}` ({counts}), SHA-256 `{tokens.sha256[:16]}`\n"
+        f"- {trained.score.step} steps of {training.batch_size}, at most {training.max_length} tokens, "
+        f"AdamW, linear schedule with {training.warmup:.0%} warm-up, seed {trained.seed}\n"
+        f"- `python train.py` trains it again\n"
+    )

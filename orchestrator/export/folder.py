@@ -1,0 +1,177 @@
+"""The export folder: the trained candidate with its calibrator, its card, its recipe and a script that trains it again.
+
+It is made aside, reloaded, compared with the recorded logits, and only then given its name.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+from evaluators import exported
+from evaluators.anatomy import anatomy_of
+from evaluators.backbone import Backbone, load
+from evaluators.tokens import TokenFolder
+from evaluators.trained import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
+from orchestrator.export.card import model_card
+from orchestrator.export.script import TRAIN_SCRIPT
+from orchestrator.front import Front, front_of_study
+from orchestrator.home import Home
+from orchestrator.storage import StudyStore, Trial
+from search_space.errors import ExportError
+from search_space.notation import write
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        folder: Where.
+        trial: The search trial that was chosen.
+        trained: The trial whose weights were taken: its first finalist, or itself.
+        peft: Whether `peft.PeftModel.from_pretrained` reads the folder.
+        difference: Largest difference between recorded and reloaded logits.
+    """
+
+    folder: Path
+    trial: int
+    trained: str
+    peft: bool
+    difference: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON data."""
+        return {**self.__dict__, "folder": str(self.folder)}
+
+
+def export(store: StudyStore, home: Home, number: int | None, to: Path) -> Export:
+    """Export a trial; the recommended one when no number is given.
+
+    Raises:
+        ExportError: There is nothing to export, the target exists, or the export does not reload to equal outputs.
+    """
+    if to.exists():
+        raise ExportError(f"{to} exists; choose another folder or remove it")
+    front = front_of_study(store)
+    trial = _chosen(store, front, number)
+    trained = _trained(store, trial)
+    source = home.study(store.name) / trained.phase / str(trained.number)
+    if not (source / STATE_FILE).exists():
+        raise ExportError(f"trial {trial.number} left no weights in {source}; was it trained on another machine?")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
+    try:
+        difference = _fill(aside, store, home, front, trial, trained, source)
+        aside.chmod(0o755)
+        aside.rename(to)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return Export(to, trial.number, trained.key, exported.is_peft(trial.candidate), difference)
+
+
+def _chosen(store: StudyStore, front: Front, number: int | None) -> Trial:
+    if number is None:
+        if front.pick is None:
+            raise ExportError(f"study {store.name!r} has no pick yet; name a trial with --trial")
+        number = front.pick.number
+    trial = store.trial("search", number)
+    if trial.state != "complete":
+        raise ExportError(f"trial {number} is {trial.state}, and only complete trials have weights to export")
+    return trial
+
+
+def _trained(store: StudyStore, trial: Trial) -> Trial:
+    """Return the first finalist of a trial, chosen by its seed alone so that nothing is selected, or the trial."""
+    finalists = [one for one in store.trials("finalists") if one.origin == str(trial.number) and one.state == "complete"]
+    return min(finalists, key=lambda one: one.seed, default=trial)
+
+
+def _fill(
+    aside: Path, store: StudyStore, home: Home, front: Front, trial: Trial, trained: Trial, source: Path
+) -> float:
+    """Write everything into a folder. Returns the largest difference of its reloaded logits to the recorded ones."""
+    tokens = TokenFolder.open(home.study(store.name) / "tokens")
+    about = _about(store, trained, tokens)
+    shutil.copyfile(source / STATE_FILE, aside / exported.STATE_FILE)
+    if (source / CALIBRATION_FILE).exists():
+        shutil.copyfile(source / CALIBRATION_FILE, aside / exported.CALIBRATION_FILE)
+    (aside / exported.ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
+    (aside / "train.py").write_text(TRAIN_SCRIPT)
+    backbone = load(store.spec.model, len(tokens.classes))
+    if exported.is_peft(trained.candidate):
+        _save_peft(aside, backbone, trained, store.spec.model.name)
+    (aside / "README.md").write_text(model_card(store, front, trial, trained, tokens))
+    recorded = safetensors.numpy.load_file(source / PREDICTIONS_FILE)["validation_logits"]
+    return _verify(aside, backbone, tokens, recorded, store.spec.training.evaluation_batch_size, trained)
+
+
+def _about(store: StudyStore, trained: Trial, tokens: TokenFolder) -> dict[str, Any]:
+    spec = store.spec
+    assert trained.score is not None
+    return {
+        "schema_version": exported.SCHEMA_VERSION,
+        "study": store.name,
+        "trial": trained.key,
+        "notation": write(trained.candidate),
+        "candidate": trained.candidate.to_json(),
+        "sha256": trained.candidate.sha256,
+        "seed": trained.seed,
+        "model": spec.model.model_dump(mode="json", exclude_none=True),
+        "task": spec.task.model_dump(mode="json", exclude_none=True),
+        "training": spec.training.model_dump(mode="json", exclude_none=True),
+        "calibration": spec.calibration.model_dump(mode="json"),
+        "steps": trained.score.step,
+        "classes": list(tokens.classes),
+        "max_length": spec.training.max_length,
+        "data_sha256": tokens.sha256,
+        "validation": trained.score.to_json(),
+        "test": trained.test.to_json() if trained.test else None,
+        "environment": store.noted("environment"),
+    }
+
+
+def _save_peft(aside: Path, backbone: Backbone, trained: Trial, name: str) -> None:
+    state = safetensors.torch.load_file(aside / exported.STATE_FILE)
+    anatomy = anatomy_of(backbone.model)
+    model = exported.as_peft_model(backbone, anatomy, trained.candidate, state, name)
+    model.save_pretrained(str(aside), safe_serialization=True)
+
+
+def _verify(
+    aside: Path, backbone: Backbone, tokens: TokenFolder, recorded: NDArray[Any], size: int, trained: Trial
+) -> float:
+    """Reload the folder in every way that it offers, and compare with what was recorded in training."""
+    loaders: dict[str, Callable[[], Any]] = {"paretune": lambda: exported.load_exported(aside).model}
+    if exported.is_peft(trained.candidate):
+        loaders["peft"] = lambda: exported.reload_peft(backbone, aside)
+    largest = 0.0
+    for name, loader in loaders.items():
+        difference = float(np.abs(_logits(loader(), backbone, tokens, size) - recorded).max())
+        if not difference <= TOLERANCE:
+            raise ExportError(f"reloaded by {name}, its logits differ from the recorded ones by {difference:.2g}")
+        largest = max(largest, difference)
+    return largest
+
+
+def _logits(model: Any, backbone: Backbone, tokens: TokenFolder, size: int) -> NDArray[np.float64]:
+    validation = tokens.read("validation")
+    logits = np.empty((len(validation.ids), len(tokens.classes)))
+    with torch.inference_mode():
+        for indices, batch in validation.in_order(size, backbone.device):
+            logits[indices] = model(**batch.inputs).logits.double().cpu().numpy()
+    return logits

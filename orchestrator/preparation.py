@@ -1,0 +1,130 @@
+"""What a study needs before its first trial: tokens on disk, the model's anatomy, the bound space and its limits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluators.costing import Coster, meta_coster
+from evaluators.evaluation import EvaluatorSpec
+from evaluators.score import Cost
+from evaluators.tokens import TokenFolder, write_tokens
+from orchestrator.front import reference_point
+from orchestrator.home import Home
+from orchestrator.spec import StudySpec
+from orchestrator.storage import StudyStore
+from search_space.errors import PlacementError, UnsupportedError
+from search_space.space import Space, at_defaults, bind
+
+_PACKAGES = ("paretune", "torch", "transformers", "peft", "datasets", "optuna", "ray", "mlflow", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is ready to run.
+
+    Attributes:
+        space: What is searched, bound to the model.
+        coster: Tells costs before training.
+        limits: Hard limits by metric.
+        evaluator: What the actors build.
+        classes: Names of the task's classes.
+    """
+
+    space: Space
+    coster: Coster
+    limits: dict[str, float]
+    evaluator: EvaluatorSpec
+    classes: tuple[str, ...]
+
+
+def prepare(spec: StudySpec, folder: Path) -> Prepared:
+    """Read the data, tokenise it once into `folder`, and look at the model without loading its weights.
+
+    Raises:
+        DataError: The data or the model cannot be read.
+        PlacementError, UnsupportedError: The space names what the model does not have.
+    """
+    tokens = _tokens(spec, folder / "tokens") if spec.synthetic is None else None
+    coster = _coster(spec, tokens)
+    space = bind(spec.space, coster.anatomy)
+    steps = full_steps(spec, tokens.examples["train"] if tokens else 1000)
+    evaluator = EvaluatorSpec(
+        model=spec.model,
+        training=spec.training,
+        calibration=spec.calibration,
+        tokens=str(folder / "tokens"),
+        steps=steps,
+        cpus=spec.resources.cpus,
+        synthetic=spec.synthetic,
+    )
+    classes = tokens.classes if tokens else ("a", "b")
+    return Prepared(space, coster, spec.budgets.limits(coster.parameters), evaluator, classes)
+
+
+def full_steps(spec: StudySpec, examples: int) -> int:
+    """Return the optimiser steps of full training."""
+    per_epoch = max(1, examples // min(spec.training.batch_size, examples))
+    return spec.training.steps or max(1, round(spec.training.epochs * per_epoch))
+
+
+def note_facts(store: StudyStore, prepared: Prepared) -> None:
+    """Keep what readers of the study need without its model, and fix the reference point before the search."""
+    store.note("backbone", {"parameters": prepared.coster.parameters, "architecture": prepared.space.anatomy.architecture})
+    store.note("classes", list(prepared.classes))
+    store.note("steps", prepared.evaluator.steps)
+    store.note("space_size", prepared.space.size)
+    store.note("environment", environment())
+    if store.noted("reference_point") is None:
+        point = reference_point(
+            store.spec, prepared.limits, len(prepared.classes), prepared.coster.parameters, _full_cost(prepared.coster)
+        )
+        store.note("reference_point", point)
+
+
+def environment() -> dict[str, Any]:
+    """Return what a result depends on beside the study: versions and the machine, without names of people or hosts."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    machine = {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    return {"python": platform.python_version(), "packages": versions, **machine}
+
+
+def study_home(home: Home, name: str) -> Path:
+    """Return the folder of a study, made if it is not there."""
+    folder = home.create().study(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _tokens(spec: StudySpec, folder: Path) -> TokenFolder:
+    try:
+        return TokenFolder.open(folder)
+    except FileNotFoundError:
+        from evaluators.backbone import load_tokenizer
+        from evaluators.data import read_task
+
+        return write_tokens(read_task(spec.task), load_tokenizer(spec.model), spec.training, folder)
+
+
+def _coster(spec: StudySpec, tokens: TokenFolder | None) -> Coster:
+    if tokens is None:
+        from evaluators.synthetic import SyntheticCoster
+
+        return SyntheticCoster()
+    return meta_coster(spec.model, len(tokens.classes), spec.training.batch_size, tokens.longest["train"])
+
+
+def _full_cost(coster: Coster) -> Cost | None:
+    try:
+        return coster.cost(at_defaults("full"))
+    except (UnsupportedError, PlacementError):
+        return None

@@ -1,0 +1,360 @@
+"""Ray's door: jobs run by Ray Tune on long-lived actors that build their evaluator once.
+
+Our searcher hands out jobs, our scheduler decides at each rung, and both only pass on what the work says. Ray keeps
+nothing: what it writes goes to a folder that is deleted, and nothing of it is ever restored.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we record; Ray's loggers would write every result three times
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study decides what an interrupt means
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Ray's own state is never restored
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+if not os.environ.get("RAY_ADDRESS"):  # a cluster of our own lets in nobody else; Ray reads this when it is imported
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from evaluators.evaluation import Evaluator, EvaluatorSpec, Run, build_evaluator
+from evaluators.score import Score
+from orchestrator.spec import ResourcesSpec
+from search_space.candidate import Candidate
+from search_space.errors import Cause, EvaluationError, ParetuneError
+
+logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses files that we do not let it write
+
+
+@dataclass(frozen=True)
+class Job:
+    """One candidate to train, as it crosses to an actor.
+
+    Attributes:
+        key: Its trial's name inside the study, such as `search/12`.
+        candidate: What is trained.
+        seed: Seed of its training.
+        rungs: Training steps at which it reports, the last being full training.
+        folder: Where the actor writes the trained state; None keeps nothing.
+        test: Whether it is scored on the test split at the end.
+    """
+
+    key: str
+    candidate: Candidate
+    seed: int
+    rungs: tuple[int, ...]
+    folder: str | None = None
+    test: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON data."""
+        return {**self.__dict__, "candidate": self.candidate.to_json(), "rungs": list(self.rungs)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Job:
+        """Read what `to_json` wrote."""
+        candidate = Candidate.from_json(data["candidate"])
+        return cls(**{**data, "candidate": candidate, "rungs": tuple(data["rungs"])})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed."""
+
+    cause: Cause
+    message: str
+
+
+class Work(Protocol):
+    """Where jobs come from and where their results go. All calls come from one thread."""
+
+    def next_job(self) -> Job | Literal["wait", "done"]:
+        """Return the next job; `wait` while running jobs may still lead to more, `done` when there are none."""
+
+    def on_score(self, job: Job, score: Score) -> bool:
+        """Take the score of a rung, or of the test split. Returns whether the job goes on."""
+
+    def on_end(self, job: Job, failure: Failure | None) -> None:
+        """Take note that a job ended: at its last rung, stopped at an earlier one, or failed."""
+
+    def should_stop(self) -> bool:
+        """Whether everything that runs is to be dropped now."""
+
+
+class CandidateTrainable(tune.Trainable):
+    """An actor: builds its evaluator once, then trains one candidate after another."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Build the evaluator, which loads the backbone."""
+        self._evaluator: Evaluator | None = None
+        self._watchdog: threading.Timer | None = None
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Drop the candidate that was, and take the next."""
+        request = json.loads(new_config["request"])
+        self._job = Job.from_json(request["job"])
+        self._limit = request["seconds"]
+        self._evaluator_spec = request["evaluator"]
+        self._run: Run | None = None
+        self._rung = 0
+        self._guard()
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next rung. A failure is a result like any other."""
+        try:
+            report, done = self._advance()
+        except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
+            report, done = {"failure": {"cause": _cause_of(error), "message": _describe(error)}}, True
+            self._run = None
+        return {"rung": self._rung, "report": json.dumps(report), "done": done}
+
+    def cleanup(self) -> None:
+        """Let go of the candidate."""
+        self._stop_guard()
+        self._run = None
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Keep nothing: the storage knows all that a resumed study needs."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Restore nothing."""
+
+    def _advance(self) -> tuple[dict[str, Any], bool]:
+        if self._evaluator is None:
+            self._evaluator = build_evaluator(EvaluatorSpec.from_json(self._evaluator_spec))
+        if self._run is None:
+            self._run = self._evaluator.start(self._job.candidate, self._job.seed)
+        score = self._run.advance(self._job.rungs[self._rung])
+        self._rung += 1
+        last = self._rung == len(self._job.rungs)
+        report: dict[str, Any] = {"score": score.to_json()}
+        if last and self._job.folder:
+            self._run.save(Path(self._job.folder))
+        if last and self._job.test:
+            report["test"] = self._run.test().to_json()
+        if last:
+            self._stop_guard()
+        return report, last
+
+    def _guard(self) -> None:
+        """End this process when the candidate takes longer than it may: nothing softer stops a hanging kernel."""
+        self._stop_guard()
+        if self._limit is not None:
+            self._watchdog = threading.Timer(self._limit, os._exit, args=(124,))
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def _stop_guard(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+
+def _cause_of(error: Exception) -> Cause:
+    if isinstance(error, EvaluationError):
+        return error.cause
+    if isinstance(error, MemoryError):
+        return "out_of_memory"
+    return "unsupported" if isinstance(error, ParetuneError) else "raised"
+
+
+def _describe(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({Path(last[0].filename).name}:{last[0].lineno})" if last and not isinstance(error, ParetuneError) else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+@dataclass
+class _Jobs:
+    """Jobs that Ray Tune holds, by its name for the trial."""
+
+    work: Work
+    seconds: float | None
+    evaluator: dict[str, Any]
+    held: dict[str, tuple[Job, float]] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Ray Tune pickles what it is given, for a restore that never happens: this becomes None."""
+        return type(None), ()
+
+    def end(self, trial_id: str, failure: Failure | None) -> None:
+        job, _ = self.held.pop(trial_id, (None, 0.0))
+        if job is not None:
+            self.work.on_end(job, failure)
+
+
+class _JobSearcher(Searcher):  # type: ignore[misc]
+    """Hands out jobs as Ray Tune asks for configurations."""
+
+    def __init__(self, jobs: _Jobs) -> None:
+        super().__init__(metric="rung", mode="max")
+        self._jobs = jobs
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        job = self._jobs.work.next_job()
+        if job == "wait":
+            return None
+        if job == "done":
+            return str(Searcher.FINISHED)
+        assert isinstance(job, Job)
+        self._jobs.held[trial_id] = (job, time.monotonic())
+        request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": self._jobs.seconds}
+        return {"request": json.dumps(request)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A job that is still held here lost its process: what ended well was taken by the scheduler."""
+        if not error:
+            return
+        _, started = self._jobs.held.get(trial_id, (None, 0.0))
+        seconds = self._jobs.seconds
+        if seconds is not None and time.monotonic() - started >= seconds:
+            self._jobs.end(trial_id, Failure("timeout", f"longer than {seconds:g} s, the limit of a trial"))
+        else:
+            self._jobs.end(trial_id, Failure("crashed", "its process died: killed, out of memory, or a fault in a library"))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the storage is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+
+class _RungScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Asks the work at each rung whether a job goes on."""
+
+    def __init__(self, jobs: _Jobs) -> None:
+        super().__init__()
+        self._jobs = jobs
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.trial_id not in self._jobs.held:
+            return str(TrialScheduler.STOP)
+        job, _ = self._jobs.held[trial.trial_id]
+        if not self._take(trial.trial_id, job, result):
+            self._jobs.end(trial.trial_id, None)
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if trial.trial_id in self._jobs.held:
+            job, _ = self._jobs.held[trial.trial_id]
+            if self._take(trial.trial_id, job, result):
+                self._jobs.end(trial.trial_id, None)
+
+    def _take(self, trial_id: str, job: Job, result: dict[str, Any]) -> bool:
+        """Pass on a result. Returns whether the job goes on, as far as the work is concerned."""
+        report = json.loads(result["report"])
+        if "failure" in report:
+            self._jobs.end(trial_id, Failure(**report["failure"]))
+            return False
+        goes_on = self._jobs.work.on_score(job, Score.from_json(report["score"]))
+        if "test" in report:
+            self._jobs.work.on_score(job, Score.from_json(report["test"]))
+        return goes_on or bool(result.get("done"))
+
+
+class _StoppedError(Exception):
+    """Leaves Ray Tune's loop when the work says stop."""
+
+
+class _Ticker(tune.Callback):  # type: ignore[misc]
+    """Looks at the work between the steps of Ray Tune's loop."""
+
+    def __init__(self, jobs: _Jobs) -> None:
+        self._jobs = jobs
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._jobs.work.should_stop():
+            raise _StoppedError
+
+
+@contextmanager
+def cluster(resources: ResourcesSpec) -> Iterator[int]:
+    """Connect to `RAY_ADDRESS`, or start Ray on this machine for as long as the context. Yields trials at once."""
+    address = os.environ.get("RAY_ADDRESS")
+    kwargs: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    ray.init(log_to_driver=False, logging_level="ERROR", configure_logging=False, **kwargs)
+    try:
+        yield _room(resources)
+    finally:
+        ray.shutdown()
+
+
+def _room(resources: ResourcesSpec) -> int:
+    there = ray.cluster_resources()
+    room = there.get("CPU", 1.0) / resources.cpus
+    if resources.gpus:
+        room = min(room, there.get("GPU", 0.0) / resources.gpus)
+    if room < 1:
+        raise ParetuneError(
+            f"resources: a trial wants {resources.cpus:g} cpus and {resources.gpus:g} gpus, "
+            f"but there are {there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
+        )
+    return min(int(room), resources.concurrency or int(room))
+
+
+def run_jobs(work: Work, evaluator: EvaluatorSpec, resources: ResourcesSpec, at_once: int, seconds: float | None) -> bool:
+    """Run jobs until the work has no more, or says stop.
+
+    Args:
+        work: Where jobs come from.
+        evaluator: What actors build.
+        resources: What a job may use.
+        at_once: Most jobs at once.
+        seconds: Most seconds of a job.
+
+    Returns:
+        Whether the work ran to its end.
+    """
+    jobs = _Jobs(work, seconds, evaluator.to_json())
+    scratch = tempfile.mkdtemp(prefix="paretune-ray-")
+    wanted = {"cpu": resources.cpus} | ({"gpu": resources.gpus} if resources.gpus else {})
+    tuner = tune.Tuner(
+        tune.with_resources(CandidateTrainable, wanted),
+        tune_config=tune.TuneConfig(
+            search_alg=_JobSearcher(jobs),
+            scheduler=_RungScheduler(jobs),
+            num_samples=-1,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=scratch,
+            verbose=0,
+            callbacks=[_Ticker(jobs)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        tuner.fit()
+    except _StoppedError:
+        return False
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return True

@@ -1,0 +1,200 @@
+"""The life of a study: prepared, searched, its finalists trained again, its front written; resumed where it was.
+
+The storage is the truth: what it holds as running when a driver starts was cut off, and is trained again. Everything
+else here can be made again from it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+
+from orchestrator.dominance import order
+from orchestrator.figures import pareto_files
+from orchestrator.front import Front, front_of_study, is_feasible
+from orchestrator.halving import Halving
+from orchestrator.home import Home
+from orchestrator.preparation import Prepared, note_facts, prepare, study_home
+from orchestrator.recorder import Recorder
+from orchestrator.runner import Job, cluster, run_jobs
+from orchestrator.storage import Phase, StudyStore, Trial
+from orchestrator.work import Bench, PhaseWork, SearchWork, Stop, Watcher
+from search_space.errors import PlacementError, UnsupportedError
+from search_space.files import atomic_write
+from search_space.space import at_defaults
+
+_RECORD_SECONDS = 20.0
+
+
+def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
+    """Run a study from wherever it is to its end, or to the stop that a person or a budget asks for.
+
+    Args:
+        store: The study, in the storage.
+        home: Where its files go.
+        watcher: Is told what happens.
+
+    Returns:
+        The front as it is now; `store.noted("status")` says whether the study is complete.
+
+    Raises:
+        StudyLockedError: Another process runs this study.
+        ParetuneError: It cannot be prepared.
+    """
+    folder = study_home(home, store.name)
+    with home.drive(store.name):
+        store.note("status", "running")
+        store.note("stop", False)
+        try:
+            prepared = prepare(store.spec, folder)
+            note_facts(store, prepared)
+            recorder = Recorder(home.tracking_uri, home.artifacts, store)
+            driver = _Driver(store, prepared, recorder, watcher, folder)
+            with _stop_on_signals(driver.bench.stop):
+                driver.run()
+        except BaseException as error:
+            store.note("status", "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        store.note("status", "stopped" if driver.bench.stop.by_user else "complete")
+        return _write_front(store, home, recorder)
+
+
+class _Driver:
+    """Runs the phases of one study in one process."""
+
+    def __init__(
+        self, store: StudyStore, prepared: Prepared, recorder: Recorder, watcher: Watcher, folder: Path
+    ) -> None:
+        self.store = store
+        self.spec = store.spec
+        self.prepared = prepared
+        self.recorder = recorder
+        self._spent = float(store.noted("search_seconds") or 0.0)
+        self._recorded = time.monotonic()
+        stop = Stop(store, self.spec.budgets.time, self._spent)
+        self.bench = Bench(store, prepared, folder, watcher, stop, self._settled)
+
+    def run(self) -> None:
+        """Search, then train the finalists."""
+        store = self.store
+        store.abandon_unstarted()
+        halving = Halving(self.spec.search.early_stopping, self.spec.objectives, self.prepared.evaluator.steps)
+        search = SearchWork(self.bench, [*self._cut_off("search", halving.steps), *self._references()], halving)
+        finalists_cut_off = self._cut_off("finalists", halving.steps[-1:])
+        with cluster(self.spec.resources) as at_once:
+            if search.waiting or search.left:
+                self._search(search, at_once)
+            if self.bench.stop.by_user:
+                return
+            finalists = PhaseWork(self.bench, "finalists", [*finalists_cut_off, *self._finalists()])
+            self.bench.watcher.phase("finalists", len(finalists.waiting))
+            self.bench.stop = Stop(store, None, 0.0)
+            self._run(finalists, at_once)
+
+    def _search(self, work: SearchWork, at_once: int) -> None:
+        self.bench.watcher.phase("search", work.left + len(work.waiting))
+        started = time.monotonic()
+        try:
+            self._run(work, at_once)
+        finally:
+            self.store.note("search_seconds", self._spent + time.monotonic() - started)
+        if self.bench.stop.reason and not self.bench.stop.by_user:
+            work.settle_running()
+
+    def _run(self, work: PhaseWork, at_once: int) -> None:
+        if isinstance(work, SearchWork) or work.waiting:
+            run_jobs(work, self.prepared.evaluator, self.spec.resources, at_once, self.spec.budgets.trial_time)
+
+    def _settled(self, trial: Trial) -> None:
+        """Record a settled trial, and from time to time where the front stands."""
+        self.recorder.record_trial(trial)
+        if time.monotonic() - self._recorded > _RECORD_SECONDS:
+            self._recorded = time.monotonic()
+            self.recorder.record_study(front_of_study(self.store))
+
+    def _cut_off(self, phase: Phase, rungs: tuple[int, ...]) -> list[Job]:
+        """Return jobs for what was running when an earlier driver ended."""
+        return [self._job(one, rungs) for one in self.store.trials(phase) if one.state == "running"]
+
+    def _references(self) -> list[Job]:
+        """Return jobs for the fixed rows that were not trained yet, or were cut off."""
+        full = (self.prepared.evaluator.steps,)
+        jobs = self._cut_off("references", full)
+        known = {one.origin for one in self.store.trials("references")}
+        for name in self.spec.search.references:
+            if name in known:
+                continue
+            candidate = at_defaults(name)
+            try:
+                cost = self.prepared.coster.cost(candidate)
+            except (UnsupportedError, PlacementError):
+                continue
+            number = self.store.add("references", candidate, cost, self.spec.search.seed, name)
+            jobs.append(self._job(self.store.trial("references", number), full))
+        return jobs
+
+    def _finalists(self) -> list[Job]:
+        """Enter the best search trials with fresh seeds, and return their jobs."""
+        spec = self.spec.search
+        known = {(one.origin, one.seed) for one in self.store.trials("finalists")}
+        jobs = []
+        for trial in _best(self.store, self.prepared.limits, spec.finalists.count):
+            for seed in range(spec.seed + 1, spec.seed + 1 + spec.finalists.seeds):
+                if (str(trial.number), seed) not in known:
+                    number = self.store.add("finalists", trial.candidate, trial.cost, seed, str(trial.number))
+                    jobs.append(self._job(self.store.trial("finalists", number), (self.prepared.evaluator.steps,)))
+        return jobs
+
+    def _job(self, trial: Trial, rungs: tuple[int, ...]) -> Job:
+        folder = None if trial.phase == "references" else str(self.bench.folder / trial.phase / str(trial.number))
+        return Job(trial.key, trial.candidate, trial.seed, rungs, folder, test=trial.phase == "finalists")
+
+
+def _best(store: StudyStore, limits: dict[str, float], count: int) -> list[Trial]:
+    """Return the best fully trained, feasible trials: the front first, well spread, then what is next to it."""
+    whole = [one for one in store.trials() if one.state == "complete" and is_feasible(one, limits)]
+    if not whole:
+        return []
+    objectives = store.spec.objectives
+    values = np.array([[one.scores[-1][objective.metric] for objective in objectives] for one in whole])
+    return [whole[index] for index in order(values, [objective.direction for objective in objectives])[:count]]
+
+
+def _write_front(store: StudyStore, home: Home, recorder: Recorder) -> Front:
+    """Write the front's files into the study's folder, and bring the record in step."""
+    front = front_of_study(store)
+    for name, content in pareto_files(front, store.trials(), store.trials("references")).items():
+        atomic_write(home.study(store.name) / "front" / name, content)
+    recorder.record_all()
+    return front
+
+
+@contextmanager
+def _stop_on_signals(stop: Stop) -> Iterator[None]:
+    """Turn the first interrupt or request to end into a stop; a second one ends the process as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        stop.ask(f"interrupted by {signal.Signals(number).name}")
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+
+    try:
+        for number in kept:
+            signal.signal(number, ask)
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,251 @@
+"""The jobs of a study's phases: what is trained next, what a score means for it, how a trial is settled."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from evaluators.score import Cost, Score
+from orchestrator.halving import Halving
+from orchestrator.preparation import Prepared
+from orchestrator.runner import Failure, Job
+from orchestrator.samplers import build_sampler
+from orchestrator.storage import Phase, StudyStore, Trial
+from search_space.budgets import violations
+from search_space.candidate import Candidate
+from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
+from search_space.quantities import format_bytes, format_count
+
+_MOST_REJECTED = 300
+_POLL_SECONDS = 1.0
+
+
+class Watcher(Protocol):
+    """Is told what happens in a study, as it happens."""
+
+    def phase(self, name: Phase, planned: int) -> None:
+        """A phase begins, or begins again, with so many trials to train."""
+
+    def changed(self, trial: Trial) -> None:
+        """A trial was started, scored or settled."""
+
+
+class Stop:
+    """Why a study should stop, from whichever side: a signal, a request in the storage, a budget of time.
+
+    Attributes:
+        reason: In words; empty while it goes on.
+        by_user: Whether a person asked, so that running trials are kept to be trained again.
+    """
+
+    def __init__(self, store: StudyStore, seconds: float | None, spent: float) -> None:
+        self.reason = ""
+        self.by_user = False
+        self._store = store
+        self._deadline = None if seconds is None else time.monotonic() + seconds - spent
+        self._polled = time.monotonic()
+
+    def ask(self, reason: str) -> None:
+        """Ask to stop, as a person."""
+        self.reason, self.by_user = reason, True
+
+    def look(self) -> bool:
+        """Whether to stop; looks at the storage about once a second."""
+        now = time.monotonic()
+        if not self.reason and now - self._polled > _POLL_SECONDS:
+            self._polled = now
+            if self._store.noted("stop"):
+                self.ask("stopped on request")
+            elif self._deadline is not None and now > self._deadline:
+                self.reason = "the budget of time is spent"
+        return bool(self.reason)
+
+
+@dataclass
+class Bench:
+    """What all phases of a running study share."""
+
+    store: StudyStore
+    prepared: Prepared
+    folder: Path
+    watcher: Watcher
+    stop: Stop
+    settled: Callable[[Trial], None]
+
+
+class PhaseWork:
+    """Jobs that are known beforehand: references and finalists. The search builds on it."""
+
+    phase: Phase
+
+    def __init__(self, bench: Bench, phase: Phase, jobs: Iterable[Job]) -> None:
+        self.bench = bench
+        self.phase = phase
+        self.waiting = deque(jobs)
+        self.running: dict[str, Job] = {}
+
+    def next_job(self) -> Job | Literal["wait", "done"]:
+        """Return the next job that is known."""
+        if not self.waiting:
+            return "done"
+        return self._begin(self.waiting.popleft())
+
+    def on_score(self, job: Job, score: Score) -> bool:
+        """Keep the score; these jobs are trained to the end."""
+        phase, number = _place(job)
+        self.bench.store.report(phase, number, score)
+        self.bench.watcher.changed(self.bench.store.trial(phase, number))
+        return True
+
+    def on_end(self, job: Job, failure: Failure | None) -> None:
+        """Settle the trial."""
+        phase, number = _place(job)
+        store = self.bench.store
+        self.running.pop(job.key, None)
+        if failure is not None:
+            store.finish(phase, number, "failed", failure.cause, failure.message)
+        else:
+            score = store.trial(phase, number).score
+            whole = score is not None and score.full
+            store.finish(phase, number, "complete" if whole else "partial", message="" if whole else "dominated at its rung")
+        self._tell(phase, number)
+
+    def should_stop(self) -> bool:
+        """Whether to drop everything now."""
+        return self.bench.stop.look()
+
+    def settle_running(self) -> None:
+        """After a budget ended the phase: settle what was running as partial, as far as it came."""
+        for job in list(self.running.values()):
+            phase, number = _place(job)
+            scored = self.bench.store.trial(phase, number).score is not None
+            cause = None if scored else "interrupted"
+            self.bench.store.finish(phase, number, "partial" if scored else "failed", cause, self.bench.stop.reason)  # type: ignore[arg-type]
+            self._tell(phase, number)
+        self.running.clear()
+
+    def _begin(self, job: Job) -> Job:
+        self.running[job.key] = job
+        self.bench.watcher.changed(self.bench.store.trial(*_place(job)))
+        return job
+
+    def _tell(self, phase: Phase, number: int) -> None:
+        trial = self.bench.store.trial(phase, number)
+        self.bench.watcher.changed(trial)
+        self.bench.settled(trial)
+
+
+class SearchWork(PhaseWork):
+    """Jobs that the sampler proposes, screened by cost, stopped early by rungs, bounded by budgets."""
+
+    def __init__(self, bench: Bench, jobs: Iterable[Job], halving: Halving) -> None:
+        super().__init__(bench, "search", jobs)
+        self.halving = halving
+        self._budgets = bench.store.spec.budgets
+        trials = bench.store.trials()
+        self._trained = sum(one.state != "infeasible" for one in trials)
+        self._steps = {one.key: one.steps for one in trials}
+        self._asked = len(bench.store.studies["search"].get_trials(deepcopy=False))
+        self._known = {one.candidate.sha256: one.number for one in trials}
+        for trial in trials:
+            for score in trial.scores:
+                halving.record(trial.number, score)
+
+    @property
+    def left(self) -> int:
+        """Trials that the budget still pays for, running ones not counted."""
+        return max(0, self._budgets.trials - self._trained)
+
+    def next_job(self) -> Job | Literal["wait", "done"]:
+        """Return a job that waits, or a new one from the sampler while the budgets last."""
+        if self.waiting:
+            return self._begin(self.waiting.popleft())
+        if not self.left or self._spent():
+            return "done"
+        job = self._propose()
+        return self._begin(job) if job is not None else "done"
+
+    def on_score(self, job: Job, score: Score) -> bool:
+        """Keep the score and say whether the candidate goes on."""
+        super().on_score(job, score)
+        phase, number = _place(job)
+        if phase != "search":
+            return True
+        self._steps[job.key] = score.step
+        if score.full:
+            self.bench.store.constrain(number, violations(self.bench.prepared.limits, score.values))
+        return self.halving.goes_on(number, score)
+
+    def should_stop(self) -> bool:
+        """Whether to drop everything now."""
+        if self._spent() and not self.bench.stop.reason:
+            self.bench.stop.reason = "the budget of steps is spent"
+        return super().should_stop()
+
+    def _spent(self) -> bool:
+        return self._budgets.steps is not None and sum(self._steps.values()) >= self._budgets.steps
+
+    def _propose(self) -> Job | None:
+        """Ask the sampler until a candidate is within budget and new; None when the space seems used up."""
+        nearest: tuple[float, str] | None = None
+        for _ in range(_MOST_REJECTED):
+            number, candidate = self._ask()
+            why, excess = self._screen(number, candidate)
+            if not why:
+                self._trained += 1
+                self._known[candidate.sha256] = number
+                return self._job(number, candidate)
+            self.bench.store.finish("search", number, "infeasible", message=why)
+            self._tell("search", number)
+            if excess is not None and (nearest is None or excess < nearest[0]):
+                nearest = (excess, why)
+        if self._trained == 0 and nearest is not None:
+            raise EmptySpaceError(
+                f"none of {_MOST_REJECTED} candidates fits the budgets; the nearest: {nearest[1]}. "
+                "Raise that budget or narrow the space to smaller sizes and fewer layers"
+            )
+        return None
+
+    def _ask(self) -> tuple[int, Candidate]:
+        space, store = self.bench.prepared.space, self.bench.store
+        sampler = build_sampler(store.spec.search, self._asked)
+        fixed = space.first() if self._asked == 0 else None
+        self._asked += 1
+        return store.ask(space, sampler, fixed)
+
+    def _screen(self, number: int, candidate: Candidate) -> tuple[str, float | None]:
+        """Start a drawn trial in the storage. Returns why it is not trained, or an empty text, and its excess."""
+        store, limits = self.bench.store, self.bench.prepared.limits
+        seed = store.spec.search.seed
+        try:
+            cost = self.bench.prepared.coster.cost(candidate)
+        except (UnsupportedError, PlacementError) as error:
+            store.start(number, candidate, None, seed, {})
+            return str(error), None
+        excess = violations(limits, cost.values)
+        store.start(number, candidate, cost, seed, excess)
+        if candidate.sha256 in self._known:
+            return f"the same candidate as trial {self._known[candidate.sha256]}", None
+        over = [f"{name} {_amount(name, cost)} of {_format(name, limits[name])}" for name, one in excess.items() if one > 0]
+        return "over budget: " + ", ".join(over) if over else "", max(excess.values(), default=0.0)
+
+    def _job(self, number: int, candidate: Candidate) -> Job:
+        folder = self.bench.folder / "search" / str(number)
+        return Job(f"search/{number}", candidate, self.bench.store.spec.search.seed, self.halving.steps, str(folder))
+
+
+def _place(job: Job) -> tuple[Phase, int]:
+    phase, _, number = job.key.partition("/")
+    return phase, int(number)  # type: ignore[return-value]
+
+
+def _amount(metric: str, cost: Cost) -> str:
+    return _format(metric, cost.values[metric])
+
+
+def _format(metric: str, value: float) -> str:
+    return format_bytes(value) if metric.endswith("_bytes") else format_count(value)
