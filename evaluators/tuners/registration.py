@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import peft
-from packaging.version import Version
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
@@ -20,10 +19,10 @@ from evaluators.tuners.serial_adapter import SerialAdapterConfig, SerialAdapterM
 from evaluators.tuners.unipelt import UniPeltConfig, UniPeltModel
 from search_space.errors import InstallationError
 
-OLDEST_PEFT = Version("0.21")
+OLDEST_PEFT = (0, 21)
 """First version whose tuners translate state dict keys (`BaseTuner._remove_adapter_name_from_key`)."""
 
-FIRST_UNKNOWN_PEFT = Version("0.22")
+FIRST_UNKNOWN_PEFT = (0, 22)
 """Not read yet. The enumeration is extended from outside, so a version is read before it is admitted."""
 
 TUNERS: tuple[tuple[str, type[PeftConfig], type[BaseTuner]], ...] = (
@@ -58,12 +57,17 @@ def require_supported_peft(version: str) -> None:
     Raises:
         InstallationError: The version is outside the supported range.
     """
-    if not OLDEST_PEFT <= Version(version) < FIRST_UNKNOWN_PEFT:
-        wanted = f"peft>={OLDEST_PEFT},<{FIRST_UNKNOWN_PEFT}"
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if not OLDEST_PEFT <= (major, minor) < FIRST_UNKNOWN_PEFT:
+        wanted = f"peft>={_dotted(OLDEST_PEFT)},<{_dotted(FIRST_UNKNOWN_PEFT)}"
         raise InstallationError(
             f"peft {version} is installed, but Paretune's tuners were written for {wanted}: "
             f"run `pip install '{wanted}'`"
         )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _register_tuner(name: str, config_class: type[PeftConfig], model_class: type[BaseTuner]) -> None:

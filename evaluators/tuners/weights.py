@@ -50,9 +50,14 @@ def floating_weight(module: nn.Module, name: str) -> Tensor:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         raise UnsupportedError(f"module {name!r} is a {type(module).__name__}, which has no weight of its own")
-    if not weight.is_floating_point():
-        raise UnsupportedError(f"module {name!r} has a quantised weight ({weight.dtype}), which cannot be added to")
+    if not is_plain(weight):
+        raise UnsupportedError(f"module {name!r} has a quantised weight, which cannot be added to")
     return weight
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds the numbers themselves: quantised ones are of an integer dtype or a class of their own."""
+    return tensor.is_floating_point() and type(tensor.data) is Tensor
 
 
 def saved_buffers() -> BufferDict:

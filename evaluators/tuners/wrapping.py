@@ -198,7 +198,7 @@ class WrappingLayer(nn.Module, BaseTunerLayer):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base_layer":
+            if name == "base_layer" or name.startswith("__"):
                 raise
             return getattr(super().__getattr__("base_layer"), name)
 

@@ -9,6 +9,7 @@ from torch import nn
 from evaluators.tuners.full.config import FullConfig
 from evaluators.tuners.full.layer import FullLayer
 from evaluators.tuners.shapes import backbone_modules, innermost
+from evaluators.tuners.weights import is_plain
 from evaluators.tuners.wrapping import WrappingTuner, require_known
 from search_space.errors import UnsupportedError
 
@@ -28,7 +29,7 @@ class FullModel(WrappingTuner):
         parameters = [p for _, module in backbone_modules(target) for p in module.parameters(recurse=False)]
         if not parameters:
             raise UnsupportedError(f"module {name!r} has no parameters to train")
-        if not all(parameter.is_floating_point() for parameter in parameters):
+        if not all(is_plain(parameter) for parameter in parameters):
             raise UnsupportedError(f"module {name!r} has quantised parameters, which cannot be trained")
 
     def modules_to_wrap(self, peft_config: FullConfig) -> list[str]:

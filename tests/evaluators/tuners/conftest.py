@@ -74,7 +74,8 @@ class Backbone:
 
     def logits(self, model: nn.Module) -> Tensor:
         """Return the model's logits on the fixed input."""
-        output: Any = model(**self.inputs)
+        device = next(model.parameters()).device
+        output: Any = model(**{name: tensor.to(device) for name, tensor in self.inputs.items()})
         logits: Tensor = output.logits
         return logits
 

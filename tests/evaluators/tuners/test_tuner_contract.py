@@ -234,6 +234,47 @@ def test_a_bfloat16_base_keeps_a_float32_adapter(case: Any, backbone: Any, pertu
         assert parameter.grad.isfinite().all()
 
 
+def test_loading_without_memory_keeps_float32_over_a_bfloat16_base(case: Any, bert: Any, tmp_path: Path) -> None:
+    adapted = get_peft_model(bert.build(dtype=torch.bfloat16), case.config(bert))
+    adapted.save_pretrained(tmp_path)
+    state = get_peft_model_state_dict(adapted)
+    model = bert.build(dtype=torch.bfloat16)
+    inject_adapter_in_model(case.config(bert), model, low_cpu_mem_usage=True)
+    set_peft_model_state_dict(model, state, low_cpu_mem_usage=True)
+    assert trainable(model)
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    assert {parameter.dtype for parameter in trainable(model).values()} == {torch.float32}
+
+
+def test_a_deep_copy_is_equal_and_its_own(case: Any, backbone: Any, perturb: Perturb) -> None:
+    adapted = get_peft_model(backbone.build(), case.config(backbone)).eval()
+    perturb(adapted)
+    copied = copy.deepcopy(adapted)
+    assert count(copied) == count(adapted)
+    assert not {id(parameter) for parameter in copied.parameters()} & {id(p) for p in adapted.parameters()}
+    with torch.no_grad():
+        expected = backbone.logits(adapted)
+        assert torch.equal(backbone.logits(copied), expected)
+        perturb(copied)
+        assert torch.equal(backbone.logits(adapted), expected)
+        assert not torch.equal(backbone.logits(copied), expected)
+
+
+def test_gradient_checkpointing_changes_no_gradient(case: Any, bert: Any, perturb: Perturb) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = bert.build()
+        inject_adapter_in_model(case.config(bert), model)
+        perturb(model)
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(3)
+        bert.logits(model.train()).square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in trainable(model).items()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_it_shares_its_modules_with_lora_in_both_orders(
     case: Any, backbone: Any, perturb: Perturb, ours_first: bool
@@ -241,7 +282,8 @@ def test_it_shares_its_modules_with_lora_in_both_orders(
     if ours_first and case.wraps_blocks:
         return
     ours = ("ours", case.config(backbone))
-    lora = ("lora", LoraConfig(r=2, target_modules=backbone.names("attention", "feed_forward")))
+    shared = backbone.names("attention", "feed_forward")[::2]
+    lora = ("lora", LoraConfig(r=2, target_modules=shared))
     order = [ours, lora] if ours_first else [lora, ours]
     models = []
     for _ in range(2):
@@ -259,6 +301,15 @@ def test_it_shares_its_modules_with_lora_in_both_orders(
         set_peft_model_state_dict(models[1], state, adapter_name=name)
     with torch.no_grad():
         torch.testing.assert_close(backbone.logits(models[1]), backbone.logits(models[0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.gpu
+def test_it_works_where_the_backbone_is(case: Any, backbone: Any) -> None:
+    model = backbone.build(device="cuda", dtype=torch.bfloat16)
+    inject_adapter_in_model(case.config(backbone), model)
+    assert all(tensor.device.type == "cuda" for tensor in (*model.parameters(), *model.buffers()))
+    backbone.logits(model).float().square().sum().backward()
+    assert any(parameter.grad is not None for parameter in trainable(model).values())
 
 
 def test_a_refused_placement_leaves_the_model_as_it_was(case: Any, backbone: Any) -> None:
