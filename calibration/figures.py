@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.ece import ece
-from calibration.floor import ConsistencyBand, consistency_band
+from calibration.floor import ConsistencyBand, consistency_band, ece_floor
 from calibration.outcomes import top_label
 from calibration.rows import FloatArray, checked_count
 from calibration.selective import aurc, risk_coverage
@@ -210,7 +209,9 @@ def before_after_png(
 
 def _reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int, seed: int, name: str) -> _Reliability:
     band = consistency_band(top_label(probabilities, labels), bins, seed=seed)
-    return _Reliability(band, _titled(name, f"ECE {ece(probabilities, labels, bins):.3f}"))
+    floor = ece_floor(probabilities, labels, bins, seed=seed)
+    text = f"ECE {floor.ece:.3f} (perfect model {floor.floor_mean:.3f}, p = {floor.p_value:.3f})"
+    return _Reliability(band, _titled(name, text))
 
 
 def _histogram(
@@ -262,8 +263,8 @@ def _draw_reliability(axes: Axes, shown: _Reliability) -> None:
     band = shown.band
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", label="perfect")
     axes.fill_between(band.probability, band.low, band.high, color=_GREY, alpha=0.25, lw=0, label="chance (95 %)")
-    axes.plot(band.probability, band.frequency, color=_BLUE, lw=1)
-    axes.scatter(band.probability, band.frequency, s=15 + 250 * band.share, color=_BLUE, label="observed", zorder=3)
+    axes.plot(band.probability, band.frequency, color=_BLUE, lw=1, marker="o", markersize=4, label="observed")
+    axes.scatter(band.probability, band.frequency, s=15 + 250 * band.share, color=_BLUE, zorder=3, clip_on=False)
     _label(axes, shown.title, "confidence", "accuracy")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)

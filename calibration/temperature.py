@@ -297,37 +297,42 @@ def _standard_error(problem: _Problem, beta: float, variance: float) -> float | 
 
 
 def _solve(problem: _Problem) -> _Solution:
-    """Return the optimal beta within the bounds, after a look at both ends."""
+    """Return the optimal beta within the bounds, after a look at the ends.
+
+    The slope grows with beta: where it is negative at T = 1, it is negative at the flat end too, and only the sharp end
+    is left to look at; where it is positive, the other way round.
+    """
     if problem.finite.min() == 0.0:
         return _Solution(1.0, "constant")
-    target = -float(problem.shares @ problem.picked)
-    if target == 0.0:
+    if -float(problem.shares @ problem.picked) == 0.0:
         return _Solution(1.0 / T_MIN, "separable")
     if problem.slope_at_zero() >= 0.0:
         return _Solution(1.0 / T_MAX, "anti_correlated")
-    if problem.at(1.0 / T_MIN).slope <= 0.0:
+    start = problem.at(1.0)
+    if start.slope < 0.0 and problem.at(1.0 / T_MIN).slope <= 0.0:
         return _Solution(1.0 / T_MIN, "at_lower_bound")
-    if problem.at(1.0 / T_MAX).slope >= 0.0:
+    if start.slope >= 0.0 and problem.at(1.0 / T_MAX).slope >= 0.0:
         return _Solution(1.0 / T_MAX, "at_upper_bound")
-    return _Solution(_root(problem, target), "ok")
+    return _Solution(_root(problem, start), "ok")
 
 
-def _root(problem: _Problem, target: float) -> float:
-    """Return the beta in the bounds at which mean(max z - E_p[z]) equals `target`, which is mean(max z - z_y).
+def _root(problem: _Problem, start: _Moments) -> float:
+    """Return the beta in the bounds at which mean(max z - E_p[z]) equals mean(max z - z_y), from moments at beta = 1.
 
     The left side falls with beta, nearly as a power of it: Newton steps on log against log, kept inside a bracket
     that is halved whenever a step would leave it.
     """
+    target = -float(problem.shares @ problem.picked)
     low, high = -math.log(T_MAX), -math.log(T_MIN)
-    x = 0.0
+    x, moments = 0.0, start
     for _ in range(_MAX_STEPS):
-        moments = problem.at(math.exp(x))
         low, high = (x, high) if moments.slope < 0.0 else (low, x)
         step = _newton_step(moments, math.exp(x), target)
         if abs(step) <= _STEP_TOLERANCE:
             # Newton's error is squared: this step ends within rounding of the root, on whichever side of the bracket.
             return math.exp(x + step)
         x = x + step if low <= x + step <= high else 0.5 * (low + high)
+        moments = problem.at(math.exp(x))
     return math.exp(x)
 
 

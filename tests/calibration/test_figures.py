@@ -22,7 +22,8 @@ def test_reliability_shows_points_in_and_out_of_the_band(go, probabilities) -> N
     figure = figures.reliability_figure(p, labels, name="pick")
     traces = {trace.name: trace for trace in figure.data if trace.name}
     assert isinstance(figure, go.Figure)
-    assert f"pick: ECE {ece(p, labels):.3f}" in figure.layout.title.text
+    assert f"pick: ECE {ece(p, labels):.3f} (perfect model 0.0" in figure.layout.title.text
+    assert "p = 0.001" in figure.layout.title.text
     assert {"perfect", "chance (95 %)", "observed"} <= set(traces)
     observed, low = traces["observed"], traces["chance (95 %)"]
     assert np.mean(np.array(observed.y) < np.array(low.y)) > 0.5
@@ -47,7 +48,7 @@ def test_before_and_after_stand_side_by_side(go, probabilities) -> None:
     sharp, labels = probabilities(300, sharpness=3.0)
     honest, _ = probabilities(300)
     figure = figures.before_after_figure(sharp, honest, labels)
-    titles = [note.text for note in figure.layout.annotations]
+    titles = [note.text.split(" (")[0] for note in figure.layout.annotations]
     assert titles == [f"before: ECE {ece(sharp, labels):.3f}", f"after: ECE {ece(honest, labels):.3f}"]
     assert len(figure.data) == 8
     assert sum(trace.showlegend is not False for trace in figure.data) == 3
