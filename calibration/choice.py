@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.calibrators import DEFAULT_OPTIONS, Calibrator, FitOptions, Kind, fit_checked
-from calibration.errors import TooFewRowsError
+from calibration.errors import ConvergenceError, TooFewRowsError
 from calibration.fitted_rows import FittedRows, Ids
 from calibration.folds import stratified_folds
 from calibration.rows import (
@@ -127,8 +127,14 @@ def cross_fitted_nlls(
     kinds, left_out = allowed_kinds(array) if kind == "auto" else ([kind], {})
     nll: dict[Kind, float] = {}
     for name in kinds:
-        logs = out_of_fold(name, array, targets, share, fold, options)
-        nll[name] = -float(share @ logs[np.arange(targets.size), targets])
+        try:
+            logs = out_of_fold(name, array, targets, share, fold, options)
+        except ConvergenceError as error:
+            if kind != "auto":
+                raise
+            left_out[name] = str(error)
+        else:
+            nll[name] = -float(share @ logs[np.arange(targets.size), targets])
     return nll, left_out
 
 

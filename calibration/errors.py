@@ -11,6 +11,7 @@
     ├── WeightError                  negative, non-finite, or all zero
     ├── OptionError                  an argument outside what it allows
     ├── UnsupportedTaskError         regression, multi-label or generation: not what this package does
+    ├── ConvergenceError             a fit did not reach its optimum: logits of an absurd scale
     ├── SeenRowsError                a score was asked for on rows that the calibrator was fitted on
     └── DocumentError                JSON that this package did not write, or cannot read
 
@@ -62,6 +63,10 @@ class OptionError(CalibrationError):
 
 class UnsupportedTaskError(CalibrationError):
     """The data are of a task that this package refuses: regression, multi-label, generation."""
+
+
+class ConvergenceError(CalibrationError):
+    """A fit stopped before its optimum."""
 
 
 class SeenRowsError(CalibrationError):

@@ -7,11 +7,13 @@ from functools import cached_property
 
 import numpy as np
 
+from calibration.errors import ConvergenceError
 from calibration.rows import FloatArray
 from calibration.softmax import log_softmax
 
 _MAX_STEPS = 100
-_TOLERANCE = 1e-22
+_TOLERANCE, _TOLERABLE = 1e-22, 1e-10
+"""Newton decrements, twice the distance to the minimum: where steps end, and what may be left after the last."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,25 @@ class LinearProblem:
     ridge: float
 
     def solve(self) -> FloatArray:
-        """Return the minimising theta, shape (p,); of several (a flat direction), the one nearest the prior."""
+        """Return the minimising theta, shape (p,); of several (a flat direction), the one nearest the prior.
+
+        Raises:
+            ConvergenceError: The minimum was not reached.
+        """
         theta = self.prior
         for _ in range(_MAX_STEPS):
             gradient, hessian = self._derivatives(theta)
             step: FloatArray = -np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0].astype(np.float64)
             decrement = -float(gradient @ step)
             if decrement <= _TOLERANCE:
-                break
+                return theta
             theta = theta + self._length(theta, step, decrement) * step
-        return theta
+        if decrement <= _TOLERABLE:
+            return theta
+        raise ConvergenceError(
+            f"the fit did not reach its optimum in {_MAX_STEPS} steps; log-probabilities go down to "
+            f"{self._features.min():.3g}. Logits of such a scale are for 'temperature', or for another model."
+        )
 
     def _length(self, theta: FloatArray, step: FloatArray, decrement: float) -> float:
         """Return the first of 1, 1/2, 1/4, ... that lowers the value enough, beyond the rounding of the value."""

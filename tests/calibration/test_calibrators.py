@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from calibration import (
     FitOptions,
     calibrator_from_json,
+    choose_calibrator,
     cross_fitted_log_probabilities,
     cross_fitted_probabilities,
     fit_calibrator,
@@ -22,7 +23,7 @@ from calibration import (
 )
 from calibration.calibrators import Kind
 from calibration.choice import out_of_fold
-from calibration.errors import DocumentError, OptionError, ShapeError, TooFewRowsError
+from calibration.errors import ConvergenceError, DocumentError, OptionError, ShapeError, TooFewRowsError
 from calibration.folds import stratified_folds
 from calibration.rows import checked_weights
 from calibration.softmax import log_softmax, softmax
@@ -273,6 +274,16 @@ def test_another_number_of_classes_is_refused(draw) -> None:
     for kind in ("vector", "isotonic"):
         with pytest.raises(ShapeError, match="fitted on 3"):
             fit_calibrator(kind, logits, labels).probabilities(logits[:, :2])
+
+
+def test_an_optimum_that_is_not_reached_is_said(draw) -> None:
+    rng = np.random.default_rng(3)
+    logits, labels = 1e8 * rng.normal(size=(500, 4)), rng.integers(0, 4, 500)
+    with pytest.raises(ConvergenceError, match="'temperature'"):
+        fit_calibrator("vector", logits, labels)
+    choice = choose_calibrator(logits, labels)
+    assert choice.kind != "vector"
+    assert "did not reach" in choice.left_out["vector"]
 
 
 def test_platt_is_for_two_complete_classes(draw) -> None:
