@@ -188,7 +188,11 @@ class Recorder:
         self._write()
 
     def record_all(self) -> Recorded:
-        """Bring the whole record in step with the storage: every trial of every phase, the front and its files."""
+        """Bring the whole record in step with the storage: every trial of every phase, the front and its files.
+
+        Raises:
+            StudyError: The study was never started, and has no limits to find its front by.
+        """
         from orchestrator.figures import pareto_files  # its libraries load slowly, and are needed here alone
 
         trials = {phase: self.store.trials(phase) for phase in PHASES}

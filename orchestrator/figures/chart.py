@@ -279,7 +279,7 @@ def _x_axis(metric: Metric, searched: Sequence[float], beside: Sequence[float]) 
 def _log_axis(metric: Metric, core: Sequence[float], values: Sequence[float]) -> Axis:
     """Spend the width on what was searched: 0, and what is far above, get a place behind a break."""
     least, most = min(core), max(core)
-    gap = max(2.0, (most / least) ** 0.12)
+    gap = max(2.5, (most / least) ** 0.16)
     zero = least / gap if min(values) <= 0 else None
     far = most * gap if max(values) > most * gap else None
     pad = max(1.25, (most / least) ** MARGIN)

@@ -24,6 +24,14 @@ _CONFIG = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
     "toImageButtonOptions": {"format": "svg", "filename": "pareto"},
 }
+_FIT = """
+const plot = document.getElementById('{plot_id}');
+const narrow = {'legend.orientation': 'h', 'legend.x': 0, 'legend.y': -0.18, 'legend.yanchor': 'top'};
+const wide = {'legend.orientation': 'v', 'legend.x': 1.02, 'legend.y': 1, 'legend.yanchor': 'top'};
+const fit = () => Plotly.relayout(plot, window.innerWidth < 760 ? narrow : wide);
+window.addEventListener('resize', fit);
+fit();
+"""
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -66,6 +74,7 @@ def pareto_html(front: Mapping[str, Any], trials: Sequence[Trial], references: S
         default_width="100%",
         default_height="100%",
         div_id="pareto",
+        post_script=_FIT,
     )
     return _PAGE.format(title=html.escape(f"{front['study']}: Pareto front"), figure=inner)
 
