@@ -118,7 +118,9 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
 def _attach_parts(
     model: nn.Module, anatomy: Anatomy, candidate: Candidate
 ) -> tuple[nn.Module, tuple[tuple[nn.Parameter, ...], ...]]:
-    order = sorted(range(len(candidate.parts)), key=lambda index: method(candidate.parts[index].method).route == "prompt")
+    order = sorted(
+        range(len(candidate.parts)), key=lambda index: method(candidate.parts[index].method).route == "prompt"
+    )
     trained: dict[int, tuple[nn.Parameter, ...]] = {}
     for index in order:
         known = {id(parameter) for parameter in model.parameters()}
@@ -138,7 +140,7 @@ def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> n
     if rule.route == "full":
         _unshare(model, targets.layers, anatomy)
         return model
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type]  # type: ignore[index]
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type]
     arguments = dict(rule.config(part, targets))
     try:
         with warnings.catch_warnings():
@@ -147,7 +149,7 @@ def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> n
                 return get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
             # What peft's inject_adapter_in_model does, without its refusal of tuners that keep shared tensors: their
             # layers hold them too.
-            return PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, config_class(**arguments), name).model  # type: ignore[index]
+            return PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, config_class(**arguments), name).model
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError) as error:
         raise UnsupportedError(f"{part.method} cannot be attached to {anatomy.architecture}: {error}") from error
 
@@ -156,7 +158,9 @@ def _new_parameters(model: nn.Module, known: set[int], part: Part) -> tuple[nn.P
     """Return the trainable parameters that a part brought, without copies of the head that peft made."""
     copies = {id(p) for wrapper in _wrappers(model) for p in wrapper.parameters()}
     if method(part.method).route == "full":
-        return tuple(parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) in known)
+        return tuple(
+            parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) in known
+        )
     return tuple(
         parameter
         for parameter in model.parameters()
@@ -206,9 +210,9 @@ def _free_head(model: nn.Module, heads: tuple[str, ...]) -> tuple[nn.Parameter, 
         module = base.get_submodule(name)
         parameters: Iterable[nn.Parameter] = module.parameters()
         if id(module) in wrapped:
-            parameters = module.modules_to_save.parameters()  # type: ignore[union-attr]
+            parameters = module.get_submodule("modules_to_save").parameters()
         found.extend(parameters)
-        module.register_forward_pre_hook(_to_float32)
+        nn.Module.register_forward_pre_hook(module, _to_float32)
     for parameter in found:
         parameter.requires_grad_(True)
     return tuple(found)

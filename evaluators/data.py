@@ -72,7 +72,7 @@ def read_task(spec: TaskSpec) -> Task:
         DataError: It cannot be read, a column is missing, a label is unknown, or a role would be empty.
     """
     source, classes = _read_source(spec)
-    roles = _divide(source, spec.splits, len(classes))
+    roles = _divide(source, spec.splits)
     for role, one in roles.items():
         limit = spec.max_train if role == "train" else spec.max_evaluation
         if limit is not None and len(one) > limit:
@@ -158,7 +158,7 @@ def _examples(rows: list[tuple[tuple[str, ...], str, str | None]], index: dict[s
     return Examples(tuple(text for text, _, _ in known), labels, groups)
 
 
-def _divide(source: dict[str, Examples], spec: SplitSpec, classes: int) -> dict[str, Examples]:
+def _divide(source: dict[str, Examples], spec: SplitSpec) -> dict[str, Examples]:
     named = {role: getattr(spec, role) for role in ROLES}
     roles: dict[str, Examples] = {}
     for role, value in named.items():

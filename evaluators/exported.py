@@ -1,9 +1,9 @@
 """An exported candidate: a folder with everything that is not the backbone's, and the way back to equal outputs.
 
-    paretune.json       what was trained, on which model and data, with which result; the candidate, exactly
-    state.safetensors   every tensor that is not the backbone's, by exact name
-    calibration.json    the temperature that was fitted on data that training and selection did not see
-    adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pretrained` reads; single methods only
+paretune.json       what was trained, on which model and data, with which result; the candidate, exactly
+state.safetensors   every tensor that is not the backbone's, by exact name
+calibration.json    the temperature that was fitted on data that training and selection did not see
+adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pretrained` reads; single methods only
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def is_peft(candidate: Candidate) -> bool:
     return len(candidate.parts) == 1 and bool(method(candidate.parts[0].method).peft_type)
 
 
-def as_peft_model(backbone: Backbone, anatomy: Anatomy, candidate: Candidate, state: Mapping[str, Tensor], name: str) -> Any:
+def as_peft_model(
+    backbone: Backbone, anatomy: Anatomy, candidate: Candidate, state: Mapping[str, Tensor], name: str
+) -> Any:
     """Return a PeftModel that holds a trained candidate, head included, ready for `save_pretrained`.
 
     Args:
@@ -127,7 +129,7 @@ def as_peft_model(backbone: Backbone, anatomy: Anatomy, candidate: Candidate, st
     rule = method(part.method)
     arguments = dict(rule.config(part, resolve(part, anatomy)))
     heads = list(head_of(backbone.model))
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type](task_type="SEQ_CLS", **arguments)  # type: ignore[index]
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type](task_type="SEQ_CLS", **arguments)
     if rule.route == "inject":
         config.modules_to_save = heads
     config.base_model_name_or_path = hub_name(name)

@@ -82,7 +82,9 @@ def predict_step_bytes(attached: Attached, dtype: torch.dtype, batch: int, lengt
         return live.peak
 
 
-def measure_peak_bytes(model: nn.Module, state: Iterable[Tensor], step: Callable[[], object], device: torch.device) -> int:
+def measure_peak_bytes(
+    model: nn.Module, state: Iterable[Tensor], step: Callable[[], object], device: torch.device
+) -> int:
     """Measure the peak bytes of one training step by the allocator's own count.
 
     Args:

@@ -69,7 +69,9 @@ def _bfloat16(home: Home) -> Iterator[Finding]:
 
     machine = choose_machine(ModelSpec(name="-"))
     pays = machine.dtype == torch.bfloat16
-    yield Finding("bfloat16", "ok" if pays else "note", "pays, and is used" if pays else "does not pay here; float32 is used")
+    yield Finding(
+        "bfloat16", "ok" if pays else "note", "pays, and is used" if pays else "does not pay here; float32 is used"
+    )
     yield Finding("AMX", "ok" if has_amx() else "note", "yes" if has_amx() else "no")
 
 
@@ -85,18 +87,18 @@ def _ray(home: Home) -> Iterator[Finding]:
 
 
 def _storage(home: Home) -> Iterator[Finding]:
-    from orchestrator.redaction import without_password
+    from orchestrator.redaction import redact
     from orchestrator.storage import Storage
 
     home.create()
     studies = len(Storage(home.storage_url).names())
-    yield Finding("storage", "ok", f"{without_password(home.storage_url)}, {studies} studies")
+    yield Finding("storage", "ok", f"{redact(home.storage_url)}, {studies} studies")
 
 
 def _mlflow(home: Home) -> Iterator[Finding]:
-    from orchestrator.redaction import without_password
+    from orchestrator.redaction import redact
 
-    yield Finding("MLflow", "ok", f"{importlib.metadata.version('mlflow')}, {without_password(home.tracking_uri)}")
+    yield Finding("MLflow", "ok", f"{importlib.metadata.version('mlflow')}, {redact(home.tracking_uri)}")
 
 
 def _disk(home: Home) -> Iterator[Finding]:

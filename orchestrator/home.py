@@ -68,7 +68,7 @@ class Home:
         if not folder.is_dir():
             yield
             return
-        with open(folder / "driver.lock", "a+") as lock:
+        with (folder / "driver.lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -20,7 +20,18 @@ from orchestrator.storage import StudyStore
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.space import Space, at_defaults, bind
 
-_PACKAGES = ("paretune", "torch", "transformers", "peft", "datasets", "optuna", "ray", "mlflow", "scikit-learn", "numpy")
+_PACKAGES = (
+    "paretune",
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "optuna",
+    "ray",
+    "mlflow",
+    "scikit-learn",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,9 @@ def full_steps(spec: StudySpec, examples: int) -> int:
 
 def note_facts(store: StudyStore, prepared: Prepared) -> None:
     """Keep what readers of the study need without its model, and fix the reference point before the search."""
-    store.note("backbone", {"parameters": prepared.coster.parameters, "architecture": prepared.space.anatomy.architecture})
+    store.note(
+        "backbone", {"parameters": prepared.coster.parameters, "architecture": prepared.space.anatomy.architecture}
+    )
     store.note("classes", list(prepared.classes))
     store.note("steps", prepared.evaluator.steps)
     store.note("space_size", prepared.space.size)

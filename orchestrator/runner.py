@@ -185,7 +185,9 @@ def _cause_of(error: Exception) -> Cause:
 
 def _describe(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1:]
-    place = f" ({Path(last[0].filename).name}:{last[0].lineno})" if last and not isinstance(error, ParetuneError) else ""
+    place = (
+        f" ({Path(last[0].filename).name}:{last[0].lineno})" if last and not isinstance(error, ParetuneError) else ""
+    )
     return f"{type(error).__name__}: {error}{place}"
 
 
@@ -208,7 +210,7 @@ class _Jobs:
             self.work.on_end(job, failure)
 
 
-class _JobSearcher(Searcher):  # type: ignore[misc]
+class _JobSearcher(Searcher):
     """Hands out jobs as Ray Tune asks for configurations."""
 
     def __init__(self, jobs: _Jobs) -> None:
@@ -235,7 +237,9 @@ class _JobSearcher(Searcher):  # type: ignore[misc]
         if seconds is not None and time.monotonic() - started >= seconds:
             self._jobs.end(trial_id, Failure("timeout", f"longer than {seconds:g} s, the limit of a trial"))
         else:
-            self._jobs.end(trial_id, Failure("crashed", "its process died: killed, out of memory, or a fault in a library"))
+            self._jobs.end(
+                trial_id, Failure("crashed", "its process died: killed, out of memory, or a fault in a library")
+            )
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the storage is the truth."""
@@ -244,7 +248,7 @@ class _JobSearcher(Searcher):  # type: ignore[misc]
         """Restore nothing."""
 
 
-class _RungScheduler(FIFOScheduler):  # type: ignore[misc]
+class _RungScheduler(FIFOScheduler):
     """Asks the work at each rung whether a job goes on."""
 
     def __init__(self, jobs: _Jobs) -> None:
@@ -282,7 +286,7 @@ class _StoppedError(Exception):
     """Leaves Ray Tune's loop when the work says stop."""
 
 
-class _Ticker(tune.Callback):  # type: ignore[misc]
+class _Ticker(tune.Callback):
     """Looks at the work between the steps of Ray Tune's loop."""
 
     def __init__(self, jobs: _Jobs) -> None:
@@ -318,7 +322,9 @@ def _room(resources: ResourcesSpec) -> int:
     return min(int(room), resources.concurrency or int(room))
 
 
-def run_jobs(work: Work, evaluator: EvaluatorSpec, resources: ResourcesSpec, at_once: int, seconds: float | None) -> bool:
+def run_jobs(
+    work: Work, evaluator: EvaluatorSpec, resources: ResourcesSpec, at_once: int, seconds: float | None
+) -> bool:
     """Run jobs until the work has no more, or says stop.
 
     Args:

@@ -18,6 +18,7 @@ from search_space.spec import SpaceSpec
 from search_space.strict import Strict
 
 SAMPLERS = ("tpe", "random", "nsga2", "gp")
+_BETTER = {"maximize": "the higher it is", "minimize": "the lower it is"}
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
@@ -33,7 +34,9 @@ class Objective(Strict):
         if isinstance(data, Mapping) and len(data) == 1 and "metric" not in data:
             (direction, name), *_ = data.items()
             if direction not in get_args(Direction):
-                raise ValueError(f"{direction!r} is not 'maximize' or 'minimize'{did_you_mean(str(direction), get_args(Direction))}")
+                raise ValueError(
+                    f"{direction!r} is not 'maximize' or 'minimize'{did_you_mean(str(direction), get_args(Direction))}"
+                )
             return {"metric": name, "direction": direction}
         return data
 
@@ -41,7 +44,7 @@ class Objective(Strict):
     def _natural(self) -> Objective:
         natural = metric(self.metric).direction
         if natural != self.direction:
-            raise ValueError(f"{self.metric} cannot be {self.direction}d, it is better {'high' if natural == 'maximize' else 'low'}; write '{natural}: {self.metric}'")
+            raise ValueError(f"{self.metric} is better {_BETTER[natural]}; write '{natural}: {self.metric}'")
         return self
 
     def to_json(self) -> dict[str, str]:

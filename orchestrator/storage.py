@@ -155,7 +155,9 @@ class Storage:
         """Open a study. Raises StudyNotFoundError with the nearest name."""
         names = self.names()
         if name not in names:
-            raise StudyNotFoundError(f"there is no study {name[:80]!r}{did_you_mean(name, names)}; `paretune ls` lists them")
+            raise StudyNotFoundError(
+                f"there is no study {name[:80]!r}{did_you_mean(name, names)}; `paretune ls` lists them"
+            )
         return StudyStore(self, name)
 
 
@@ -198,10 +200,14 @@ class StudyStore:
         except KeyError:
             one = None
         if one is None or "candidate" not in one.user_attrs:
-            raise StudyNotFoundError(f"study {self.name!r} has no trial {number} in {phase}; `paretune show {self.name}`")
+            raise StudyNotFoundError(
+                f"study {self.name!r} has no trial {number} in {phase}; `paretune show {self.name}`"
+            )
         return _read(phase, one)
 
-    def ask(self, space: Space, sampler: optuna.samplers.BaseSampler, fixed: Candidate | None = None) -> tuple[int, Candidate]:
+    def ask(
+        self, space: Space, sampler: optuna.samplers.BaseSampler, fixed: Candidate | None = None
+    ) -> tuple[int, Candidate]:
         """Draw a candidate with a sampler, or enter a given one as if it had been drawn. Returns its trial's number."""
         study = self._search
         study.sampler = sampler
@@ -210,11 +216,13 @@ class StudyStore:
         trial = study.ask()
         return trial.number, space.draw(OptunaChooser(trial))
 
-    def start(self, number: int, candidate: Candidate, cost: Cost | None, seed: int, violations: Mapping[str, float]) -> None:
+    def start(
+        self, number: int, candidate: Candidate, cost: Cost | None, seed: int, violations: Mapping[str, float]
+    ) -> None:
         """Keep what an asked trial is, before it is trained."""
         trial = self._live("search", number)
         for name, value in violations.items():
-            trial.set_constraint(name, value)
+            trial.set_constraint(f"predicted {name}", value)
         trial.set_user_attr("candidate", _about(candidate, cost, seed, ""))
 
     def add(self, phase: Phase, candidate: Candidate, cost: Cost | None, seed: int, origin: str) -> int:
@@ -234,7 +242,7 @@ class StudyStore:
         """Keep measured constraints of a search trial: value / limit - 1."""
         trial = self._live("search", number)
         for name, value in violations.items():
-            trial.set_constraint(name, value)
+            trial.set_constraint(f"measured {name}", value)
 
     def finish(self, phase: Phase, number: int, state: State, cause: Cause | None = None, message: str = "") -> None:
         """Settle the state of a running trial. A complete trial needs its full-fidelity score reported before."""

@@ -196,5 +196,3 @@ def _stop_on_signals(stop: Stop) -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-

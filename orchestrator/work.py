@@ -111,7 +111,9 @@ class PhaseWork:
         else:
             score = store.trial(phase, number).score
             whole = score is not None and score.full
-            store.finish(phase, number, "complete" if whole else "partial", message="" if whole else "dominated at its rung")
+            store.finish(
+                phase, number, "complete" if whole else "partial", message="" if whole else "dominated at its rung"
+            )
         self._tell(phase, number)
 
     def should_stop(self) -> bool:
@@ -122,9 +124,7 @@ class PhaseWork:
         """After a budget ended the phase: settle what was running as partial, as far as it came."""
         for job in list(self.running.values()):
             phase, number = _place(job)
-            scored = self.bench.store.trial(phase, number).score is not None
-            cause = None if scored else "interrupted"
-            self.bench.store.finish(phase, number, "partial" if scored else "failed", cause, self.bench.stop.reason)  # type: ignore[arg-type]
+            self.bench.store.finish(phase, number, "partial", "interrupted", self.bench.stop.reason)
             self._tell(phase, number)
         self.running.clear()
 
@@ -230,7 +230,9 @@ class SearchWork(PhaseWork):
         store.start(number, candidate, cost, seed, excess)
         if candidate.sha256 in self._known:
             return f"the same candidate as trial {self._known[candidate.sha256]}", None
-        over = [f"{name} {_amount(name, cost)} of {_format(name, limits[name])}" for name, one in excess.items() if one > 0]
+        over = [
+            f"{name} {_amount(name, cost)} of {_format(name, limits[name])}" for name, one in excess.items() if one > 0
+        ]
         return "over budget: " + ", ".join(over) if over else "", max(excess.values(), default=0.0)
 
     def _job(self, number: int, candidate: Candidate) -> Job:

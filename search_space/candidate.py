@@ -122,8 +122,7 @@ class Candidate:
             raise CandidateError("a candidate needs at least one part; the head alone is the method 'head'")
         if len(self.recipe.learning_rates) != len(self.parts):
             raise CandidateError(
-                f"{len(self.parts)} parts need {len(self.parts)} learning rates, "
-                f"not {len(self.recipe.learning_rates)}"
+                f"{len(self.parts)} parts need {len(self.parts)} learning rates, not {len(self.recipe.learning_rates)}"
             )
 
     def to_json(self) -> dict[str, Any]:

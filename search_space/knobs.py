@@ -10,7 +10,6 @@ from typing import Protocol, TypeVar
 from search_space.candidate import KnobValue
 from search_space.errors import CandidateError, one_of
 
-
 _T = TypeVar("_T")
 
 
@@ -53,7 +52,9 @@ class Knob:
         for one in values:
             if not self._admits(one):
                 least = f", or any whole number from {self.low}" if self.low is not None else ""
-                raise CandidateError(f"{where}.{self.name}: {one!r} is not one of {one_of(map(str, self.values))}{least}")
+                raise CandidateError(
+                    f"{where}.{self.name}: {one!r} is not one of {one_of(map(str, self.values))}{least}"
+                )
 
     def _admits(self, value: KnobValue) -> bool:
         if any(type(value) is type(known) and value == known for known in self.values):

@@ -93,7 +93,9 @@ def _parse_knobs(rule: Method, text: str) -> dict[str, KnobValue]:
         if not equals or name in knobs:
             raise NotationError(f"{rule.name}({text}): {pair!r} is not 'knob=value', or it is given twice")
         if name not in names:
-            raise NotationError(f"{rule.name} has no knob {name!r}; allowed: {one_of(names)}{did_you_mean(name, names)}")
+            raise NotationError(
+                f"{rule.name} has no knob {name!r}; allowed: {one_of(names)}{did_you_mean(name, names)}"
+            )
         knobs[name] = _parse_value(value)
         rule.knob(name).check(rule.name, knobs[name])
     return knobs

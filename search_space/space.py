@@ -56,7 +56,9 @@ class MethodSpace:
         parameters |= encode_one(f"{name}.layers", self.layers, True, str(part.placement.layers))
         if not self.learning_rate.low <= rate <= self.learning_rate.high:
             raise ValueError(f"{name}.learning_rate {rate} is outside the space")
-        return parameters | ({} if self.learning_rate.low == self.learning_rate.high else {f"{name}.learning_rate": rate})
+        return parameters | (
+            {} if self.learning_rate.low == self.learning_rate.high else {f"{name}.learning_rate": rate}
+        )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ class SpaceSpec(Strict):
     @classmethod
     def _known_preset(cls, name: str) -> str:
         if name not in presets():
-            raise ValueError(f"there is no preset {name!r}; allowed: {one_of(presets())}{did_you_mean(name, presets())}")
+            raise ValueError(
+                f"there is no preset {name!r}; allowed: {one_of(presets())}{did_you_mean(name, presets())}"
+            )
         return name
 
     @field_validator("methods", mode="before")
@@ -180,7 +182,9 @@ def _members(hybrid: Any) -> tuple[str, ...]:
     names = tuple(str(name).strip() for name in names)
     for name in names:
         if name not in methods():
-            raise ValueError(f"there is no method {name!r}; allowed: {one_of(methods())}{did_you_mean(name, methods())}")
+            raise ValueError(
+                f"there is no method {name!r}; allowed: {one_of(methods())}{did_you_mean(name, methods())}"
+            )
         if method(name).route in ("head", "full"):
             raise ValueError(f"{name!r} cannot be part of a hybrid")
     return names

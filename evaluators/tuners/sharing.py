@@ -67,7 +67,7 @@ class _TieAgain:
     holder: Holder
     first: Holder
 
-    def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:  # noqa: ARG002 (torch passes it)
+    def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:
         still_there = (self.holder, self.first) in module.__dict__["ties"]
         if still_there and self.holder.get() is not self.first.get():
             self.holder.set(self.first.get())

@@ -51,7 +51,7 @@ class InputTap(WrappingLayer):
     def _make_containers(self) -> None:
         self.sites: dict[str, list[Site]] = {}
 
-    def add_adapter(self, adapter_name: str, config: Any, site: Site) -> None:  # noqa: ARG002 (it has no knobs)
+    def add_adapter(self, adapter_name: str, config: Any, site: Site) -> None:
         """Note who reads here."""
         self.sites.setdefault(adapter_name, []).append(site)
 

@@ -159,7 +159,7 @@ class WrappingLayer(nn.Module, BaseTunerLayer):
         present = self._get_available_adapters()
         return [name for name in self.active_adapters if name in present and name not in self.merged_adapters]
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: ARG002
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse to merge: `check_merge` says why."""
         self.check_merge()
 
@@ -216,7 +216,7 @@ class WrappingTuner(BaseTuner):
             require_known(name, modules)
             self.check_target(peft_config, name, modules[name])
 
-    def check_target(self, peft_config: Any, name: str, target: nn.Module) -> None:  # noqa: ARG002
+    def check_target(self, peft_config: Any, name: str, target: nn.Module) -> None:
         """Refuse a module that cannot be wrapped; here, all but linear modules and norms.
 
         Raises:
@@ -256,7 +256,7 @@ class WrappingTuner(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        parameter_name: str | None = None,  # noqa: ARG002 (peft passes it)
+        parameter_name: str | None = None,
     ) -> None:
         site = self.site(peft_config, current_key)
         if isinstance(target, self.tuner_layer_cls):
@@ -268,7 +268,7 @@ class WrappingTuner(BaseTuner):
                 getattr(layer, container).requires_grad_(False)
         setattr(innermost(parent), target_name, layer)
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:  # noqa: ARG002
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """Put a module in its place; ours are on the right device already, and some have no weight to go by."""
         setattr(innermost(parent), child_name, new_module)
 
@@ -285,7 +285,7 @@ class WrappingTuner(BaseTuner):
         shared: Shared = self.__dict__["shared_by_layers"]
         return shared
 
-    def site(self, peft_config: Any, name: str) -> Site:  # noqa: ARG002 (for tuners that need it)
+    def site(self, peft_config: Any, name: str) -> Site:
         """Return the place of an adapter."""
         return Site(name, self.shared)
 

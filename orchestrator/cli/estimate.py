@@ -48,13 +48,16 @@ def show_estimate(spec: StudySpec, json: bool) -> None:
         return
     console.print(
         f"[bold]{spec.name}[/]: {data['space_size']:,} architectures in {data['compositions']} compositions, "
-        f"learning rates apart; {data['steps']} steps of full training; backbone {format_count(data['backbone_parameters'])} parameters"
+        f"learning rates apart; {data['steps']} steps of full training; "
+        f"backbone {format_count(data['backbone_parameters'])} parameters"
     )
     rows = [_row(one) for one in data["candidates"][:_SHOWN]]
     console.print(table(["candidate", "params", "share", "head", "memory", "budgets"], rows, right=(1, 2, 3, 4)))
     rejected = sum(bool(one["rejected"]) for one in data["candidates"])
     limits = ", ".join(f"{name} ≤ {_amount(name, value)}" for name, value in data["limits"].items()) or "none"
-    console.print(f"limits: {limits}. Of {len(data['candidates'])} random candidates {rejected} would be rejected untrained.")
+    console.print(
+        f"limits: {limits}. Of {len(data['candidates'])} random candidates {rejected} would be rejected untrained."
+    )
 
 
 def estimate(spec: StudySpec, prepared: Prepared) -> dict[str, Any]:

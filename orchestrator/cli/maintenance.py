@@ -36,7 +36,9 @@ def export(
     loader = "peft.PeftModel.from_pretrained" if made.peft else "evaluators.exported.load_exported"
     console.print(f"Trial {made.trial} is in [bold]{made.folder}[/]", soft_wrap=True)
     console.print(f"Reloaded with {loader}: its logits differ from the recorded ones by {made.difference:.1e} at most.")
-    console.print(f"Next: read {made.folder / 'README.md'}, or train it again: python {made.folder / 'train.py'}", soft_wrap=True)
+    console.print(
+        f"Next: read {made.folder / 'README.md'}, or train it again: python {made.folder / 'train.py'}", soft_wrap=True
+    )
 
 
 def record(study: StudyName, json: Json = False) -> None:

@@ -26,7 +26,9 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2 if sys.stdout.isatty() else None, allow_nan=False, default=str))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, right: Sequence[int] = ()) -> Table:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, right: Sequence[int] = ()
+) -> Table:
     """Make a table; `right` names the columns of numbers."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):

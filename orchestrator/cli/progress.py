@@ -43,7 +43,9 @@ class LiveTable:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._console.is_terminal:
             self._live.stop()
 
@@ -60,7 +62,11 @@ class LiveTable:
         self._trials[trial.key] = trial
         if trial.state not in ("running", "infeasible"):
             self._settled.add(trial.key)
-        if not self._console.is_terminal and (before is None or before.state != trial.state) and trial.state != "running":
+        if (
+            not self._console.is_terminal
+            and (before is None or before.state != trial.state)
+            and trial.state != "running"
+        ):
             self._print("  " + "  ".join(text for text in self._row(trial) if text))
 
     def _print(self, text: str) -> None:
@@ -76,7 +82,9 @@ class LiveTable:
         for one in rows:
             body.add_row(*self._row(one), style="dim" if one.state in ("partial",) else "")
         rejected = sum(one.state == "infeasible" for one in self._trials.values())
-        foot = f"{len(running)} running, {rejected} rejected untrained, {format_seconds(time.monotonic() - self._started)}"
+        foot = (
+            f"{len(running)} running, {rejected} rejected untrained, {format_seconds(time.monotonic() - self._started)}"
+        )
         return Group(self._bar(), body, Text(foot, style="bright_black"))
 
     def _bar(self) -> RenderableType:
@@ -90,7 +98,11 @@ class LiveTable:
         values = trial.score.values if trial.score else (trial.cost.values if trial.cost else None)
         cells = [cell(metric, known(values, metric)) for metric in self._metrics]
         label = str(trial.number) if trial.phase == "search" else f"{trial.phase[:-1]} {trial.number}"
-        state = f"[{_COLOURS[trial.state]}]{_WORDS.get(trial.state, trial.state)}[/]" if self._console.is_terminal else trial.state
+        state = (
+            f"[{_COLOURS[trial.state]}]{_WORDS.get(trial.state, trial.state)}[/]"
+            if self._console.is_terminal
+            else trial.state
+        )
         if trial.state == "failed":
             state += f" ({trial.cause or 'cause not known'})"
         return [label, write_parts(trial.candidate), str(trial.steps or ""), *cells, state]

@@ -34,7 +34,10 @@ def list_studies(json: Json = False) -> None:
     if not data:
         console.print("No studies yet. Start one with: [bold]paretune run STUDY_FILE[/]")
         return
-    rows = [[one["name"], one["status"], *(str(one["trials"].get(s, 0)) for s in _STATES), one["objectives"]] for one in data]
+    rows = [
+        [one["name"], one["status"], *(str(one["trials"].get(s, 0)) for s in _STATES), one["objectives"]]
+        for one in data
+    ]
     console.print(table(["study", "status", *_STATES, "objectives"], rows, right=range(2, 2 + len(_STATES))))
 
 
@@ -42,7 +45,7 @@ _STATES = ("complete", "partial", "infeasible", "failed", "running")
 
 
 def _summary(store: StudyStore, home: Home) -> dict[str, Any]:
-    states = [one.state for one in store.trials()]
+    states: list[str] = [one.state for one in store.trials()]
     status = store.noted("status") or "created"
     if status == "running" and not home.is_driven(store.name):
         status = "interrupted"
@@ -68,14 +71,18 @@ def show(
         return
     trials = [*store.trials("references"), *store.trials(), *store.trials("finalists")]
     if json:
-        print_json({**_summary(store, home), "spec": store.spec.to_json(), "rows": [_trial_data(one) for one in trials]})
+        print_json(
+            {**_summary(store, home), "spec": store.spec.to_json(), "rows": [_trial_data(one) for one in trials]}
+        )
         return
     metrics = _measured(store, trials)
     heads = ["trial", "candidate", "steps", *(_short(metric) for metric in metrics), "state"]
     rows = [_trial_row(one, metrics) for one in trials if one.state != "infeasible"]
     console.print(table(heads, rows, right=range(2, len(heads) - 1)))
     rejected = sum(one.state == "infeasible" for one in trials)
-    console.print(f"{rejected} candidates were rejected untrained; `paretune show {study} --trial N` tells all about one.")
+    console.print(
+        f"{rejected} candidates were rejected untrained; `paretune show {study} --trial N` tells all about one."
+    )
 
 
 def pareto(study: StudyName, json: Json = False) -> None:
@@ -101,7 +108,9 @@ def show_front(store: StudyStore, front: Front, home: Home) -> None:
         console.print("No candidate has been trained to the end within the budgets yet.")
         return
     metrics = _measured(store, members)
-    console.print(table(*_front_rows(front, metrics), title=f"Pareto front of {store.name}", right=range(2, 4 + len(metrics))))
+    console.print(
+        table(*_front_rows(front, metrics), title=f"Pareto front of {store.name}", right=range(2, 4 + len(metrics)))
+    )
     _show_references(store, metrics)
     if front.pick is not None:
         console.print(f"\n[bold green]Pick: trial {front.pick.number}[/] — {front.pick.reason}")
@@ -118,7 +127,11 @@ def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[
     for one in front.members:
         values = one.trial.score.values if one.trial.score else None
         test = one.test.get("accuracy")
-        shown = "–" if test is None else f"{test.mean:.3f}" + (f" ± {test.high - test.mean:.3f}" if test.high is not None else "")
+        shown = (
+            "–"
+            if test is None
+            else f"{test.mean:.3f}" + (f" ± {test.high - test.mean:.3f}" if test.high is not None else "")
+        )
         mark = "➤" if front.pick is not None and front.pick.number == one.number else ""
         firm = "–" if one.firm is None else f"{one.firm:.2f}"
         cells = [cell(metric, known(values, metric)) for metric in metrics]

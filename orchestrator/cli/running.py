@@ -64,4 +64,6 @@ def _announce(store: StudyStore) -> None:
         done = sum(one.state not in ("running", "infeasible") for one in trials)
         errors.print(f"Continuing study [bold]{store.name}[/]: {done} trials are done.")
     else:
-        errors.print(f"Study [bold]{store.name}[/]: {store.spec.budgets.trials} trials, sampler {store.spec.search.sampler}.")
+        errors.print(
+            f"Study [bold]{store.name}[/]: {store.spec.budgets.trials} trials, sampler {store.spec.search.sampler}."
+        )

@@ -65,7 +65,11 @@ def _usage(trial: Trial, name: str, classes: int) -> str:
         return _USE_PARETUNE
     ours = trial.candidate.parts[0].method in ("serial_adapter", "bitfit")
     register = "from evaluators import tuners\n\ntuners.register()  # peft does not have this method" if ours else ""
-    return _USE_PEFT.format(model=name, classes=classes, register=register) + "\nor, with calibrated probabilities:\n\n" + _USE_PARETUNE
+    return (
+        _USE_PEFT.format(model=name, classes=classes, register=register)
+        + "\nor, with calibrated probabilities:\n\n"
+        + _USE_PARETUNE
+    )
 
 
 def _results(trained: Trial) -> str:

@@ -97,7 +97,9 @@ def _chosen(store: StudyStore, front: Front, number: int | None) -> Trial:
 
 def _trained(store: StudyStore, trial: Trial) -> Trial:
     """Return the first finalist of a trial, chosen by its seed alone so that nothing is selected, or the trial."""
-    finalists = [one for one in store.trials("finalists") if one.origin == str(trial.number) and one.state == "complete"]
+    finalists = [
+        one for one in store.trials("finalists") if one.origin == str(trial.number) and one.state == "complete"
+    ]
     return min(finalists, key=lambda one: one.seed, default=trial)
 
 

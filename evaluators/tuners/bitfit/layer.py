@@ -22,7 +22,7 @@ class BitFitLayer(MergingLayer):
     def _make_containers(self) -> None:
         self.bitfit_bias = nn.ParameterDict()
 
-    def add_adapter(self, adapter_name: str, config: BitFitConfig, site: Site) -> None:  # noqa: ARG002 (it has no knobs)
+    def add_adapter(self, adapter_name: str, config: BitFitConfig, site: Site) -> None:
         """Create Δb = 0."""
         width = output_width(self, site.name)
         self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(width, device=self.adapter_device))

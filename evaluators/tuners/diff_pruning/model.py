@@ -34,6 +34,6 @@ class DiffPruningModel(WrappingTuner):
                 outputs.loss = outputs.loss + sparsity_penalty(self.model, name)
         return outputs
 
-    def check_target(self, peft_config: DiffPruningConfig, name: str, target: nn.Module) -> None:  # noqa: ARG002
+    def check_target(self, peft_config: DiffPruningConfig, name: str, target: nn.Module) -> None:
         """Accept whatever has a floating-point weight: linear modules, embeddings, norms."""
         floating_weight(target, name)

@@ -29,7 +29,7 @@ class FullLayer(WeightLayer):
         self.full_tuning_site: dict[str, Site] = {}
         self.full_tuning_sources: dict[str, dict[str, nn.Parameter]] = {}
 
-    def add_adapter(self, adapter_name: str, config: FullConfig, site: Site) -> None:  # noqa: ARG002 (it has no knobs)
+    def add_adapter(self, adapter_name: str, config: FullConfig, site: Site) -> None:
         """Copy the parameters that the module itself holds; those of its submodules are theirs to copy."""
         copies = nn.ParameterDict()
         self.full_tuning_parameters[adapter_name] = copies

@@ -24,7 +24,7 @@ class FullModel(WrappingTuner):
     prefix = "full_tuning_"
     tuner_layer_cls = FullLayer
 
-    def check_target(self, peft_config: FullConfig, name: str, target: nn.Module) -> None:  # noqa: ARG002
+    def check_target(self, peft_config: FullConfig, name: str, target: nn.Module) -> None:
         """Accept whatever holds parameters, all of them floating-point."""
         parameters = [p for _, module in backbone_modules(target) for p in module.parameters(recurse=False)]
         if not parameters:
@@ -50,5 +50,5 @@ class FullModel(WrappingTuner):
     def _check_tied_modules(self, model: nn.Module, peft_config: Any) -> None:
         """Accept tied embeddings, of which peft warns: their copies are tied too."""
 
-    def _get_tied_target_modules(self, model: nn.Module) -> list[str]:  # noqa: ARG002 (peft passes it)
+    def _get_tied_target_modules(self, model: nn.Module) -> list[str]:
         return []

@@ -22,6 +22,6 @@ class MaskModel(WrappingTuner):
     prefix = "sparse_mask_"
     tuner_layer_cls = MaskLayer
 
-    def check_target(self, peft_config: MaskConfig, name: str, target: nn.Module) -> None:  # noqa: ARG002
+    def check_target(self, peft_config: MaskConfig, name: str, target: nn.Module) -> None:
         """Accept whatever has a floating-point weight: linear modules, embeddings, norms."""
         floating_weight(target, name)
