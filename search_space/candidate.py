@@ -57,7 +57,9 @@ class Part:
     def from_json(cls, data: Mapping[str, Any]) -> Part:
         """Read a part. Raises CandidateError on an unknown or missing key."""
         _check_keys("part", data, required=("method",), optional=("knobs", "placement"))
-        knobs = {k: tuple(v) if isinstance(v, list) else v for k, v in data.get("knobs", {}).items()}
+        if not isinstance(given := data.get("knobs", {}), Mapping):
+            raise CandidateError(f"part: knobs: expected an object, got {type(given).__name__}")
+        knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         placement = Placement.from_json(data["placement"]) if "placement" in data else Placement()
         return cls(data["method"], tuple(knobs.items()), placement)
 
@@ -82,13 +84,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         rates = (*self.learning_rates, self.head_learning_rate)
-        if not all(math.isfinite(rate) and rate > 0 for rate in rates):
+        if not all(_is_number(rate) and rate > 0 for rate in rates):
             raise CandidateError(f"recipe: learning rates must be positive finite numbers, not {rates}")
         for name in ("label_smoothing", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
+            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise CandidateError(f"recipe: {name} must be in [0, 1), not {getattr(self, name)}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
             raise CandidateError(f"recipe: weight_decay must be at least 0, not {self.weight_decay}")
+        # 1 and 1.0 are one recipe, so they have one JSON text
+        object.__setattr__(self, "learning_rates", tuple(map(float, self.learning_rates)))
+        for one in fields(self)[1:]:
+            object.__setattr__(self, one.name, float(getattr(self, one.name)))
 
     def to_json(self) -> dict[str, Any]:
         """Return this recipe as JSON data, defaults left out."""
@@ -104,7 +110,7 @@ class Recipe:
         """Read a recipe. Raises CandidateError on an unknown or missing key."""
         optional = tuple(one.name for one in fields(cls)[1:])
         _check_keys("recipe", data, required=("learning_rates",), optional=optional)
-        return cls(**{**data, "learning_rates": tuple(data["learning_rates"])})
+        return cls(**{**data, "learning_rates": tuple(_list("recipe: learning_rates", data["learning_rates"]))})
 
 
 @dataclass(frozen=True, order=True)
@@ -139,7 +145,9 @@ class Candidate:
                 f"candidate: schema_version {data['schema_version']!r} is not {SCHEMA_VERSION}; "
                 "it was written by another version of Paretune"
             )
-        return cls(tuple(map(Part.from_json, data["parts"])), Recipe.from_json(data["recipe"]))
+        return cls(
+            tuple(map(Part.from_json, _list("candidate: parts", data["parts"]))), Recipe.from_json(data["recipe"])
+        )
 
     @cached_property
     def canonical_json(self) -> str:
@@ -161,6 +169,16 @@ class Candidate:
     def method(self) -> str:
         """The methods of the parts, joined by ` + `."""
         return " + ".join(part.method for part in self.parts)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _list(what: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise CandidateError(f"{what}: expected a list, got {type(value).__name__}")
+    return value
 
 
 def _check_keys(what: str, data: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
