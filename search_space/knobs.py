@@ -48,8 +48,8 @@ class Knob:
 
     def check(self, where: str, value: KnobValue) -> None:
         """Raise CandidateError unless this knob may be set to `value`."""
-        values = value if isinstance(value, tuple) else (value,)
-        for one in values:
+        sized = isinstance(value, tuple) and self.low is not None and len(value) > 0  # one size per layer
+        for one in value if sized else (value,):  # type: ignore[union-attr]
             if not self._admits(one):
                 least = f", or any whole number from {self.low}" if self.low is not None else ""
                 raise CandidateError(
