@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
-from search_space.errors import NotationError, PlacementError, did_you_mean, one_of
+from search_space.errors import CandidateError, NotationError, did_you_mean, one_of
 from search_space.placement import Placement
 from search_space.registry import Method, method
 
@@ -56,15 +56,17 @@ def parse(text: str) -> Candidate:
     """Read a candidate. Without `| lr=` each part takes its method's default learning rate.
 
     Raises:
-        NotationError: The text does not parse, or names a method, knob or projection that there is not.
+        NotationError: The text does not parse, or says what no candidate can be.
     """
     if len(text) > _MOST_CHARACTERS:
         raise NotationError(f"notation longer than {_MOST_CHARACTERS} characters")
     body, bar, settings = text.partition("|")
     parts = tuple(map(parse_part, _PLUS.split(body)))
     rates = tuple(method(part.method).learning_rate.default for part in parts)
-    recipe = _parse_recipe(settings, rates) if bar else Recipe(rates)
-    return Candidate(parts, recipe)
+    try:
+        return Candidate(parts, _parse_recipe(settings, rates) if bar else Recipe(rates))
+    except CandidateError as error:
+        raise NotationError(str(error)) from None
 
 
 def parse_part(text: str) -> Part:
@@ -80,9 +82,11 @@ def parse_part(text: str) -> Part:
     knobs = {knob.name: given.get(knob.name, knob.default) for knob in rule.knobs}
     try:
         placement = Placement.parse(found["placement"]) if found["placement"] else rule.placement.default
-    except PlacementError as error:
+        part = Part(rule.name, tuple(knobs.items()), placement)
+        rule.check(part)
+    except CandidateError as error:
         raise NotationError(f"{text.strip()!r}: {error}") from None
-    return Part(rule.name, tuple(knobs.items()), placement)
+    return part
 
 
 def _parse_knobs(rule: Method, text: str) -> dict[str, KnobValue]:
@@ -97,7 +101,6 @@ def _parse_knobs(rule: Method, text: str) -> dict[str, KnobValue]:
                 f"{rule.name} has no knob {name!r}; allowed: {one_of(names)}{did_you_mean(name, names)}"
             )
         knobs[name] = _parse_value(value)
-        rule.knob(name).check(rule.name, knobs[name])
     return knobs
 
 
@@ -135,10 +138,14 @@ def _write_recipe(recipe: Recipe) -> str:
 def _parse_recipe(text: str, rates: tuple[float, ...]) -> Recipe:
     values: dict[str, float] = {}
     allowed = ("lr", *_SETTINGS)
+    seen: set[str] = set()
     for word in text.split():
         name, equals, value = word.partition("=")
         if name not in allowed or not equals:
             raise NotationError(f"{word!r} is not a setting; allowed: {one_of(allowed)}{did_you_mean(name, allowed)}")
+        if name in seen:
+            raise NotationError(f"{name!r} is given twice")
+        seen.add(name)
         if name == "lr":
             rates = tuple(_number(item) for item in value.split("/"))
         else:

@@ -122,6 +122,8 @@ class Method:
         missing = [knob.name for knob in self.knobs if knob.name not in given]
         if missing:
             raise CandidateError(f"{self.name}: {one_of(missing)} not set")
+        if not self.placement.layers and part.placement.layers.kind != "all":
+            raise CandidateError(f"{self.name} goes into all layers and takes no choice of them")
         if self.placement.fixed and part.placement.projections:
             raise CandidateError(f"{self.name} has its own place and takes no projections")
         if not self.placement.fixed and not part.placement.projections:
