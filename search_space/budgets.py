@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -61,7 +62,8 @@ class BudgetSpec(Strict):
 
     def _most_trainable(self, backbone_parameters: int) -> int | None:
         if isinstance(self.trainable_params, str):
-            return int(parse_share(self.trainable_params) * backbone_parameters)
+            share = parse_share(self.trainable_params) * backbone_parameters
+            return max(1, math.floor(share + 1e-6))  # 29% of 100 is 29, whatever binary fractions say
         return self.trainable_params
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 
 _PATTERN = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z%]*)\s*")
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}
@@ -21,7 +22,10 @@ def parse_count(value: object) -> int:
 
 def parse_bytes(value: object) -> int:
     """Read a size such as `2GiB` or `512MB`; a bare number is bytes. Raises ValueError."""
-    return round(_parse(value, _BYTES, "a size such as 512MB or 2GiB"))
+    size = round(_parse(value, _BYTES, "a size such as 512MB or 2GiB"))
+    if size < 1:
+        raise ValueError(f"expected at least one byte, not {value!r}")
+    return size
 
 
 def parse_seconds(value: object) -> float:
@@ -44,8 +48,8 @@ def parse_share(value: str) -> float:
 def format_count(value: float) -> str:
     """Write a count with three significant digits: `73.7k`."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
+        if abs(value) >= (0.9995 * size if size > 1e3 else size):  # 999999 is `1M`, not `1000k`
+            return f"{_three_digits(value / size)}{unit}"
     return f"{value:.0f}"
 
 
@@ -53,17 +57,22 @@ def format_bytes(value: float) -> str:
     """Write a size in binary units: `1.5 MiB`."""
     for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if abs(value) >= size:
-            return f"{value / size:.3g} {unit}"
+            return f"{_three_digits(value / size)} {unit}"
     return f"{value:.0f} B"
 
 
 def format_seconds(value: float) -> str:
     """Write a duration: `3m 20s`."""
-    if value < 60:
+    if value < 59.95:
         return f"{value:.1f}s"
     minutes, seconds = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes}m" if hours else f"{minutes}m {seconds}s"
+
+
+def _three_digits(value: float) -> str:
+    """Write a number with three significant digits, or all before its point where those are more."""
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def _parse(value: object, units: dict[str, float] | dict[str, int], expected: str) -> float:
@@ -73,7 +82,7 @@ def _parse(value: object, units: dict[str, float] | dict[str, int], expected: st
         found = _PATTERN.fullmatch(value[:64])
         if found is None or found[2] not in units:
             raise ValueError(f"expected {expected}, not {value[:64]!r}; units: {', '.join(filter(None, units))}")
-        number = float(found[1]) * units[found[2]]
+        number = float(Fraction(found[1]) * Fraction(units[found[2]]).limit_denominator(1000))
     else:
         number = float(value)
     if not math.isfinite(number) or number <= 0 or number > 1e18:
