@@ -73,6 +73,10 @@ class SpaceSpec(Strict):
     @classmethod
     def _read_methods(cls, data: Any) -> Any:
         if isinstance(data, list | tuple):
+            if not all(isinstance(name, str) for name in data):
+                raise ValueError("expected names of methods, or a mapping from names to knobs")
+            if len(set(data)) != len(data):
+                raise ValueError("a method is listed twice")
             data = {name: {} for name in data}
         if not isinstance(data, Mapping):
             return data
@@ -142,18 +146,38 @@ def _checked_method(rule: Method, given: dict[str, tuple[Any, ...]]) -> MethodSp
     knobs = {knob.name: given[knob.name] for knob in rule.knobs if knob.name in given}
     for name, values in knobs.items():
         rule.knob(name).narrowed(values)
-    projections = given.get("projections")
-    if projections and rule.placement.fixed:
+    if "projections" in given and rule.placement.fixed:
         raise ValueError(f"{rule.name} has its own place and takes no projections")
-    layers = given.get("layers")
-    if layers and not rule.placement.layers:
+    if "layers" in given and not rule.placement.layers:
         raise ValueError(f"{rule.name} goes into all layers and takes no choice of them")
     return MethodSpec(
         knobs=knobs,
         learning_rate=_range(rule.name, given.get("learning_rate")),
-        projections=projections and tuple(str(Placement.parse(text)) for text in projections),
-        layers=layers and tuple(str(Layers.parse(text)) for text in layers),
+        projections=_shortest(f"{rule.name}.projections", given.get("projections"), _projections),
+        layers=_shortest(f"{rule.name}.layers", given.get("layers"), lambda text: str(Layers.parse(text))),
     )
+
+
+def _projections(text: str) -> str:
+    placement = Placement.parse(text)
+    if placement.layers != Layers():
+        raise ValueError(f"{text!r} names layers; they stand under `layers`")
+    if not placement.projections:
+        raise ValueError("an empty text names no projection")
+    return str(placement)
+
+
+def _shortest(where: str, texts: tuple[Any, ...] | None, read: Callable[[str], str]) -> tuple[str, ...] | None:
+    """Return each text in its canonical form, none twice."""
+    if texts is None:
+        return None
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: {text!r} is not text")
+    try:
+        return _as_tuple(where, [read(text) for text in texts])
+    except (ValueError, CandidateError) as error:
+        raise ValueError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
 
 
 def _range(name: str, values: tuple[Any, ...] | None) -> tuple[float, float] | None:
@@ -170,7 +194,7 @@ def _as_tuple(where: str, value: Any) -> tuple[Any, ...]:
     if not 0 < len(values) <= _MOST_OPTIONS:
         raise ValueError(f"{where}: expected 1 to {_MOST_OPTIONS} values, not {len(values)}")
     values = tuple(tuple(one) if isinstance(one, list) else one for one in values)
-    if len(set(map(repr, values))) != len(values):
+    if not where.endswith(".learning_rate") and len(set(map(repr, values))) != len(values):
         raise ValueError(f"{where}: a value is listed twice")
     return values
 
