@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
@@ -205,7 +205,7 @@ def _free_head(model: nn.Module, heads: tuple[str, ...]) -> tuple[nn.Parameter, 
     """Make the head trainable: peft's copy where it wrapped it, else the head itself."""
     wrapped = {id(wrapper): wrapper for wrapper in _wrappers(model)}
     found: list[nn.Parameter] = []
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     for name in heads:
         module = base.get_submodule(name)
         parameters: Iterable[nn.Parameter] = module.parameters()

@@ -9,6 +9,7 @@ adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pret
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,8 +133,10 @@ def as_peft_model(
     config = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type](task_type="SEQ_CLS", **arguments)
     if rule.route == "inject":
         config.modules_to_save = heads
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of renaming the base model: a folder of this machine means nothing elsewhere
+        model = get_peft_model(copy_of(backbone.model), config)
     config.base_model_name_or_path = hub_name(name)
-    model = get_peft_model(copy_of(backbone.model), config)
     unknown = model.load_state_dict(_renamed(state, rule.route, heads), strict=False).unexpected_keys
     if unknown:
         raise ExportError(f"{part.method} does not fit peft's layout: {unknown[:3]}")

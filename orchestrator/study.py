@@ -61,6 +61,8 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
                 driver.run()
         except BaseException as error:
             store.note("status", "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+            if store.noted("backbone") is not None:
+                Recorder(home.tracking_uri, home.artifacts, store).record_all()
             raise
         store.note("status", "stopped" if driver.bench.stop.by_user else "complete")
         return _write_front(store, home, recorder)

@@ -81,9 +81,7 @@ def _check_events(text: str, source: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Base):
         if isinstance(event, yaml.AliasEvent):
-            raise SpecError(
-                [Problem("", f"line {_line(event)}: anchors and aliases are not allowed")], source
-            )
+            raise SpecError([Problem("", f"line {_line(event)}: anchors and aliases are not allowed")], source)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 
 import typer
 
@@ -28,6 +29,7 @@ _BAD_INPUT = (SpecError, CandidateError, StudyError)
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one message, not a traceback."""
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries to their programmers; ours come as errors or notes
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         guard()

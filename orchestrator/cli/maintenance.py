@@ -10,6 +10,7 @@ import typer
 from orchestrator.cli.output import Json, StudyName, console, print_json, table
 from orchestrator.home import Home
 from orchestrator.storage import Storage
+from search_space.errors import StudyLockedError
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +48,8 @@ def record(study: StudyName, json: Json = False) -> None:
 
     home = Home().create()
     store = Storage(home.storage_url).open(study)
+    if home.is_driven(study):
+        raise StudyLockedError(f"study {study!r} is running and records itself; `paretune record` is for afterwards")
     recorded = Recorder(home.tracking_uri, home.artifacts, store).record_all()
     if json:
         print_json(recorded.__dict__)

@@ -76,7 +76,8 @@ def export(store: StudyStore, home: Home, number: int | None, to: Path) -> Expor
     aside = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
     try:
         difference = _fill(aside, store, home, front, trial, trained, source)
-        aside.chmod(0o755)
+        for path in (aside, *aside.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         aside.rename(to)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
