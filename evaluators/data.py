@@ -93,8 +93,8 @@ def _read_source(spec: TaskSpec) -> tuple[dict[str, Examples], tuple[str, ...]]:
     else:
         tables = _load_tables(spec)
     rows = {name: [_row(spec, name, index, row) for index, row in enumerate(table)] for name, table in tables.items()}
-    classes = _class_names(tables, spec, rows)
-    index = {name: position for position, name in enumerate(classes)}
+    labels, classes = _classes(tables, spec, rows)
+    index = {label: position for position, label in enumerate(labels)}
     return {name: _examples(one, index) for name, one in rows.items()}, classes
 
 
@@ -141,14 +141,17 @@ def _row(spec: TaskSpec, split: str, index: int, row: Any) -> tuple[tuple[str, .
     return tuple(str(row[column]) for column in spec.text), str(row[spec.label]), group
 
 
-def _class_names(tables: dict[str, Any], spec: TaskSpec, rows: dict[str, list[Any]]) -> tuple[str, ...]:
-    """Return the labels as text, in the data set's own order where it has one."""
+def _classes(
+    tables: dict[str, Any], spec: TaskSpec, rows: dict[str, list[Any]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the labels as the rows have them, and their names: the data set's own where it has them."""
     feature = getattr(next(iter(tables.values())), "features", {}).get(spec.label)
-    count = getattr(feature, "num_classes", None)
-    if count:
-        return tuple(str(index) for index in range(count))
+    names = getattr(feature, "names", None)
+    if names:
+        return tuple(map(str, range(len(names)))), tuple(names)
     found = {label for one in rows.values() for _, label, _ in one if label != "-1"}
-    return tuple(sorted(found, key=lambda label: (len(label), label) if label.lstrip("-").isdigit() else (0, label)))
+    labels = tuple(sorted(found, key=lambda label: (len(label), label) if label.lstrip("-").isdigit() else (0, label)))
+    return labels, labels
 
 
 def _examples(rows: list[tuple[tuple[str, ...], str, str | None]], index: dict[str, int]) -> Examples:
@@ -161,12 +164,15 @@ def _examples(rows: list[tuple[tuple[str, ...], str, str | None]], index: dict[s
 def _divide(source: dict[str, Examples], spec: SplitSpec) -> dict[str, Examples]:
     named = {role: getattr(spec, role) for role in ROLES}
     roles: dict[str, Examples] = {}
+    taken_by: dict[str, str] = {}
     for role, value in named.items():
         if isinstance(value, str) and value not in source:
             raise DataError(f"task.splits.{role}: there is no split {value!r}; it has {one_of(source)}")
         name = value if isinstance(value, str) else role
         if name in source and not isinstance(value, float) and len(source[name]):
-            roles[role] = source[name]
+            if name in taken_by:
+                raise DataError(f"task.splits.{role}: the split {name!r} is {taken_by[name]} already; choose another")
+            roles[role], taken_by[name] = source[name], role
     pool = roles.get("train") or source[next(iter(source))]
     shares = {role: value for role, value in named.items() if role not in roles and role != "train"}
     left = 1.0
@@ -189,13 +195,9 @@ def _draw(examples: Examples, share: float, seed: int) -> tuple[NDArray[np.int64
     if share >= 1:
         everything = np.arange(len(examples))
         return everything, everything[:0]
-    members: dict[str, list[int]] = {}
-    for position, text in enumerate(examples.texts):
-        group = examples.groups[position] if examples.groups else "\x1f".join(text).strip().lower()
-        members.setdefault(group, []).append(position)
     generator = np.random.default_rng(seed)
     strata: dict[int, list[list[int]]] = {}
-    for group_members in members.values():
+    for group_members in _grouped(examples):
         strata.setdefault(int(examples.labels[group_members[0]]), []).append(group_members)
     taken: list[int] = []
     debt = 0.0  # what rounding owes, carried from class to class so that the total is right
@@ -212,3 +214,26 @@ def _draw(examples: Examples, share: float, seed: int) -> tuple[NDArray[np.int64
     chosen = np.zeros(len(examples), dtype=bool)
     chosen[taken] = True
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def _grouped(examples: Examples) -> list[list[int]]:
+    """Return the positions that stay together: of equal texts, of equal groups, and of chains of both."""
+    texts = ["\x1f".join(text).strip().lower() for text in examples.texts]
+    first: dict[tuple[str, str], int] = {}
+    root = list(range(len(examples)))
+
+    def find(position: int) -> int:
+        while root[position] != position:
+            root[position] = root[root[position]]
+            position = root[position]
+        return position
+
+    for position, text in enumerate(texts):
+        keys = [("text", text), *([("group", examples.groups[position])] if examples.groups else [])]
+        for key in keys:
+            one, other = find(first.setdefault(key, position)), find(position)
+            root[max(one, other)] = min(one, other)
+    members: dict[int, list[int]] = {}
+    for position in range(len(examples)):
+        members.setdefault(find(position), []).append(position)
+    return list(members.values())
