@@ -63,7 +63,8 @@ class TrainedRun:
         self.optimiser = build_optimiser(attached)
         self.schedule = build_schedule(self.optimiser, spec.steps, spec.training.warmup)
         self.order = evaluator.tokens["train"].shuffled(spec.training.batch_size, seed)
-        self.random = torch.Generator().manual_seed(seed).get_state()
+        devices = ("cpu", *(("cuda",) if evaluator.backbone.device.type == "cuda" else ()))
+        self.random = {name: torch.Generator(name).manual_seed(seed).get_state() for name in devices}
         self.step_seconds: list[float] = []
         self.logits: dict[str, NDArray[np.float64]] = {}
         self.fit: TemperatureFit | None = None
@@ -103,8 +104,7 @@ class TrainedRun:
 
     def _train(self, until: int) -> None:
         self.attached.model.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.random)
+        with self._own_random():
             while self.step < until:
                 started = time.perf_counter()
                 indices = next(self.order)
@@ -112,7 +112,19 @@ class TrainedRun:
                 self.schedule.step()
                 self.step += 1
                 self.step_seconds.append(time.perf_counter() - started)
-            self.random = torch.get_rng_state()
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """Draw from this run's own random state, and leave the process's as it was."""
+        on_cuda = "cuda" in self.random
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_cuda else []):
+            torch.set_rng_state(self.random["cpu"])
+            if on_cuda:
+                torch.cuda.set_rng_state(self.random["cuda"])
+            yield
+            self.random["cpu"] = torch.get_rng_state()
+            if on_cuda:
+                self.random["cuda"] = torch.cuda.get_rng_state()
 
     def _step(self, batch: Batch) -> None:
         logits = self.attached.model(**batch.inputs).logits

@@ -79,6 +79,7 @@ class _Driver:
         self.prepared = prepared
         self.recorder = recorder
         self._spent = float(store.noted("search_seconds") or 0.0)
+        self._began: float | None = None
         self._recorded = time.monotonic()
         stop = Stop(store, self.spec.budgets.time, self._spent)
         self.bench = Bench(store, prepared, folder, watcher, stop, self._settled)
@@ -102,13 +103,19 @@ class _Driver:
 
     def _search(self, work: SearchWork, at_once: int) -> None:
         self.bench.watcher.phase("search", work.left + len(work.waiting))
-        started = time.monotonic()
+        self._began = time.monotonic()
         try:
             self._run(work, at_once)
         finally:
-            self.store.note("search_seconds", self._spent + time.monotonic() - started)
+            self._note_time()
+            self._began = None
         if self.bench.stop.reason and not self.bench.stop.by_user:
             work.settle_running()
+
+    def _note_time(self) -> None:
+        """Keep how long the search has taken over all its runs, for the budget of time."""
+        if self._began is not None:
+            self.store.note("search_seconds", self._spent + time.monotonic() - self._began)
 
     def _run(self, work: PhaseWork, at_once: int) -> None:
         if isinstance(work, SearchWork) or work.waiting:
@@ -119,6 +126,7 @@ class _Driver:
         self.recorder.record_trial(trial)
         if time.monotonic() - self._recorded > _RECORD_SECONDS:
             self._recorded = time.monotonic()
+            self._note_time()
             self.recorder.record_study(front_of_study(self.store))
 
     def _cut_off(self, phase: Phase, rungs: tuple[int, ...]) -> list[Job]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,15 @@ StudyName = Annotated[str, typer.Argument(help="Name of a study; `paretune ls` l
 
 console = Console(highlight=False, soft_wrap=False)
 errors = Console(stderr=True, highlight=False)
+
+
+def command() -> str:
+    """Return what to type for this program: its name where the shell finds it, else its path from here."""
+    if shutil.which("paretune"):
+        return "paretune"
+    beside = Path(sys.executable).with_name("paretune")
+    here = Path.cwd()
+    return str(beside.relative_to(here)) if beside.is_relative_to(here) else str(beside)
 
 
 def print_json(data: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.output import Json, StudyName, cell, console, known, print_json, table
+from orchestrator.cli.output import Json, StudyName, cell, command, console, known, print_json, table
 from orchestrator.front import Front, front_of_study
 from orchestrator.home import Home
 from orchestrator.storage import Storage, StudyStore, Trial
@@ -32,7 +32,7 @@ def list_studies(json: Json = False) -> None:
         print_json(data)
         return
     if not data:
-        console.print("No studies yet. Start one with: [bold]paretune run STUDY_FILE[/]")
+        console.print(f"No studies yet. Start one with: [bold]{command()} run STUDY_FILE[/]")
         return
     rows = [
         [one["name"], one["status"], *(str(one["trials"].get(s, 0)) for s in _STATES), one["objectives"]]
@@ -81,7 +81,7 @@ def show(
     console.print(table(heads, rows, right=range(2, len(heads) - 1)))
     rejected = sum(one.state == "infeasible" for one in trials)
     console.print(
-        f"{rejected} candidates were rejected untrained; `paretune show {study} --trial N` tells all about one."
+        f"{rejected} candidates were rejected untrained; `{command()} show {study} --trial N` tells all about one."
     )
 
 
@@ -117,8 +117,8 @@ def show_front(store: StudyStore, front: Front, home: Home) -> None:
     folder = home.study(store.name) / "front"
     if folder.exists():
         console.print(f"Picture: {folder / 'pareto.png'}  (interactive: {folder / 'pareto.html'})", soft_wrap=True)
-    console.print(f"Next:    [bold]paretune export {store.name} --to ./{store.name}-pick[/]")
-    console.print("Browse:  [bold]paretune serve[/]  then http://127.0.0.1:5000/paretune/")
+    console.print(f"Next:    [bold]{command()} export {store.name} --to ./{store.name}-pick[/]")
+    console.print(f"Browse:  [bold]{command()} serve[/]  then http://127.0.0.1:5000/paretune/")
 
 
 def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[str]]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.output import Json, StudyName, console, errors, print_json
+from orchestrator.cli.output import Json, StudyName, command, console, errors, print_json
 from orchestrator.cli.progress import LiveTable
 from orchestrator.home import Home
 from orchestrator.spec import StudySpec
@@ -55,7 +55,8 @@ def _drive(store: StudyStore, home: Home, json: bool) -> None:
         return
     show_front(store, front, home)
     if store.noted("status") == "stopped":
-        console.print(f"\nStopped. Continue with: [bold]paretune resume {store.name}[/]")
+        console.print(f"\nStopped. Continue with: [bold]{command()} resume {store.name}[/]")
+        raise typer.Exit(130)
 
 
 def _announce(store: StudyStore) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.output import StudyName, console
+from orchestrator.cli.output import Json, StudyName, console, print_json
 from orchestrator.home import Home
 from orchestrator.storage import Storage
 
@@ -42,12 +42,16 @@ def serve(
     execute(ready)
 
 
-def stop(study: StudyName) -> None:
+def stop(study: StudyName, json: Json = False) -> None:
     """Ask a running study to stop; `paretune resume` continues it."""
     home = Home().create()
     store = Storage(home.storage_url).open(study)
-    if not home.is_driven(study):
+    runs = home.is_driven(study)
+    if runs:
+        store.note("stop", True)
+    if json:
+        print_json({"study": study, "asked": runs})
+    elif not runs:
         console.print(f"Study {study} is not running on this machine.")
-        return
-    store.note("stop", True)
-    console.print(f"Study {study} is asked to stop; its finished trials are kept.")
+    else:
+        console.print(f"Study {study} is asked to stop; its finished trials are kept.")

@@ -1,0 +1,183 @@
+"""`paretune calibrate`: how far the probabilities of any classifier can be trusted, and a calibrator that mends them."""
+
+from __future__ import annotations
+
+import json as json_text
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.output import Json, console, print_json
+from search_space.errors import DataError, did_you_mean, one_of
+
+if TYPE_CHECKING:
+    from calibration.report import Report
+    from calibration.scorecard import Settings
+    from orchestrator.logit_files import LogitRows
+
+Source = Annotated[Path, typer.Argument(help="An exported folder, or a .csv or .npz file of logits.", metavar="SOURCE")]
+Evaluate = Annotated[
+    Path | None, typer.Option("--evaluate", help="Another .csv or .npz file; SOURCE is then for the fit alone.")
+]
+To = Annotated[Path | None, typer.Option("--to", help="A folder to make: calibrator, report, figures.")]
+Kind = Annotated[str, typer.Option("--kind", help="The kind of calibrator; the best by cross-fitted NLL by default.")]
+CrossFit = Annotated[bool, typer.Option("--cross-fit", help="Fit on every row and judge by five folds; for few rows.")]
+Bins = Annotated[int, typer.Option(help="Bins of the calibration errors.", min=2, max=100)]
+Seed = Annotated[int, typer.Option(help="Decides halves, folds and draws.", min=0)]
+CALIBRATOR, REPORT, TEXT = "calibrator.json", "report.json", "report.txt"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command()(calibrate)
+
+
+def calibrate(
+    source: Source,
+    evaluate: Evaluate = None,
+    to: To = None,
+    kind: Kind = "auto",
+    cross_fit: CrossFit = False,
+    bins: Bins = 15,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Fit a calibrator to logits and report on rows that it was not fitted on.
+
+    An exported folder is fitted on its calibration split and judged on validation. A single file is split in halves by
+    class (and by group), or cross-fitted. A CSV file names its columns: label, one for each class, perhaps group and id.
+    """
+    from calibration.scorecard import Settings
+
+    if to is not None and to.exists():
+        raise DataError(f"{to} exists; choose another folder or remove it")
+    settings = Settings(bins=bins, seed=seed)
+    _check_kind(kind)
+    fitted, judged = _sets(source, evaluate, cross_fit, settings)
+    report = _report(fitted, judged, kind, settings)
+    if to is not None:
+        _write(to.resolve(), report, judged or fitted, settings)
+    if json:
+        print_json(report.to_json())
+        return
+    console.print(_said(fitted, judged), soft_wrap=True, markup=False)
+    console.print(report.text(), soft_wrap=True, markup=False, end="")
+    if to is not None:
+        console.print(
+            f"\nThe calibrator is in {to / CALIBRATOR}, the figures are in {to}.", soft_wrap=True, markup=False
+        )
+
+
+def _check_kind(kind: str) -> None:
+    from typing import get_args
+
+    from calibration.calibrators import Kind as Known
+
+    allowed = ("auto", *get_args(Known))
+    if kind not in allowed:
+        raise DataError(f"there is no kind {kind!r}; allowed: {one_of(allowed)}{did_you_mean(kind, allowed)}")
+
+
+def _sets(
+    source: Path, evaluate: Path | None, cross_fit: bool, settings: Settings
+) -> tuple[LogitRows, LogitRows | None]:
+    """Return the rows to fit on, and those to judge on: None where the first are cross-fitted."""
+    from orchestrator.logit_files import read_export, read_rows
+
+    if evaluate is not None and (cross_fit or source.is_dir()):
+        why = "--cross-fit needs no other rows" if cross_fit else "an exported folder holds its own"
+        raise DataError(f"--evaluate has no meaning here: {why}")
+    if source.is_dir():
+        fitted, judged = read_export(source)
+        return fitted, None if cross_fit else judged
+    rows = read_rows(source)
+    if evaluate is not None:
+        return rows, _fitting(rows, read_rows(evaluate))
+    return (rows, None) if cross_fit else _halves(rows, settings.seed)
+
+
+def _fitting(fitted: LogitRows, judged: LogitRows) -> LogitRows:
+    if fitted.logits.shape[1] != judged.logits.shape[1]:
+        raise DataError(
+            f"{fitted.source} has {fitted.logits.shape[1]} classes and {judged.source} has {judged.logits.shape[1]}"
+        )
+    if fitted.ids is not None and judged.ids is None:
+        raise DataError(f"{fitted.source} has ids, so {judged.source} needs them as well, to tell that none is in both")
+    return judged
+
+
+def _halves(rows: LogitRows, seed: int) -> tuple[LogitRows, LogitRows]:
+    """Split rows in two, alike in classes, groups kept whole."""
+    from calibration.folds import stratified_folds
+
+    first = stratified_folds(rows.labels, 2, seed, rows.groups) == 0
+    return rows.at(first), rows.at(~first)
+
+
+def _report(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Settings) -> Report:
+    from calibration.choice import choose_calibrator
+    from calibration.report import report
+
+    if judged is None:
+        return report(
+            fitted.logits, fitted.labels, kind=kind, groups=fitted.groups, ids=fitted.ids, settings=settings
+        )  # fmt: skip
+    choice = choose_calibrator(
+        fitted.logits, fitted.labels, kind=kind, folds=settings.folds, seed=settings.seed, groups=fitted.groups,
+        ids=fitted.ids,
+    )  # fmt: skip
+    return report(
+        judged.logits, judged.labels, calibrator=choice.calibrator, groups=judged.groups, ids=judged.ids,
+        settings=settings,
+    )  # fmt: skip
+
+
+def _said(fitted: LogitRows, judged: LogitRows | None) -> str:
+    """Say which rows had which part."""
+    if judged is None:
+        return f"fitted on all {len(fitted.labels)} rows of {fitted.source}; judged by cross-fitting"
+    if fitted.source == judged.source:
+        return f"fitted on one half of {fitted.source}, judged on the other"
+    return f"fitted on {len(fitted.labels)} rows of {fitted.source}, judged on {judged.source}"
+
+
+def _write(to: Path, report: Report, judged: LogitRows, settings: Settings) -> None:
+    """Write the calibrator, the report and the figures into a folder that appears whole or not at all."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
+    try:
+        _fill(aside, report, judged, settings)
+        aside.chmod(0o755)
+        aside.rename(to)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _fill(folder: Path, report: Report, judged: LogitRows, settings: Settings) -> None:
+    from calibration.cross_fitting import cross_fitted_probabilities
+    from calibration.softmax import softmax
+    from orchestrator.figures.probabilities import calibration_files
+    from search_space.files import atomic_write
+
+    if report.how == "held_out":
+        after = report.calibrator.probabilities(judged.logits)
+    else:
+        kind: Any = report.calibrator.kind
+        after = cross_fitted_probabilities(
+            judged.logits, judged.labels, kind=kind, folds=settings.folds, seed=settings.seed, groups=judged.groups
+        )
+    documents = {CALIBRATOR: report.calibrator.to_json(), REPORT: report.to_json()}
+    files: dict[str, bytes | str] = {
+        name: json_text.dumps(one, indent=1, allow_nan=False) + "\n" for name, one in documents.items()
+    }
+    files[TEXT] = report.text()
+    title = f"{judged.source}: {len(judged.labels)} rows, calibrated by {report.calibrator.kind}"
+    files |= calibration_files(
+        softmax(judged.logits), after, judged.labels, title=title, bins=settings.bins, seed=settings.seed
+    )
+    for name, content in files.items():
+        atomic_write(folder / name, content)
