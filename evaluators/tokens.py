@@ -78,8 +78,12 @@ class Tokens:
             order = generator.permutation(len(self.ids))
             batches: list[list[int]] = []
             for start in range(0, len(order), size * _POOL):
-                pool = sorted(order[start : start + size * _POOL].tolist(), key=lambda i: len(self.ids[i]))
-                batches.extend(pool[at : at + size] for at in range(0, len(pool) - size + 1, size))
+                pool = order[start : start + size * _POOL].tolist()
+                whole = (
+                    len(pool) - len(pool) % size
+                )  # what is left over is left by chance, before lengths are looked at
+                pool = sorted(pool[:whole], key=lambda i: len(self.ids[i]))
+                batches.extend(pool[at : at + size] for at in range(0, whole, size))
             for position in generator.permutation(len(batches)):
                 yield batches[position]
 

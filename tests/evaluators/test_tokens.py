@@ -1,0 +1,118 @@
+"""Tokens: padded in batches, the same from disk, every example seen, one order a seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluators.data import Examples, Task
+from evaluators.spec import ROLES, TrainingSpec
+from evaluators.tokens import TokenFolder, Tokens, tokenise, write_tokens
+from tests.evaluators.tiny import tiny_tokenizer
+
+CPU = torch.device("cpu")
+LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=80)
+
+
+def tokens_of(lengths: list[int]) -> Tokens:
+    ids = tuple(tuple(range(3, 3 + length)) for length in lengths)
+    return Tokens(ids, None, np.arange(len(lengths), dtype=np.int64), padding=9)
+
+
+def task_of(texts: list[tuple[str, ...]]) -> Task:
+    one = Examples(tuple(texts), np.arange(len(texts), dtype=np.int64) % 2)
+    return Task(("no", "yes"), dict.fromkeys(ROLES, one))
+
+
+def test_a_batch_is_padded_on_the_right_to_its_longest() -> None:
+    batch = tokens_of([2, 4, 1]).batch([0, 2], CPU)
+    assert batch.inputs["input_ids"].tolist() == [[3, 4], [3, 9]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch.labels.tolist() == [0, 2]
+    assert "token_type_ids" not in batch.inputs
+    assert len(batch) == 2
+
+
+@given(LENGTHS, st.integers(1, 33))
+def test_in_order_gives_every_example_once_the_longest_first(lengths: list[int], size: int) -> None:
+    seen: list[int] = []
+    for indices, batch in tokens_of(lengths).in_order(size, CPU):
+        assert len(batch) == len(indices) <= size
+        seen += indices
+    assert sorted(seen) == list(range(len(lengths)))
+    assert [lengths[i] for i in seen] == sorted(lengths, reverse=True)
+
+
+@given(LENGTHS, st.integers(1, 33), st.integers(0, 2**32))
+def test_shuffled_batches_are_full_and_without_repeats(lengths: list[int], size: int, seed: int) -> None:
+    per_pass = len(lengths) // min(size, len(lengths))
+    one_pass = list(islice(tokens_of(lengths).shuffled(size, seed), per_pass))
+    assert all(len(batch) == min(size, len(lengths)) for batch in one_pass)
+    assert max(Counter(i for batch in one_pass for i in batch).values()) == 1
+
+
+def test_shuffled_covers_everything_the_longest_included() -> None:
+    tokens = tokens_of(list(range(1, 61)))
+    seen = Counter(i for batch in islice(tokens.shuffled(32, 0), 40) for i in batch)
+    assert set(seen) == set(range(60))
+    assert min(seen.values()) > 8
+
+
+def test_shuffled_puts_like_lengths_together() -> None:
+    lengths = [1 + n % 10 for n in range(400)]
+    spreads = [
+        max(lengths[i] for i in batch) - min(lengths[i] for i in batch)
+        for batch in islice(tokens_of(lengths).shuffled(8, 0), 50)
+    ]
+    assert max(spreads) <= 1
+
+
+def test_the_seed_decides_the_order() -> None:
+    tokens = tokens_of([3] * 50)
+    orders = [list(islice(tokens.shuffled(8, seed), 20)) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_folder_gives_back_the_tokens(tmp_path: Path, pairs: bool) -> None:
+    texts = [
+        ("who", "when is it")[: 1 + pairs],
+        ("what is the city", "a")[: 1 + pairs],
+        ("why", "the man")[: 1 + pairs],
+    ]
+    tokenizer, training = tiny_tokenizer(tmp_path / "tokenizer"), TrainingSpec()
+    made = tokenise(task_of(texts), tokenizer, training)
+    folder = write_tokens(task_of(texts), tokenizer, training, tmp_path / "tokens")
+    again = TokenFolder.open(tmp_path / "tokens")
+
+    assert again == folder
+    assert again.classes == ("no", "yes")
+    assert again.sha256 == task_of(texts).sha256
+    for role in ROLES:
+        read = again.read(role)
+        assert (read.ids, read.types, read.padding) == (made[role].ids, made[role].types, made[role].padding)
+        assert read.labels.tolist() == made[role].labels.tolist()
+        assert again.longest[role] == read.longest
+        assert again.examples[role] == 3
+    assert (again.read("train").types is not None) == pairs
+
+
+def test_long_texts_are_cut(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    made = tokenise(task_of([("who " * 40,)]), tokenizer, TrainingSpec(max_length=16))
+    assert made["train"].longest == 16
+
+
+def test_a_folder_without_its_description_is_not_open(tmp_path: Path) -> None:
+    write_tokens(task_of([("who",)]), tiny_tokenizer(tmp_path / "tokenizer"), TrainingSpec(), tmp_path / "tokens")
+    (tmp_path / "tokens" / "task.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        TokenFolder.open(tmp_path / "tokens")
