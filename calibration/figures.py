@@ -4,6 +4,7 @@
     confidence_histogram how sure the model is, when right and when wrong
     risk_coverage        error rate among the surest rows, against how many are answered
     before_after         two reliability diagrams side by side
+    overview             all three pictures, before calibration on the left and after it on the right
 
 `*_figure` returns a `plotly.graph_objects.Figure`; `*_png` writes a file with matplotlib (Agg, no global state) by a
 temporary name that is synced and renamed. Both libraries are imported when first needed. All take probabilities of
@@ -34,11 +35,27 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#7F7F7F"
 _BAND = "rgba(127, 127, 127, 0.25)"
 _DPI = 144
+_PART = "part of the rows"
 
 
 @dataclass(frozen=True)
 class _Reliability:
     band: ConsistencyBand
+    title: str
+
+
+@dataclass(frozen=True)
+class _Histogram:
+    edges: FloatArray
+    right: FloatArray
+    wrong: FloatArray
+    title: str
+
+
+@dataclass(frozen=True)
+class _Risk:
+    coverage: FloatArray
+    risk: FloatArray
     title: str
 
 
@@ -88,17 +105,11 @@ def confidence_histogram_figure(
     Raises:
         CalibrationError: Arrays or options that are not fit to use.
     """
-    from plotly.graph_objects import Bar, Figure
+    from plotly.graph_objects import Figure
 
-    edges, right, wrong, title = _histogram(probabilities, labels, bins, name)
-    middle, width = 0.5 * (edges[1:] + edges[:-1]), np.diff(edges)
-    figure = Figure(
-        data=[
-            Bar(x=middle, y=right, width=width, name="right", marker_color=_BLUE),
-            Bar(x=middle, y=wrong, width=width, name="wrong", marker_color=_ORANGE),
-        ]
-    )
-    figure.update_layout(barmode="stack", title=title, xaxis_title="confidence", yaxis_title="part of the rows")
+    shown = _histogram(probabilities, labels, bins, name)
+    figure = Figure(data=_histogram_traces(shown))
+    figure.update_layout(barmode="stack", title=shown.title, xaxis_title="confidence", yaxis_title=_PART)
     figure.update_xaxes(range=[0, 1])
     return figure
 
@@ -112,14 +123,8 @@ def confidence_histogram_png(
         CalibrationError: Arrays or options that are not fit to use.
         OSError: The file cannot be written.
     """
-    edges, right, wrong, title = _histogram(probabilities, labels, bins, name)
     figure, axes = _canvas()
-    width = np.diff(edges)
-    axes.bar(edges[:-1], right, width, align="edge", color=_BLUE, edgecolor="white", label="right")
-    axes.bar(edges[:-1], wrong, width, bottom=right, align="edge", color=_ORANGE, edgecolor="white", label="wrong")
-    _label(axes, title, "confidence", "part of the rows")
-    axes.set_xlim(0, 1)
-    axes.legend(frameon=False)
+    _draw_histogram(axes, _histogram(probabilities, labels, bins, name))
     return _written(figure, path)
 
 
@@ -129,17 +134,11 @@ def risk_coverage_figure(probabilities: npt.ArrayLike, labels: npt.ArrayLike, *,
     Raises:
         CalibrationError: Arrays that are not fit to use.
     """
-    from plotly.graph_objects import Figure, Scatter
+    from plotly.graph_objects import Figure
 
-    coverage, risk, title = _risk(probabilities, labels, name)
-    ends = [coverage[0], coverage[-1]]
-    figure = Figure(
-        data=[
-            Scatter(x=coverage, y=risk, mode="lines", name="surest first", line_color=_BLUE),
-            Scatter(x=ends, y=[risk[-1]] * 2, mode="lines", name="any order", line={"color": _GREY, "dash": "dash"}),
-        ]
-    )
-    figure.update_layout(title=title, xaxis_title="coverage", yaxis_title="error rate")
+    shown = _risk(probabilities, labels, name)
+    figure = Figure(data=_risk_traces(shown))
+    figure.update_layout(title=shown.title, xaxis_title="coverage", yaxis_title="error rate")
     figure.update_yaxes(rangemode="tozero")
     return figure
 
@@ -153,14 +152,8 @@ def risk_coverage_png(
         CalibrationError: Arrays that are not fit to use.
         OSError: The file cannot be written.
     """
-    coverage, risk, title = _risk(probabilities, labels, name)
     figure, axes = _canvas()
-    axes.plot(coverage, risk, color=_BLUE, label="surest first")
-    axes.axhline(risk[-1], color=_GREY, linestyle="--", label="any order")
-    _label(axes, title, "coverage", "error rate")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    _draw_risk(axes, _risk(probabilities, labels, name))
     return _written(figure, path)
 
 
@@ -207,6 +200,67 @@ def before_after_png(
     return _written(figure, path)
 
 
+def overview_figure(
+    before: npt.ArrayLike, after: npt.ArrayLike, labels: npt.ArrayLike, *, bins: int = 15, seed: int = 0
+) -> Figure:
+    """Return every picture of two sets of probabilities of the same rows: before on the left, after on the right.
+
+    Raises:
+        CalibrationError: Arrays or options that are not fit to use.
+    """
+    from plotly.subplots import make_subplots
+
+    columns = [_column(p, labels, bins, seed, name) for p, name in ((before, "before"), (after, "after"))]
+    titles = [one.title for pair in zip(*columns, strict=True) for one in pair]
+    figure = make_subplots(rows=3, cols=2, subplot_titles=titles, shared_yaxes=True, vertical_spacing=0.09)
+    for column, (reliability, histogram, risk) in enumerate(columns, start=1):
+        drawn = (_reliability_traces(reliability.band), _histogram_traces(histogram), _risk_traces(risk))
+        for row, traces in enumerate(drawn, start=1):
+            for trace in traces:
+                figure.add_trace(trace if column == 1 else trace.update(showlegend=False), row=row, col=column)
+    for row, (x, y) in enumerate((("confidence", "accuracy"), ("confidence", _PART), ("coverage", "error rate")), 1):
+        figure.update_xaxes(title_text=x, range=[0, 1], row=row)
+        figure.update_yaxes(title_text=y, row=row, col=1)
+    figure.update_yaxes(range=[0, 1], row=1)
+    figure.update_yaxes(rangemode="tozero", row=3)
+    figure.update_layout(barmode="stack", height=1200)
+    return figure
+
+
+def overview_png(
+    path: str | os.PathLike[str],
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    bins: int = 15,
+    seed: int = 0,
+) -> Path:
+    """Write every picture before and after as one PNG and return its path.
+
+    Raises:
+        CalibrationError: Arrays or options that are not fit to use.
+        OSError: The file cannot be written.
+    """
+    figure, axes = _canvas(panels=2, rows=3)
+    for panels, (p, name) in zip(axes.T, ((before, "before"), (after, "after")), strict=True):
+        reliability, histogram, risk = _column(p, labels, bins, seed, name)
+        _draw_reliability(panels[0], reliability)
+        _draw_histogram(panels[1], histogram)
+        _draw_risk(panels[2], risk)
+    return _written(figure, path)
+
+
+def _column(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int, seed: int, name: str
+) -> tuple[_Reliability, _Histogram, _Risk]:
+    return (
+        _reliability(probabilities, labels, bins, seed, name),
+        _histogram(probabilities, labels, bins, name),
+        _risk(probabilities, labels, name),
+    )
+
+
 def _reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int, seed: int, name: str) -> _Reliability:
     band = consistency_band(top_label(probabilities, labels), bins, seed=seed)
     floor = ece_floor(probabilities, labels, bins, seed=seed)
@@ -214,20 +268,18 @@ def _reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int,
     return _Reliability(band, _titled(name, text))
 
 
-def _histogram(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int, name: str
-) -> tuple[FloatArray, FloatArray, FloatArray, str]:
+def _histogram(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int, name: str) -> _Histogram:
     edges = np.linspace(0.0, 1.0, checked_count(bins, "bins", minimum=1) + 1)
     outcomes = top_label(probabilities, labels)
     confidence, right = outcomes.probability, outcomes.happened
     counts = [np.histogram(confidence[chosen], edges)[0] / confidence.size for chosen in (right, ~right)]
     title = _titled(name, f"confidence {confidence.mean():.3f}, accuracy {right.mean():.3f}")
-    return edges, counts[0], counts[1], title
+    return _Histogram(edges, counts[0], counts[1], title)
 
 
-def _risk(probabilities: npt.ArrayLike, labels: npt.ArrayLike, name: str) -> tuple[FloatArray, FloatArray, str]:
+def _risk(probabilities: npt.ArrayLike, labels: npt.ArrayLike, name: str) -> _Risk:
     curve = risk_coverage(probabilities, labels)
-    return curve.coverage, curve.risk, _titled(name, f"AURC {aurc(probabilities, labels):.3f}")
+    return _Risk(curve.coverage, curve.risk, _titled(name, f"AURC {aurc(probabilities, labels):.3f}"))
 
 
 def _titled(name: str, text: str) -> str:
@@ -255,6 +307,26 @@ def _reliability_traces(band: ConsistencyBand) -> list[Any]:
     ]
 
 
+def _histogram_traces(shown: _Histogram) -> list[Any]:
+    from plotly.graph_objects import Bar
+
+    middle, width = 0.5 * (shown.edges[1:] + shown.edges[:-1]), np.diff(shown.edges)
+    return [
+        Bar(x=middle, y=shown.right, width=width, name="right", marker_color=_BLUE),
+        Bar(x=middle, y=shown.wrong, width=width, name="wrong", marker_color=_ORANGE),
+    ]
+
+
+def _risk_traces(shown: _Risk) -> list[Any]:
+    from plotly.graph_objects import Scatter
+
+    ends, level = [shown.coverage[0], shown.coverage[-1]], [shown.risk[-1]] * 2
+    return [
+        Scatter(x=shown.coverage, y=shown.risk, mode="lines", name="surest first", line_color=_BLUE),
+        Scatter(x=ends, y=level, mode="lines", name="any order", line={"color": _GREY, "dash": "dash"}),
+    ]
+
+
 def _reliability_axes() -> dict[str, Any]:
     return {"xaxis": {"title": "confidence", "range": [0, 1]}, "yaxis": {"title": "accuracy", "range": [0, 1]}}
 
@@ -272,6 +344,27 @@ def _draw_reliability(axes: Axes, shown: _Reliability) -> None:
     axes.legend(frameon=False, loc="upper left")
 
 
+def _draw_histogram(axes: Axes, shown: _Histogram) -> None:
+    left, width = shown.edges[:-1], np.diff(shown.edges)
+    for height, bottom, color, name in (
+        (shown.right, 0.0, _BLUE, "right"),
+        (shown.wrong, shown.right, _ORANGE, "wrong"),
+    ):
+        axes.bar(left, height, width, bottom, align="edge", color=color, edgecolor="white", label=name)
+    _label(axes, shown.title, "confidence", _PART)
+    axes.set_xlim(0, 1)
+    axes.legend(frameon=False)
+
+
+def _draw_risk(axes: Axes, shown: _Risk) -> None:
+    axes.plot(shown.coverage, shown.risk, color=_BLUE, label="surest first")
+    axes.axhline(shown.risk[-1], color=_GREY, linestyle="--", label="any order")
+    _label(axes, shown.title, "coverage", "error rate")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+
+
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title)
     axes.set_xlabel(x)
@@ -279,11 +372,11 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _canvas(panels: int = 1) -> tuple[PngFigure, Any]:
+def _canvas(panels: int = 1, rows: int = 1) -> tuple[PngFigure, Any]:
     from matplotlib.figure import Figure as PngFigure
 
-    figure = PngFigure(figsize=(5.0 * panels, 4.6), layout="constrained", dpi=_DPI)
-    return figure, figure.subplots(1, panels)
+    figure = PngFigure(figsize=(5.0 * panels, 4.6 * rows), layout="constrained", dpi=_DPI)
+    return figure, figure.subplots(rows, panels)
 
 
 def _written(figure: PngFigure, path: str | os.PathLike[str]) -> Path:

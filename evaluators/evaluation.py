@@ -12,6 +12,11 @@ from evaluators.score import Score
 from evaluators.spec import ModelSpec, SyntheticSpec, TrainingSpec
 from search_space.candidate import Candidate
 
+STATE_FILE = "state.safetensors"
+PREDICTIONS_FILE = "predictions.safetensors"
+CALIBRATION_FILE = "calibration.json"
+"""What a run leaves in its folder."""
+
 
 class Run(Protocol):
     """One candidate in training. It keeps its state between rungs and is dropped when it ends."""

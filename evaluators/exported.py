@@ -3,6 +3,7 @@
 paretune.json       what was trained, on which model and data, with which result; the candidate, exactly
 state.safetensors   every tensor that is not the backbone's, by exact name
 calibration.json    the temperature that was fitted on data that training and selection did not see
+predictions.safetensors    raw logits and labels of the validation and the calibration split
 adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pretrained` reads; single methods only
 """
 
@@ -27,6 +28,7 @@ from calibration.temperature import TemperatureFit
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
 from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
+from evaluators.evaluation import CALIBRATION_FILE, STATE_FILE
 from evaluators.measurement import softmax
 from evaluators.spec import ModelSpec
 from search_space.candidate import Candidate
@@ -36,8 +38,6 @@ from search_space.registry import method
 from search_space.space import resolve
 
 ABOUT_FILE = "paretune.json"
-STATE_FILE = "state.safetensors"
-CALIBRATION_FILE = "calibration.json"
 SCHEMA_VERSION = 1
 
 

@@ -20,7 +20,7 @@ from calibration.temperature import TemperatureFit, fit_temperature
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
 from evaluators.backbone import load
-from evaluators.evaluation import EvaluatorSpec
+from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE, EvaluatorSpec
 from evaluators.measurement import latency_ms, quality
 from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of, update
@@ -29,10 +29,6 @@ from evaluators.tokens import Batch, TokenFolder, Tokens
 from search_space.candidate import Candidate
 from search_space.errors import EvaluationError
 from search_space.files import atomic_write
-
-STATE_FILE = "state.safetensors"
-PREDICTIONS_FILE = "predictions.safetensors"
-CALIBRATION_FILE = "calibration.json"
 
 
 class TrainedEvaluator:

@@ -14,6 +14,7 @@
     │   ├── StudyExistsError
     │   └── StudyLockedError
     ├── ExportError             a trial cannot be exported, or its export does not reload to equal outputs
+    ├── InputError              what a command was given cannot be used
     └── InstallationError       this installation cannot run Paretune
 
 `calibration` is usable alone and raises its own `CalibrationError(ValueError)`.
@@ -110,6 +111,10 @@ class StudyLockedError(StudyError):
 
 class ExportError(ParetuneError):
     """A trial cannot be exported, or its export does not reload to equal outputs."""
+
+
+class InputError(ParetuneError):
+    """What a command was given cannot be used."""
 
 
 class InstallationError(ParetuneError):

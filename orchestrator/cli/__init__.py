@@ -9,9 +9,10 @@ import warnings
 
 import typer
 
-from orchestrator.cli import maintenance, reading, running, service
+from calibration.errors import CalibrationError
+from orchestrator.cli import calibrating, maintenance, reading, running, service
 from orchestrator.installation import guard
-from search_space.errors import CandidateError, ParetuneError, SpecError, StudyError
+from search_space.errors import CandidateError, InputError, ParetuneError, SpecError, StudyError
 
 app = typer.Typer(
     name="paretune",
@@ -21,10 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for module in (running, reading, maintenance, service):
+for module in (running, reading, maintenance, calibrating, service):
     module.register(app)
 
-_BAD_INPUT = (SpecError, CandidateError, StudyError)
+_BAD_INPUT = (SpecError, CandidateError, StudyError, InputError, CalibrationError)
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     try:
         guard()
         app()
-    except ParetuneError as error:
+    except (ParetuneError, CalibrationError) as error:
         print(f"paretune: {error}", file=sys.stderr)
         if os.environ.get("PARETUNE_DEBUG"):
             raise

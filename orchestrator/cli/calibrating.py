@@ -1,4 +1,4 @@
-"""`paretune calibrate`: how far the probabilities of any classifier can be trusted, and a calibrator that mends them."""
+"""`paretune calibrate`: how far the probabilities of any classifier can be trusted, and what mends them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.output import Json, console, print_json
-from search_space.errors import DataError, did_you_mean, one_of
+from search_space.errors import InputError, did_you_mean, one_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from calibration.report import Report
     from calibration.scorecard import Settings
     from orchestrator.logit_files import LogitRows
@@ -47,19 +50,20 @@ def calibrate(
 ) -> None:
     """Fit a calibrator to logits and report on rows that it was not fitted on.
 
-    An exported folder is fitted on its calibration split and judged on validation. A single file is split in halves by
-    class (and by group), or cross-fitted. A CSV file names its columns: label, one for each class, perhaps group and id.
+    An exported folder is fitted on its calibration split and judged on validation. A single file is split in halves
+    by class (and by group), or cross-fitted. A CSV file names its columns: label, one for each class, perhaps group
+    and id.
     """
     from calibration.scorecard import Settings
 
     if to is not None and to.exists():
-        raise DataError(f"{to} exists; choose another folder or remove it")
+        raise InputError(f"{to} exists; choose another folder or remove it")
     settings = Settings(bins=bins, seed=seed)
     _check_kind(kind)
     fitted, judged = _sets(source, evaluate, cross_fit, settings)
     report = _report(fitted, judged, kind, settings)
     if to is not None:
-        _write(to.resolve(), report, judged or fitted, settings)
+        _write(to.resolve(), report, judged or fitted, kind)
     if json:
         print_json(report.to_json())
         return
@@ -78,7 +82,7 @@ def _check_kind(kind: str) -> None:
 
     allowed = ("auto", *get_args(Known))
     if kind not in allowed:
-        raise DataError(f"there is no kind {kind!r}; allowed: {one_of(allowed)}{did_you_mean(kind, allowed)}")
+        raise InputError(f"there is no kind {kind!r}; allowed: {one_of(allowed)}{did_you_mean(kind, allowed)}")
 
 
 def _sets(
@@ -89,7 +93,7 @@ def _sets(
 
     if evaluate is not None and (cross_fit or source.is_dir()):
         why = "--cross-fit needs no other rows" if cross_fit else "an exported folder holds its own"
-        raise DataError(f"--evaluate has no meaning here: {why}")
+        raise InputError(f"--evaluate has no meaning here: {why}")
     if source.is_dir():
         fitted, judged = read_export(source)
         return fitted, None if cross_fit else judged
@@ -101,11 +105,13 @@ def _sets(
 
 def _fitting(fitted: LogitRows, judged: LogitRows) -> LogitRows:
     if fitted.logits.shape[1] != judged.logits.shape[1]:
-        raise DataError(
+        raise InputError(
             f"{fitted.source} has {fitted.logits.shape[1]} classes and {judged.source} has {judged.logits.shape[1]}"
         )
     if fitted.ids is not None and judged.ids is None:
-        raise DataError(f"{fitted.source} has ids, so {judged.source} needs them as well, to tell that none is in both")
+        raise InputError(
+            f"{fitted.source} has ids, so {judged.source} needs them as well, to tell that none is in both"
+        )
     return judged
 
 
@@ -122,17 +128,11 @@ def _report(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Se
     from calibration.report import report
 
     if judged is None:
-        return report(
-            fitted.logits, fitted.labels, kind=kind, groups=fitted.groups, ids=fitted.ids, settings=settings
-        )  # fmt: skip
-    choice = choose_calibrator(
-        fitted.logits, fitted.labels, kind=kind, folds=settings.folds, seed=settings.seed, groups=fitted.groups,
-        ids=fitted.ids,
-    )  # fmt: skip
-    return report(
-        judged.logits, judged.labels, calibrator=choice.calibrator, groups=judged.groups, ids=judged.ids,
-        settings=settings,
-    )  # fmt: skip
+        return report(fitted.logits, fitted.labels, kind=kind, groups=fitted.groups, ids=fitted.ids, settings=settings)
+    how: dict[str, Any] = {"kind": kind, "folds": settings.folds, "seed": settings.seed}
+    choice = choose_calibrator(fitted.logits, fitted.labels, groups=fitted.groups, ids=fitted.ids, **how)
+    kept: dict[str, Any] = {"calibrator": choice.calibrator, "settings": settings}
+    return report(judged.logits, judged.labels, groups=judged.groups, ids=judged.ids, **kept)
 
 
 def _said(fitted: LogitRows, judged: LogitRows | None) -> str:
@@ -144,12 +144,12 @@ def _said(fitted: LogitRows, judged: LogitRows | None) -> str:
     return f"fitted on {len(fitted.labels)} rows of {fitted.source}, judged on {judged.source}"
 
 
-def _write(to: Path, report: Report, judged: LogitRows, settings: Settings) -> None:
+def _write(to: Path, report: Report, judged: LogitRows, kind: str) -> None:
     """Write the calibrator, the report and the figures into a folder that appears whole or not at all."""
     to.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
     try:
-        _fill(aside, report, judged, settings)
+        _fill(aside, report, judged, kind)
         aside.chmod(0o755)
         aside.rename(to)
     except BaseException:
@@ -157,27 +157,31 @@ def _write(to: Path, report: Report, judged: LogitRows, settings: Settings) -> N
         raise
 
 
-def _fill(folder: Path, report: Report, judged: LogitRows, settings: Settings) -> None:
-    from calibration.cross_fitting import cross_fitted_probabilities
+def _fill(folder: Path, report: Report, judged: LogitRows, kind: str) -> None:
     from calibration.softmax import softmax
     from orchestrator.figures.probabilities import calibration_files
     from search_space.files import atomic_write
 
-    if report.how == "held_out":
-        after = report.calibrator.probabilities(judged.logits)
-    else:
-        kind: Any = report.calibrator.kind
-        after = cross_fitted_probabilities(
-            judged.logits, judged.labels, kind=kind, folds=settings.folds, seed=settings.seed, groups=judged.groups
-        )
     documents = {CALIBRATOR: report.calibrator.to_json(), REPORT: report.to_json()}
     files: dict[str, bytes | str] = {
         name: json_text.dumps(one, indent=1, allow_nan=False) + "\n" for name, one in documents.items()
     }
     files[TEXT] = report.text()
     title = f"{judged.source}: {len(judged.labels)} rows, calibrated by {report.calibrator.kind}"
-    files |= calibration_files(
-        softmax(judged.logits), after, judged.labels, title=title, bins=settings.bins, seed=settings.seed
-    )
+    before, after = softmax(judged.logits), _after(report, judged, kind)
+    shown = {"bins": report.settings.bins, "seed": report.settings.seed}
+    files |= calibration_files(before, after, judged.labels, title=title, **shown)
     for name, content in files.items():
         atomic_write(folder / name, content)
+
+
+def _after(report: Report, judged: LogitRows, kind: Any) -> NDArray[np.float64]:
+    """Return the calibrated probabilities that the report judged."""
+    from calibration.cross_fitting import cross_fitted_probabilities
+
+    if report.how == "held_out":
+        return report.calibrator.probabilities(judged.logits)
+    settings = report.settings
+    return cross_fitted_probabilities(
+        judged.logits, judged.labels, kind=kind, folds=settings.folds, seed=settings.seed, groups=judged.groups
+    )

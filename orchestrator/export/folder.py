@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from evaluators import exported
 from evaluators.anatomy import anatomy_of
 from evaluators.backbone import Backbone, load
+from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
 from evaluators.tokens import TokenFolder
-from evaluators.trained import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
 from orchestrator.export.card import model_card
 from orchestrator.export.script import TRAIN_SCRIPT
 from orchestrator.front import Front, front_of_study
@@ -110,9 +110,9 @@ def _fill(
     """Write everything into a folder. Returns the largest difference of its reloaded logits to the recorded ones."""
     tokens = TokenFolder.open(home.study(store.name) / "tokens")
     about = _about(store, trained, tokens)
-    shutil.copyfile(source / STATE_FILE, aside / exported.STATE_FILE)
-    if (source / CALIBRATION_FILE).exists():
-        shutil.copyfile(source / CALIBRATION_FILE, aside / exported.CALIBRATION_FILE)
+    for name in (STATE_FILE, PREDICTIONS_FILE, CALIBRATION_FILE):
+        if (source / name).exists():
+            shutil.copyfile(source / name, aside / name)
     (aside / exported.ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
     (aside / "train.py").write_text(TRAIN_SCRIPT)
     backbone = load(store.spec.model, len(tokens.classes))
@@ -149,7 +149,7 @@ def _about(store: StudyStore, trained: Trial, tokens: TokenFolder) -> dict[str, 
 
 
 def _save_peft(aside: Path, backbone: Backbone, trained: Trial, name: str) -> None:
-    state = safetensors.torch.load_file(aside / exported.STATE_FILE)
+    state = safetensors.torch.load_file(aside / STATE_FILE)
     anatomy = anatomy_of(backbone.model)
     model = exported.as_peft_model(backbone, anatomy, trained.candidate, state, name)
     model.save_pretrained(str(aside), safe_serialization=True)

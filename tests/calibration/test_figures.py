@@ -54,6 +54,24 @@ def test_before_and_after_stand_side_by_side(go, probabilities) -> None:
     assert sum(trace.showlegend is not False for trace in figure.data) == 3
 
 
+def test_the_overview_holds_every_picture_before_and_after(go, probabilities) -> None:
+    sharp, labels = probabilities(300, sharpness=3.0)
+    honest, _ = probabilities(300)
+    figure = figures.overview_figure(sharp, honest, labels)
+    titles = [note.text.split(" ")[:2] for note in figure.layout.annotations]
+    assert titles == [[when, what] for what in ("ECE", "confidence", "AURC") for when in ("before:", "after:")]
+    alone = [
+        figures.reliability_figure(sharp, labels),
+        figures.confidence_histogram_figure(sharp, labels),
+        figures.risk_coverage_figure(sharp, labels),
+    ]
+    before = [trace for trace in figure.data if trace.xaxis in ("x", "x3", "x5")]
+    for shown, wanted in zip(before, (trace for one in alone for trace in one.data), strict=True):
+        assert shown.name == wanted.name
+        assert np.array_equal(shown.y, wanted.y)
+    json.loads(figure.to_json())
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -61,6 +79,7 @@ def test_before_and_after_stand_side_by_side(go, probabilities) -> None:
         figures.confidence_histogram_png,
         figures.risk_coverage_png,
         lambda path, p, labels: figures.before_after_png(path, p, p, labels),
+        lambda path, p, labels: figures.overview_png(path, p, p, labels),
     ],
 )
 def test_png_files_are_whole_and_alone(probabilities, tmp_path, write) -> None:
