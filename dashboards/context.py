@@ -63,7 +63,7 @@ class Context:
         settings: How the server was started.
         queue: The queue.
         reports: What is said of studies.
-        mlflow_url: Finds the page of a study's experiment in MLflow.
+        mlflow_url: Finds the page of a study's run in MLflow.
         closing: Set when the server ends, so that open streams end too.
     """
 

@@ -9,7 +9,9 @@ In this order:
    `Sec-Fetch-Site`. Programs send neither header.
 3. **Token**: `Authorization: Bearer TOKEN`, or the session cookie. Without a token set, a request must have come to a
    loopback address, under a loopback name, and through no proxy. Open are the login page and our own static files.
-4. **Size**: bodies to our own pages and API are bounded.
+4. **Closed**: what MLflow would run on this machine for whoever asks, its jobs and its assistant with a shell, is not
+   there.
+5. **Size**: bodies to our own pages and API are bounded.
 
 What is refused never reaches a handler.
 """
@@ -32,6 +34,7 @@ STATIC = f"{PREFIX}/static/"
 MOST_BODY_BYTES = 256 * 1024
 _READING = ("GET", "HEAD", "OPTIONS")
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_CLOSED = ("/ajax-api/3.0/jobs", "/ajax-api/3.0/mlflow/assistant")
 _OURS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -81,6 +84,8 @@ class Gate:
             self._check_host(headers, scope)
             _check_origin(headers, scope)
             self._check_token(headers, scope)
+            if scope["path"].startswith(_CLOSED):
+                raise Refused(404, "this part of MLflow is closed in this server")
             if ours:
                 receive = _bounded(headers, receive)
             await self.app(scope, receive, _with_our_headers(send) if ours else send)

@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -16,10 +16,10 @@ from orchestrator.pick import quality_of
 from orchestrator.queue import Queue, QueueState, Submission
 from orchestrator.spec import StudySpec
 from orchestrator.storage import PHASES, Phase, Storage, StudyStore, Trial
-from search_space.errors import StudyError, StudyNotFoundError
+from search_space.errors import StudyError
 
 State = Literal["queued", "running", "complete", "failed", "stopped", "interrupted"]
-ENDED: tuple[State, ...] = ("complete", "failed", "stopped", "interrupted")
+MOST_KEPT = 200
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Report:
 
     @property
     def settled(self) -> int:
-        """Trials of the search that came to an end."""
-        return sum(one.state != "running" for one in self.trials["search"])
+        """Trials of the search that came to an end, as budgets count them: those that were trained."""
+        return sum(one.state != "running" and bool(one.scores or one.cause) for one in self.trials["search"])
 
     @property
     def started(self) -> datetime | None:
@@ -84,8 +84,23 @@ class Report:
         return [one for trials in self.trials.values() for one in trials]
 
 
+@dataclass
+class _Kept:
+    """What is kept of a study between two reports on it."""
+
+    store: StudyStore
+    written: object
+    report: Report | None = None
+    made: float = float("-inf")
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class Reports:
-    """Reports on the studies of a home. One of a study is made at most once in `fresh` seconds, however many ask."""
+    """Reports on the studies of a home.
+
+    One of a study is made at most once in `fresh` seconds, however many ask (less often when nobody runs it), and its
+    front is found again only when something has changed.
+    """
 
     def __init__(
         self,
@@ -100,8 +115,7 @@ class Reports:
         self.queue = queue
         self.fresh = fresh
         self._now = now
-        self._made: dict[str, tuple[float, Report]] = {}
-        self._locks: dict[str, threading.Lock] = {}
+        self._kept: dict[str, _Kept] = {}
         self._mutex = threading.Lock()
 
     def names(self) -> list[str]:
@@ -111,31 +125,52 @@ class Reports:
     def of(self, name: str) -> Report:
         """Return a report on a study. Raises StudyNotFoundError."""
         self.home.study(name)
-        with self._mutex:
-            lock = self._locks.setdefault(name, threading.Lock())
-        with lock:
-            when, report = self._made.get(name, (float("-inf"), None))
-            if report is None or self._now() - when >= self.fresh:
-                report = self._make(name)
-                self._made[name] = (self._now(), report)
-            return report
+        kept = self._keep(name)
+        with kept.lock:
+            if kept.report is None or self._now() - kept.made >= self._patience(kept.report):
+                kept.report = self._make(kept)
+                kept.made = self._now()
+            return kept.report
 
     def forget(self, name: str) -> None:
         """Make the next report on a study afresh, after something was done to it."""
-        self._made.pop(name, None)
+        kept = self._kept.get(name)
+        if kept is not None:
+            kept.made = float("-inf")
 
-    def _make(self, name: str) -> Report:
+    def _patience(self, report: Report) -> float:
+        return self.fresh if report.state in ("queued", "running") else 5 * self.fresh
+
+    def _keep(self, name: str) -> _Kept:
+        """Return what is kept of a study; its store holds the trials that were read, so it stays open."""
+        with self._mutex:
+            kept = self._kept.get(name)
+            if kept is None:
+                store = self._open(name)
+                kept = self._kept[name] = _Kept(store, store.noted("paretune"))
+                if len(self._kept) > MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+            return kept
+
+    def _open(self, name: str) -> StudyStore:
         try:
-            store = self.storage.open(name)
-        except StudyNotFoundError:
-            with self._mutex:
-                self._locks.pop(name, None)
-            raise
-        submission = self.queue.find(name)
+            return StudyStore(self.storage, name)
+        except KeyError:
+            return self.storage.open(name)
+
+    def _make(self, kept: _Kept) -> Report:
+        written = kept.store.noted("paretune")
+        if written != kept.written:
+            kept.store, kept.written, kept.report = self._open(kept.store.name), written, None
+        store = kept.store
+        submission = self.queue.find(store.name)
         state, reason = self._state(store, submission)
         trials = {phase: tuple(store.trials(phase)) for phase in PHASES}
-        version = _version(state, reason, submission, trials)
-        return Report(store.spec, state, reason, submission, trials, _front(store, trials), version)
+        limits = _limits(store)
+        version = _version(state, reason, submission, limits, trials)
+        if kept.report is not None and kept.report.version == version:
+            return kept.report
+        return Report(store.spec, state, reason, submission, trials, _front(store, limits, trials), version)
 
     def _state(self, store: StudyStore, submission: Submission | None) -> tuple[State, str]:
         """Say where a study stands: the queue knows of what it runs, the driver notes the rest."""
@@ -151,18 +186,30 @@ class Reports:
         return "interrupted", f"nobody runs it; continue it with: paretune resume {store.name}"
 
 
-def _front(store: StudyStore, trials: Mapping[Phase, tuple[Trial, ...]]) -> Front | None:
+def _limits(store: StudyStore) -> Mapping[str, float] | None:
+    """Return the limits of a study, or None before the size of its model is known."""
     try:
-        limits = limits_of(store)
+        return limits_of(store)
     except StudyError:
+        return None
+
+
+def _front(
+    store: StudyStore, limits: Mapping[str, float] | None, trials: Mapping[Phase, tuple[Trial, ...]]
+) -> Front | None:
+    if limits is None:
         return None
     return front_of(store.spec, trials["search"], limits, trials["finalists"], store.noted("reference_point"))
 
 
 def _version(
-    state: State, reason: str, submission: Submission | None, trials: Mapping[Phase, tuple[Trial, ...]]
+    state: State,
+    reason: str,
+    submission: Submission | None,
+    limits: object,
+    trials: Mapping[Phase, tuple[Trial, ...]],
 ) -> str:
-    seen = hashlib.sha256(repr((state, reason, submission)).encode())
+    seen = hashlib.sha256(repr((state, reason, submission, limits)).encode())
     for phase in PHASES:
         for one in trials[phase]:
             seen.update(f"{one.key} {one.state} {one.steps} {one.test is None};".encode())

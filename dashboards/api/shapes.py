@@ -76,7 +76,7 @@ class StudySummary(Shape):
     model: str
     data: str
     objectives: list[MetricShape]
-    trials: int = Field(description="trials that the search has settled")
+    trials: int = Field(description="trials that the search has trained and settled")
     trials_budget: int = Field(description="trials that the search may train")
     running: int = Field(description="trials that are running now, in any phase")
     best: Best | None

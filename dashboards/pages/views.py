@@ -13,7 +13,7 @@ from orchestrator.pick import format_value
 from search_space.notation import write_parts
 
 PICK_NUMBERS = ("accuracy", "trainable_params", "peak_memory_bytes", "latency_ms", "ece", "calibrated_ece")
-_NOTHING = "–"  # noqa: RUF001  (a dash is what is shown)
+_NOTHING = "–"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
+import tempfile
+from contextlib import closing
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from optuna.samplers import RandomSampler
 
 from evaluators.score import Cost, Score
 from orchestrator.front import front_of_study
+from orchestrator.home import Home
 from orchestrator.spec import StudySpec, parse
 from orchestrator.storage import Storage, StudyStore
 from search_space.budgets import violations
@@ -24,6 +30,22 @@ ARCHITECTURES = [
     *("ia3", "bitfit", "ln_tuning", "serial_adapter(r=16)", "serial_adapter(r=64)", "vera(r=64)"),
     *("lora(r=4) + bitfit", "lora(r=8)@attention.query[top:4] + ln_tuning", "lora(r=16) + serial_adapter(r=16)"),
 ]
+
+
+@cache
+def _blank() -> Path:
+    """Return a database with Optuna's tables, which take long to make."""
+    path = Path(tempfile.mkdtemp()) / "paretune.db"
+    Storage(f"sqlite:///{path}")
+    return path
+
+
+def empty_home(root: Path) -> Home:
+    """Return a home with an empty storage."""
+    home = Home(root).create()
+    with closing(sqlite3.connect(_blank())) as blank, closing(sqlite3.connect(home.root / "paretune.db")) as own:
+        blank.backup(own)
+    return home
 
 
 def spec_of(name: str, **more: Any) -> StudySpec:
@@ -55,11 +77,19 @@ def score_of(one: Candidate, step: int, rng: random.Random, split: Any = "valida
     accuracy = max(0.2, min(0.97, quality + rng.gauss(0, 0.012)))
     ece = abs(rng.gauss(0.06, 0.02))
     values = {
-        "accuracy": accuracy, "nll": 1.5 * (1 - accuracy) + 0.2, "calibrated_nll": 1.4 * (1 - accuracy) + 0.18,
-        "ece": ece, "calibrated_ece": ece / 3 + 0.008, "ece_floor": 0.011, "trainable_params": float(params),
-        "head_params": 2310.0, "checkpoint_bytes": 4.0 * (params + 2310), "peak_memory_bytes": 2.1e8 + 40.0 * params,
-        "train_step_ms": 38 + params / 9e4, "latency_ms": 3.1 + params / 3e5 + rng.random() / 5,
-    }  # fmt: skip
+        "accuracy": accuracy,
+        "nll": 1.5 * (1 - accuracy) + 0.2,
+        "calibrated_nll": 1.4 * (1 - accuracy) + 0.18,
+        "ece": ece,
+        "calibrated_ece": ece / 3 + 0.008,
+        "ece_floor": 0.011,
+        "trainable_params": float(params),
+        "head_params": 2310.0,
+        "checkpoint_bytes": 4.0 * (params + 2310),
+        "peak_memory_bytes": 2.1e8 + 40.0 * params,
+        "train_step_ms": 38 + params / 9e4,
+        "latency_ms": 3.1 + params / 3e5 + rng.random() / 5,
+    }
     return Score(values, step, step / STEPS, split, seed)
 
 
@@ -151,3 +181,10 @@ def complete(storage: Storage, name: str, count: int = 24, **more: Any) -> Study
     add_finalists(store, [one.number for one in front.members][-4:])
     store.note("status", "complete")
     return store
+
+
+def add_settled(store: StudyStore, one: Candidate) -> int:
+    """Add a complete trial."""
+    number = start_trial(store, one)
+    end_trial(store, number, one, random.Random(number))
+    return number
