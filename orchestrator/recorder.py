@@ -4,6 +4,9 @@ Every run is found by its tags before it is created, its metrics carry time stam
 last. So a process may die between any two calls, and the next one completes what is missing, once. A server that does
 not answer never fails a study: what could not be written waits, and is written with the next call that gets through.
 
+A finalist's run carries pictures of its calibration, drawn from what it left in the study's folder; a tag says that
+they are there. A trial whose files are elsewhere is recorded without them.
+
 Only MLflow's client is used, never its fluent functions: nothing here depends on, or changes, an active run.
 """
 
@@ -18,10 +21,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -51,6 +55,7 @@ _LOG = logging.getLogger("paretune.recorder")
 _UNREACHABLE = (MlflowException, OSError, SQLAlchemyError)
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 MOST_METRICS_A_CALL = 800
+PICTURES = "paretune.pictures"
 PATIENCE = 10.0
 """A server that took one second to fail is left alone for ten, so that no study waits long for its record."""
 
@@ -158,9 +163,11 @@ class Recorder:
         tracking_uri: MLflow's tracking URI.
         artifacts: Where artifacts are kept when the URI is a database, which has no place of its own for them.
         store: The study.
+        folder: Where its trials left their files; None where that is not known.
     """
 
-    def __init__(self, tracking_uri: str, artifacts: Path, store: StudyStore) -> None:
+    def __init__(self, tracking_uri: str, artifacts: Path, store: StudyStore, folder: Path | None = None) -> None:
+        self.folder = folder
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
         self.store = store
@@ -246,12 +253,43 @@ class Recorder:
     def _write_one(self, ledger: Ledger, run: Run) -> None:
         """Write a run. One that MLflow refuses for what it holds is warned of, and keeps no other waiting."""
         try:
-            ledger.write(run)
+            ledger.write(self._with_pictures(ledger, run))
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             self._refused[run.key] = redact(str(error))
             _LOG.warning("MLflow refuses %s: %s", run.key, self._refused[run.key])
+
+    def _with_pictures(self, ledger: Ledger, run: Run) -> Run:
+        """Upload the pictures of a finalist that has none yet. Returns the run with the tag that says so."""
+        written = ledger.runs.get(run.key)
+        if not run.key.startswith("finalists/") or run.status != "FINISHED" or self.folder is None:
+            return run
+        if written is not None and PICTURES in written.tags:
+            return run
+        run_id = ledger.enter(run)
+        files = self._draw(run, self.folder / run.key)
+        if not files:
+            return run
+        self._send(run_id, files)
+        return replace(run, tags={**run.tags, PICTURES: ", ".join(sorted(files))})
+
+    def _draw(self, run: Run, folder: Path) -> dict[str, bytes]:
+        """Draw what a trial left. What is damaged is warned of, and not drawn."""
+        from orchestrator.figures.probabilities import trial_files  # its libraries load slowly, and few runs need them
+
+        try:
+            return trial_files(folder, f"{self.store.name}, {run.name}", self.store.spec.calibration.bins)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            _LOG.warning("%s has no pictures: what is in %s cannot be drawn: %s", run.key, folder, error)
+            return {}
+
+    def _send(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Write files as artifacts of a run."""
+        with tempfile.TemporaryDirectory(prefix="paretune-") as folder:
+            for name, data in files.items():
+                Path(folder, name).write_bytes(data)
+            self._client.log_artifacts(run_id, folder)
 
     def _open(self) -> Ledger:
         """Connect, and look up what stands there already."""
@@ -285,10 +323,7 @@ class Recorder:
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in self._files.items()}
         changed = [name for name, digest in digests.items() if self._uploaded.get((parent, name)) != digest]
         if changed:
-            with tempfile.TemporaryDirectory(prefix="paretune-") as folder:
-                for name in changed:
-                    Path(folder, name).write_bytes(self._files[name])
-                self._client.log_artifacts(parent, folder)
+            self._send(parent, {name: self._files[name] for name in changed})
         self._uploaded |= {(parent, name): digest for name, digest in digests.items()}
         self._files.clear()
 

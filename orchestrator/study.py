@@ -55,14 +55,14 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
         try:
             prepared = prepare(store.spec, folder)
             note_facts(store, prepared)
-            recorder = Recorder(home.tracking_uri, home.artifacts, store)
+            recorder = Recorder(home.tracking_uri, home.artifacts, store, folder)
             driver = _Driver(store, prepared, recorder, watcher, folder)
             with _stop_on_signals(driver.bench.stop):
                 driver.run()
         except BaseException as error:
             store.note("status", "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
             if store.noted("backbone") is not None:
-                Recorder(home.tracking_uri, home.artifacts, store).record_all()
+                Recorder(home.tracking_uri, home.artifacts, store, folder).record_all()
             raise
         store.note("status", "stopped" if driver.bench.stop.by_user else "complete")
         return _write_front(store, home, recorder)

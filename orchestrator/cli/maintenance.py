@@ -50,7 +50,7 @@ def record(study: StudyName, json: Json = False) -> None:
     store = Storage(home.storage_url).open(study)
     if home.is_driven(study):
         raise StudyLockedError(f"study {study!r} is running and records itself; `paretune record` is for afterwards")
-    recorded = Recorder(home.tracking_uri, home.artifacts, store).record_all()
+    recorded = Recorder(home.tracking_uri, home.artifacts, store, home.study(study)).record_all()
     if json:
         print_json(recorded.__dict__)
     elif recorded.problem:
