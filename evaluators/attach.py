@@ -79,10 +79,10 @@ class Attached:
         Raises:
             ExportError: The state is another candidate's.
         """
-        own = self.state(shared).keys()
-        if own != state.keys():
-            odd = sorted(own ^ state.keys())
-            raise ExportError(f"the saved state does not belong to this candidate: {odd[:3]} and {len(odd) - 3} more")
+        own = {(name, tensor.shape) for name, tensor in self.state(shared).items()}
+        if odd := sorted({name for name, _ in own ^ {(name, tensor.shape) for name, tensor in state.items()}}):
+            more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+            raise ExportError(f"the saved state does not belong to this candidate: {', '.join(odd[:3])}{more}")
         self.model.load_state_dict(dict(state), strict=False)
 
 

@@ -1,0 +1,238 @@
+"""Candidates on backbones: counted without weights, attached without a trace, saved and loaded to equal outputs."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evaluators.anatomy import anatomy_of
+from evaluators.attach import Attached, attach
+from evaluators.backbone import copy_of, head_of
+from evaluators.optimisation import build_optimiser, loss_of, update
+from search_space.errors import ExportError, PlacementError, UnsupportedError
+from search_space.notation import parse
+from search_space.registry import methods
+from search_space.space import at_defaults
+from tests.architectures import tiny_inputs, tiny_model
+
+MODELS = ("bert", "llama")
+METHODS = ("lora", "ia3", "bitfit", "ln_tuning", "vera(r=8)", "serial_adapter", "prefix_tuning(num_virtual_tokens=4)")
+HYBRIDS = (
+    "lora(r=2) + bitfit",
+    "bitfit + lora(r=2)",
+    "serial_adapter(r=4) + lora(r=2)@mlp.down",
+    "lora(r=2)@mlp.down + serial_adapter(r=4)",
+    "ia3 + ln_tuning",
+    "lora(r=2) + prefix_tuning(num_virtual_tokens=4)",
+    "prefix_tuning(num_virtual_tokens=4) + lora(r=2)",
+    "lora(r=2) + lora(r=4)@mlp.up",
+    "lora(r=2,use_dora=true) + ia3@mlp.down",
+)
+SINGLES = (*METHODS, "head", "full", "full@[top:1]", "lora(r=2,use_dora=true)@linear[top:1]")
+
+
+@cache
+def frozen(architecture: str) -> nn.Module:
+    return tiny_model(architecture, num_labels=3).requires_grad_(False)
+
+
+def attached(architecture: str, text: str, seed: int = 0) -> Attached:
+    model = frozen(architecture)
+    return attach(model, anatomy_of(model), parse(text), seed)
+
+
+def sizes(one: Attached) -> list[int]:
+    return [sum(parameter.numel() for parameter in part) for part in one.parts]
+
+
+def storages(model: nn.Module) -> frozenset[int]:
+    return frozenset(tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values())
+
+
+def logits(model: nn.Module, architecture: str = "bert") -> Tensor:
+    model.eval()
+    with torch.inference_mode():
+        return model(**tiny_inputs(architecture)).logits
+
+
+def train(one: Attached, architecture: str, steps: int = 3) -> None:
+    optimiser = build_optimiser(one)
+    one.model.train()
+    for _ in range(steps):
+        output = one.model(**tiny_inputs(architecture)).logits
+        update(one, optimiser, loss_of(output, torch.tensor([0, 2]), 0.0), 1.0)
+    one.model.eval()
+
+
+def fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+@pytest.mark.parametrize("text", [*SINGLES, *HYBRIDS])
+class TestEveryCandidate:
+    def test_is_counted_exactly_without_weights(self, architecture: str, text: str) -> None:
+        real = attached(architecture, text)
+        with torch.device("meta"):
+            empty = tiny_model(architecture, num_labels=3).requires_grad_(False)
+        counted = attach(empty, anatomy_of(empty), parse(text))
+
+        assert (counted.trainable_params, counted.head_params) == (real.trainable_params, real.head_params)
+        assert sizes(counted) == sizes(real)
+        assert all(parameter.is_meta for parameter in counted.model.parameters())
+
+    def test_trains_its_own_parameters_and_no_others(self, architecture: str, text: str) -> None:
+        one = attached(architecture, text)
+        required = {id(parameter) for parameter in one.model.parameters() if parameter.requires_grad}
+        assert {id(parameter) for parameter in one.trainable} <= required
+        before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
+        shared = storages(frozen(architecture))
+        train(one, architecture)
+        for name, tensor in one.model.state_dict().items():
+            if tensor.untyped_storage().data_ptr() in shared:
+                assert torch.equal(tensor, before[name]), name
+        assert any(not torch.equal(tensor, before[name]) for name, tensor in one.model.state_dict().items())
+
+    def test_leaves_the_backbone_as_it_was(self, architecture: str, text: str) -> None:
+        model = frozen(architecture)
+        names, bytes_before, outputs = list(model.state_dict()), fingerprint(model), logits(model, architecture)
+        train(attached(architecture, text), architecture)
+        assert list(model.state_dict()) == names
+        assert fingerprint(model) == bytes_before
+        assert torch.equal(logits(model, architecture), outputs)
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+
+    def test_saves_and_loads_to_equal_outputs(self, architecture: str, text: str) -> None:
+        shared = storages(frozen(architecture))
+        trained = attached(architecture, text)
+        train(trained, architecture)
+        state = trained.state(shared)
+        again = attached(architecture, text, seed=5)
+        again.load(state, shared)
+
+        assert torch.equal(logits(again.model, architecture), logits(trained.model, architecture))
+        assert again.state(shared).keys() == state.keys()
+        assert not any(tensor.untyped_storage().data_ptr() in shared for tensor in state.values())
+
+    def test_has_the_seeds_values(self, architecture: str, text: str) -> None:
+        one, same, other = (attached(architecture, text, seed) for seed in (0, 0, 1))
+        assert torch.equal(logits(one.model, architecture), logits(same.model, architecture))
+        assert not torch.equal(logits(one.model, architecture), logits(other.model, architecture))
+
+
+def test_fifty_candidates_leave_no_trace() -> None:
+    model = frozen("bert")
+    outputs, modules, hooks = logits(model), [type(m) for m in model.modules()], _hooks(model)
+    for number in range(50):
+        text = [*SINGLES, *HYBRIDS][number % (len(SINGLES) + len(HYBRIDS))]
+        train(attached("bert", text, seed=number), "bert", steps=1)
+    assert torch.equal(logits(model), outputs)
+    assert [type(m) for m in model.modules()] == modules
+    assert _hooks(model) == hooks
+    assert len(anatomy_of(model).sites) == len(anatomy_of(tiny_model("bert")).sites)
+
+
+def _hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_a_candidate_adds_to_the_memory_only_what_is_its_own() -> None:
+    one = attached("bert", "lora(r=2)")
+    own = [t for t in one.model.state_dict().values() if t.untyped_storage().data_ptr() not in storages(frozen("bert"))]
+    assert sum(tensor.numel() for tensor in own) == one.trainable_params + one.head_params
+
+
+def test_full_trains_everything_but_counts_the_head_apart() -> None:
+    one = attached("bert", "full")
+    assert one.trainable_params + one.head_params == sum(p.numel() for p in frozen("bert").parameters())
+
+
+def test_full_on_the_last_layer_trains_that_layer() -> None:
+    one = attached("bert", "full@[top:1]")
+    last = frozen("bert").get_submodule("bert.encoder.layer.1")
+    assert one.trainable_params == sum(p.numel() for p in last.parameters())
+
+
+def test_the_head_alone_trains_the_head() -> None:
+    one = attached("bert", "head")
+    assert one.trainable_params == 0
+    assert one.head_params == 16 * 3 + 3
+
+
+def test_the_state_of_the_parts_stays_with_its_part() -> None:
+    """Two parts of one method keep apart: by order, not by size."""
+    one = attached("bert", "lora(r=2) + lora(r=4)@mlp.up")
+    assert [{min(p.shape) for p in part} for part in one.parts] == [{2}, {4}]
+
+
+def test_each_part_has_its_own_learning_rate() -> None:
+    one = attached("bert", "lora(r=2) + bitfit | lr=0.001/0.005 head_lr=0.1")
+    groups = build_optimiser(one).param_groups
+    rates = {group["lr"] for group in groups}
+    assert rates == {0.001, 0.005, 0.1}
+    assert all(group["weight_decay"] == (0.01 if group["params"][0].ndim >= 2 else 0.0) for group in groups)
+
+
+def test_dropout_is_the_recipes() -> None:
+    one = attached("bert", "lora | lr=0.001 dropout=0.25")
+    assert {module.p for module in one.model.modules() if type(module) is nn.Dropout} >= {0.25}
+    assert {module.p for module in frozen("bert").modules() if isinstance(module, nn.Dropout)} == {0.1}
+
+
+def test_another_candidates_state_is_refused() -> None:
+    shared = storages(frozen("bert"))
+    state = attached("bert", "lora(r=2)@attention.query").state(shared)
+    with pytest.raises(ExportError, match="does not belong to this candidate"):
+        attached("bert", "lora(r=2)@attention.key").load(state, shared)
+
+
+def test_a_state_of_another_size_is_refused() -> None:
+    shared = storages(frozen("bert"))
+    state = attached("bert", "lora(r=2)").state(shared)
+    with pytest.raises(ExportError, match="does not belong to this candidate"):
+        attached("bert", "lora(r=4)").load(state, shared)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "text", "message"),
+    [
+        ("bert", "lora@mlp.gate", "bert has no mlp.gate"),
+        ("bert", "lora@mlp[top:9]", "need at least 9 layers"),
+        ("gpt2", "vera(r=8)@attention", "vera cannot wrap"),
+        ("bert", "lora(r=2/4)@mlp", "lora cannot be attached to bert"),
+    ],
+)
+def test_what_the_model_cannot_carry_is_said(architecture: str, text: str, message: str) -> None:
+    with pytest.raises((UnsupportedError, PlacementError), match=message):
+        attached(architecture, text)
+
+
+def test_a_copy_shares_every_tensor_and_no_module() -> None:
+    model = frozen("bert")
+    copied = copy_of(model)
+    assert storages(copied) == storages(model)
+    assert not {id(module) for module in copied.modules()} & {id(module) for module in model.modules()}
+    assert head_of(copied) == ("classifier",)
+
+
+@pytest.mark.parametrize("name", list(methods()))
+def test_every_method_of_the_registry_is_counted_exactly_at_its_defaults(name: str) -> None:
+    """At a width that their default sizes divide. Every method on every model: see the matrix of capabilities."""
+    wide = {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 2}
+    counts = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            model = tiny_model("bert", **wide).requires_grad_(False)
+        try:
+            one = attach(model, anatomy_of(model), at_defaults(name))
+        except UnsupportedError as error:
+            pytest.skip(str(error))
+        counts.append((one.trainable_params, one.head_params))
+    assert counts[0] == counts[1]
