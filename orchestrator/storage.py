@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from evaluators.score import Cost, Score
 from orchestrator.spec import StudySpec, parse
 from search_space.candidate import Candidate
-from search_space.errors import Cause, StudyExistsError, StudyNotFoundError, did_you_mean
+from search_space.errors import Cause, StudyError, StudyExistsError, StudyNotFoundError, did_you_mean
 from search_space.space import Space
 
 Phase = Literal["search", "references", "finalists"]
@@ -162,7 +162,12 @@ class Storage:
 
 
 class StudyStore:
-    """One study in the storage. Only the driver that holds the study's lock writes trials."""
+    """One study in the storage. Only the driver that holds the study's lock writes trials.
+
+    So the driver need not read what it wrote: the trials that it runs are kept here, and the search stands in memory
+    too, for the samplers, who read all trials for each parameter that they draw. Every write is in the storage before
+    its call returns.
+    """
 
     def __init__(self, storage: Storage, name: str) -> None:
         self.storage = storage
@@ -170,6 +175,9 @@ class StudyStore:
         self.studies = {
             phase: optuna.load_study(study_name=_optuna_name(name, phase), storage=storage.optuna) for phase in PHASES
         }
+        self._sampled: optuna.Study | None = None
+        self._running: dict[tuple[Phase, int], Trial] = {}
+        self._settled: dict[tuple[Phase, int], Trial] = {}
 
     @cached_property
     def spec(self) -> StudySpec:
@@ -191,10 +199,12 @@ class StudyStore:
     def trials(self, phase: Phase = "search") -> list[Trial]:
         """Return the trials of a phase in order of their numbers."""
         trials = self.studies[phase].get_trials(deepcopy=False)
-        return [_read(phase, one) for one in trials if "candidate" in one.user_attrs]
+        return [self._parsed(phase, one) for one in trials if "candidate" in one.user_attrs]
 
     def trial(self, phase: Phase, number: int) -> Trial:
         """Return one trial. Raises StudyNotFoundError."""
+        if known := self._running.get((phase, number)):
+            return known
         try:
             one = self.storage.optuna.get_trial(self._id(phase, number))
         except KeyError:
@@ -203,76 +213,121 @@ class StudyStore:
             raise StudyNotFoundError(
                 f"study {self.name!r} has no trial {number} in {phase}; `paretune show {self.name}`"
             )
-        return _read(phase, one)
+        return self._parsed(phase, one)
 
     def ask(
         self, space: Space, sampler: optuna.samplers.BaseSampler, fixed: Candidate | None = None
     ) -> tuple[int, Candidate]:
-        """Draw a candidate with a sampler, or enter a given one as if it had been drawn. Returns its trial's number."""
-        study = self._search
-        study.sampler = sampler
+        """Draw a candidate with a sampler, or enter a given one as if it had been drawn. Returns its trial's number.
+
+        The trial is in memory only until it is started, which must be before the next one is asked for.
+        """
+        if self._sampled is None:
+            self._sampled = _in_memory(self._search)
+        self._sampled.sampler = sampler
         if fixed is not None:
-            study.enqueue_trial(space.encode(fixed))
-        trial = study.ask()
+            self._sampled.enqueue_trial(space.encode(fixed))
+        trial = self._sampled.ask()
         return trial.number, space.draw(OptunaChooser(trial))
 
     def start(
         self, number: int, candidate: Candidate, cost: Cost | None, seed: int, violations: Mapping[str, float]
-    ) -> None:
-        """Keep what an asked trial is, before it is trained."""
-        trial = self._live("search", number)
+    ) -> Trial:
+        """Write an asked trial to the storage, all of it at once, before it is trained.
+
+        Raises:
+            StudyError: Another process wrote trials of this study meanwhile.
+        """
+        assert self._sampled is not None
+        live = _live(self._sampled, number)
         for name, value in violations.items():
-            trial.set_constraint(f"predicted {name}", value)
-        trial.set_user_attr("candidate", _about(candidate, cost, seed, ""))
+            live.set_constraint(f"predicted {name}", value)
+        live.set_user_attr("candidate", _about(candidate, cost, seed, ""))
+        drawn = self._sampled.get_trials(deepcopy=False)[number]
+        self._create("search", number, drawn)
+        trial = self._running["search", number] = _read("search", drawn)
+        return trial
 
     def add(self, phase: Phase, candidate: Candidate, cost: Cost | None, seed: int, origin: str) -> int:
         """Enter a reference or a finalist as running. Returns its number."""
-        study = self.studies[phase]
         attrs = {"candidate": _about(candidate, cost, seed, origin)}
-        number = len(study.get_trials(deepcopy=False))
-        study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attrs))
+        number = len(self.studies[phase].get_trials(deepcopy=False))
+        self._create(phase, number, create_trial(state=TrialState.RUNNING, user_attrs=attrs))
         return number
 
-    def report(self, phase: Phase, number: int, score: Score) -> None:
+    def report(self, phase: Phase, number: int, score: Score) -> Trial:
         """Keep the score of a rung. Writing the same rung again replaces it."""
-        key = "test" if score.split == "test" else f"score:{score.step}"
-        self._set(phase, number, key, score.to_json())
+        trial = self.trial(phase, number)
+        if score.split == "test":
+            self._set(phase, number, "test", score.to_json())
+            trial = replace(trial, test=score)
+        else:
+            self._set(phase, number, f"score:{score.step}", score.to_json())
+            others = (one for one in trial.scores if one.step != score.step)
+            trial = replace(trial, scores=tuple(sorted((*others, score), key=lambda one: one.step)))
+        self._running[phase, number] = trial
+        return trial
 
     def constrain(self, number: int, violations: Mapping[str, float]) -> None:
         """Keep measured constraints of a search trial: value / limit - 1."""
-        trial = self._live("search", number)
-        for name, value in violations.items():
-            trial.set_constraint(f"measured {name}", value)
+        for study in filter(None, (self._search, self._sampled)):
+            for name, value in violations.items():
+                _live(study, number).set_constraint(f"measured {name}", value)
 
-    def finish(self, phase: Phase, number: int, state: State, cause: Cause | None = None, message: str = "") -> None:
+    def finish(self, phase: Phase, number: int, state: State, cause: Cause | None = None, message: str = "") -> Trial:
         """Settle the state of a running trial. A complete trial needs its full-fidelity score reported before."""
-        self._set(phase, number, "outcome", {"state": state, "cause": cause, "message": message[:2000]})
         values = None
         if state == "complete":
             score = self.trial(phase, number).score
             assert score is not None
             values = [score[objective.metric] for objective in self.spec.objectives]
-        self.studies[phase].tell(number, values, state=_OPTUNA_STATE[state])
+        self._set(phase, number, "outcome", {"state": state, "cause": cause, "message": message[:2000]})
+        self.storage.optuna.set_trial_state_values(self._id(phase, number), _OPTUNA_STATE[state], values)
+        if phase == "search" and self._sampled is not None:
+            self._sampled.tell(number, values, state=_OPTUNA_STATE[state])
+        self._running.pop((phase, number), None)
+        return self.trial(phase, number)
 
     def abandon_unstarted(self) -> int:
-        """Settle trials that a killed driver had asked for and not started. Returns how many there were."""
+        """Settle trials that were asked for or queued by others and not started. Returns how many there were."""
         count = 0
         for phase in PHASES:
             for one in self.studies[phase].get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-                if "candidate" not in one.user_attrs and one.state == TrialState.RUNNING:
-                    self.studies[phase].tell(one.number, state=TrialState.FAIL)
+                if "candidate" not in one.user_attrs:
+                    self.storage.optuna.set_trial_state_values(self._id(phase, one.number), TrialState.FAIL)
                     count += 1
         return count
 
-    def _live(self, phase: Phase, number: int) -> optuna.Trial:
-        study = self.studies[phase]
-        return optuna.Trial(study, self._id(phase, number))
+    def _create(self, phase: Phase, number: int, trial: FrozenTrial) -> None:
+        study_id = self.studies[phase]._study_id
+        if self.storage.optuna.create_new_trial(study_id, trial) != self._id(phase, number):
+            raise StudyError(f"study {self.name!r}: trial {number} of {phase} was written by another process meanwhile")
+
+    def _parsed(self, phase: Phase, one: FrozenTrial) -> Trial:
+        """Read a trial, of a settled one only once."""
+        if not one.state.is_finished():
+            return _read(phase, one)
+        key = (phase, one.number)
+        if key not in self._settled:
+            self._settled[key] = _read(phase, one)
+        return self._settled[key]
 
     def _id(self, phase: Phase, number: int) -> int:
         return self.storage.optuna.get_trial_id_from_study_id_trial_number(self.studies[phase]._study_id, number)
 
     def _set(self, phase: Phase, number: int, key: str, value: Any) -> None:
         self.storage.optuna.set_trial_user_attr(self._id(phase, number), key, value)
+
+
+def _in_memory(study: optuna.Study) -> optuna.Study:
+    """Copy a study into memory."""
+    copy = optuna.create_study(directions=study.directions)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    return copy
+
+
+def _live(study: optuna.Study, number: int) -> optuna.Trial:
+    return optuna.Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
 
 def _optuna_name(name: str, phase: Phase) -> str:

@@ -97,8 +97,7 @@ class PhaseWork:
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score; these jobs are trained to the end."""
         phase, number = _place(job)
-        self.bench.store.report(phase, number, score)
-        self.bench.watcher.changed(self.bench.store.trial(phase, number))
+        self.bench.watcher.changed(self.bench.store.report(phase, number, score))
         return True
 
     def on_end(self, job: Job, failure: Failure | None) -> None:
@@ -106,15 +105,13 @@ class PhaseWork:
         phase, number = _place(job)
         store = self.bench.store
         self.running.pop(job.key, None)
+        score = store.trial(phase, number).score
         if failure is not None:
-            store.finish(phase, number, "failed", failure.cause, failure.message)
+            self._tell(store.finish(phase, number, "failed", failure.cause, failure.message))
+        elif score is not None and score.full:
+            self._tell(store.finish(phase, number, "complete"))
         else:
-            score = store.trial(phase, number).score
-            whole = score is not None and score.full
-            store.finish(
-                phase, number, "complete" if whole else "partial", message="" if whole else "dominated at its rung"
-            )
-        self._tell(phase, number)
+            self._tell(store.finish(phase, number, "partial", message="dominated at its rung"))
 
     def should_stop(self) -> bool:
         """Whether to drop everything now."""
@@ -124,8 +121,7 @@ class PhaseWork:
         """After a budget ended the phase: settle what was running as partial, as far as it came."""
         for job in list(self.running.values()):
             phase, number = _place(job)
-            self.bench.store.finish(phase, number, "partial", "interrupted", self.bench.stop.reason)
-            self._tell(phase, number)
+            self._tell(self.bench.store.finish(phase, number, "partial", "interrupted", self.bench.stop.reason))
         self.running.clear()
 
     def _begin(self, job: Job) -> Job:
@@ -133,8 +129,7 @@ class PhaseWork:
         self.bench.watcher.changed(self.bench.store.trial(*_place(job)))
         return job
 
-    def _tell(self, phase: Phase, number: int) -> None:
-        trial = self.bench.store.trial(phase, number)
+    def _tell(self, trial: Trial) -> None:
         self.bench.watcher.changed(trial)
         self.bench.settled(trial)
 
@@ -199,8 +194,7 @@ class SearchWork(PhaseWork):
                 self._trained += 1
                 self._known[candidate.sha256] = number
                 return self._job(number, candidate)
-            self.bench.store.finish("search", number, "infeasible", message=why)
-            self._tell("search", number)
+            self._tell(self.bench.store.finish("search", number, "infeasible", message=why))
             if excess is not None and (nearest is None or excess < nearest[0]):
                 nearest = (excess, why)
         if self._trained == 0 and nearest is not None:

@@ -30,11 +30,7 @@ FILES = {"study.yaml", "study.json", "environment.json", "pareto.json", "pareto.
 
 def enter(store: StudyStore, trial: Trial) -> int:
     """Bring a trial that is made up into the storage."""
-    number = store.studies["search"].ask().number if trial.phase == "search" else None
-    if number is None:
-        number = store.add(trial.phase, trial.candidate, trial.cost, trial.seed, trial.origin)
-    else:
-        store.start(number, trial.candidate, trial.cost, trial.seed, {})
+    number = store.add(trial.phase, trial.candidate, trial.cost, trial.seed, trial.origin)
     for score in (*trial.scores, *([trial.test] if trial.test else [])):
         store.report(trial.phase, number, score)
     if trial.state != "running":
