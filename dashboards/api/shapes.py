@@ -201,7 +201,7 @@ class FrontShape(Shape):
 
 
 def _summary(report: Report) -> dict[str, Any]:
-    trials = report.trials
+    running = sum(one.state == "running" for phase in report.trials.values() for one in phase)
     return {
         "name": report.name,
         "state": report.state,
@@ -212,7 +212,7 @@ def _summary(report: Report) -> dict[str, Any]:
         "objectives": [MetricShape.of(one.metric) for one in report.spec.objectives],
         "trials": report.settled,
         "trials_budget": report.spec.budgets.trials,
-        "running": sum(one.state == "running" for phase in trials.values() for one in phase),
+        "running": running if report.state == "running" else 0,
         "best": _best(report),
         "submitted": report.submitted,
         "started": report.started,

@@ -45,7 +45,7 @@
     const front = answer.front;
     const objectives = answer.objectives;
     const pick = front && front.pick ? front.pick.number : null;
-    Trials.update(trials, objectives, pick);
+    Trials.update(trials, objectives, pick, answer.state === "running");
     Chart.update(trials.filter((one) => one.phase !== "finalists"), front, objectives);
     const now = new Date().toLocaleTimeString();
     said.textContent = ENDED.includes(answer.state) ? "" : `Live. Last change seen at ${now}.`;

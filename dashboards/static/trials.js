@@ -29,10 +29,11 @@ const Trials = (() => {
   const table = document.getElementById("trials");
   const filters = document.getElementById("filters");
   const more = document.getElementById("more");
-  const state = { trials: [], columns: [], sort: null, descending: false, tag: "all", chosen: null, all: false, pick: null };
+  const state = { trials: [], columns: [], sort: null, descending: false, tag: "all", chosen: null, all: false, pick: null, isLive: false };
   let onChoose = () => {};
 
-  function update(trials, objectives, pick) {
+  function update(trials, objectives, pick, isLive) {
+    state.isLive = isLive;
     state.trials = trials.filter((one) => one.phase !== "finalists");
     state.pick = pick;
     const names = [...new Set([...objectives, ...USUAL])];
@@ -77,7 +78,7 @@ const Trials = (() => {
     const one = button || document.createElement("button");
     one.type = "button";
     one.dataset.tag = tag;
-    one.textContent = `${tag} ${count}`;
+    one.textContent = `${said(tag)} ${count}`;
     one.setAttribute("aria-pressed", String(state.tag === tag));
     return one;
   }
@@ -116,20 +117,23 @@ const Trials = (() => {
     const box = cell("", "");
     const label = document.createElement("span");
     label.className = `tag ${isPick ? "pick" : one.tag}`;
-    label.textContent = one.phase === "references" ? "reference" : isPick ? "front, pick" : one.tag;
+    label.textContent = one.phase === "references" ? "reference" : isPick ? "front, pick" : said(one.tag);
     box.append(label);
     return box;
   }
+
+  // What runs when its study stops is trained again when the study goes on.
+  function said(tag) { return tag === "running" && !state.isLive ? "cut off" : tag; }
 
   function candidateCell(one) {
     const box = cell(one.phase === "references" ? `${one.parts} (${one.origin})` : one.parts, "mono candidate");
     if (one.phase === "references" && one.parts === one.origin) box.firstChild.textContent = one.parts;
     box.title = one.notation;
-    const said = [one.cause, one.message].filter(Boolean).join(": ");
-    if (said) {
+    const why = [one.cause, one.message].filter(Boolean).join(": ");
+    if (why) {
       const note = document.createElement("span");
       note.className = "sub message";
-      note.textContent = said;
+      note.textContent = why;
       box.append(note);
     }
     return box;
