@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from evaluators.builtin import minilm_l6
@@ -93,15 +95,15 @@ def load(spec: ModelSpec, classes: int) -> Backbone:
     """Load a backbone with a fresh classification head, frozen and in evaluation mode.
 
     Raises:
-        DataError: The model cannot be read.
-        UnsupportedError: It would run code of its own, has no safetensors, or no classification head.
+        DataError: The model cannot be read, or has no safetensors.
+        UnsupportedError: It would run code of its own, or has no classification head.
     """
     machine = choose_machine(spec)
     source = _source(spec)
     config = load_config(spec, classes)
     tokenizer = load_tokenizer(spec)
     try:
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             source,
             config=config,
             revision=spec.revision or "main",
@@ -109,14 +111,22 @@ def load(spec: ModelSpec, classes: int) -> Backbone:
             attn_implementation=machine.attention,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # a head of another task; every candidate's head is new
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"model {spec.name!r} cannot be loaded: {error}") from error
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     model.to(machine.device).eval().requires_grad_(False)
-    head_of(model)
+    _refuse_other_sizes(spec.name, report["mismatched_keys"], head_of(model))
     return Backbone(model, tokenizer, machine.device, machine.dtype)
+
+
+def _refuse_other_sizes(name: str, mismatched: Iterable[tuple[Any, ...]], heads: tuple[str, ...]) -> None:
+    beside = tuple(f"{head}." for head in heads)
+    if odd := sorted(key for key, *_ in mismatched if not key.startswith(beside)):
+        raise DataError(f"model {name!r} has weights of other sizes than its configuration says: {', '.join(odd[:3])}")
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
@@ -127,6 +137,8 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         )
     except (OSError, ValueError) as error:
         raise DataError(f"model {spec.name!r} has no readable tokenizer: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
+        raise DataError(f"model {spec.name!r} has no readable tokenizer: it knows no words")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -151,9 +163,8 @@ def load_config(spec: ModelSpec, classes: int) -> Any:
     return config
 
 
-def build_on_meta(config: Any) -> nn.Module:
+def build_on_meta(config: Any, attention: str | None = None) -> nn.Module:
     """Build the classifier of a configuration on the `meta` device: shapes without memory, frozen."""
-    attention = "eager" if choose_machine(ModelSpec(name="-")).attention == "eager" else None
     with torch.device("meta"):
         model = transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
     model.eval().requires_grad_(False)
@@ -194,7 +205,9 @@ def _source(spec: ModelSpec) -> str:
 
 
 def _refuse_code(name: str, raw: dict[str, Any]) -> None:
-    for key in raw:
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            _refuse_code(name, value)
         if key in _RUNS_CODE or (key.startswith("_attn") and key.endswith("internal")):
             raise UnsupportedError(f"model {name!r} names code to run in its configuration ({key}); Paretune runs none")
 
