@@ -7,12 +7,13 @@ from typing import Any, Protocol
 from torch import nn
 
 from evaluators.anatomy import anatomy_of
-from evaluators.attach import attach
+from evaluators.attach import Attached, attach
 from evaluators.backbone import build_on_meta, choose_machine, load_config
 from evaluators.memory import predict_step_bytes
 from evaluators.score import Cost
 from evaluators.spec import ModelSpec
 from search_space.candidate import Candidate
+from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
 
 
@@ -35,8 +36,9 @@ class MetaCoster:
     """
 
     def __init__(self, spec: ModelSpec, config: Any, batch: int, length: int) -> None:
-        self._model: nn.Module = build_on_meta(config)
-        self._dtype = choose_machine(spec).dtype
+        machine = choose_machine(spec)
+        self._model: nn.Module = build_on_meta(config, machine.attention)
+        self._dtype = machine.dtype
         self._batch, self._length = batch, length
         self._known: dict[str, Cost] = {}
         self.anatomy = anatomy_of(self._model)
@@ -48,8 +50,15 @@ class MetaCoster:
         if key not in self._known:
             attached = attach(self._model, self.anatomy, candidate)
             counts = attached.trainable_params, attached.head_params
-            self._known[key] = Cost(*counts, predict_step_bytes(attached, self._dtype, self._batch, self._length))
+            self._known[key] = Cost(*counts, self._predict(attached))
         return self._known[key]
+
+    def _predict(self, attached: Attached) -> int:
+        try:
+            return predict_step_bytes(attached, self._dtype, self._batch, self._length)
+        except (RuntimeError, IndexError, ValueError) as error:
+            what = f"{attached.candidate.method} cannot be trained on {self._length} tokens here"
+            raise UnsupportedError(f"{what}: {str(error).splitlines()[0]}; lower training.max_length") from error
 
 
 def meta_coster(spec: ModelSpec, classes: int, batch: int, length: int) -> MetaCoster:

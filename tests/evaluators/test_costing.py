@@ -1,0 +1,55 @@
+"""Costs before training: of the same model as the one that is trained, and a reason where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluators.backbone import load
+from evaluators.costing import MetaCoster, meta_coster
+from evaluators.spec import ModelSpec
+from search_space.errors import UnsupportedError
+from search_space.notation import parse
+from tests.evaluators.tiny import tiny_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+def coster(folder: Path, dtype: str = "float32", length: int = 16) -> MetaCoster:
+    return meta_coster(ModelSpec(name=str(folder), device="cpu", dtype=dtype), 3, 8, length)  # type: ignore[arg-type]
+
+
+def test_it_counts_the_backbone_with_its_head(folder: Path) -> None:
+    backbone = load(ModelSpec(name=str(folder), device="cpu"), 3)
+    assert coster(folder).parameters == sum(parameter.numel() for parameter in backbone.model.parameters())
+
+
+def test_candidates_that_differ_in_the_recipe_are_counted_once(folder: Path) -> None:
+    one = coster(folder)
+    assert one.cost(parse("lora | lr=0.1")) is one.cost(parse("lora | lr=0.2"))
+
+
+def test_the_cost_is_known_in_full(folder: Path) -> None:
+    cost = coster(folder).cost(parse("head"))
+    assert (cost.trainable_params, cost.head_params) == (0, 16 * 3 + 3)
+    assert cost.peak_memory_bytes is not None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_builds_the_model_with_the_attention_that_is_trained(folder: Path, dtype: str) -> None:
+    real = load(ModelSpec(name=str(folder), device="cpu", dtype=dtype), 3)  # type: ignore[arg-type]
+    attention = real.model.config._attn_implementation
+    assert attention == ("eager" if real.dtype == torch.bfloat16 else "sdpa")
+    assert coster(folder, dtype)._model.config._attn_implementation == attention
+
+
+def test_texts_that_leave_no_room_for_the_prefix_are_a_reason_not_a_crash(folder: Path) -> None:
+    with pytest.raises(
+        UnsupportedError, match=r"prefix_tuning cannot be trained on 60 tokens here: .* lower training\.max_length"
+    ):
+        coster(folder, length=60).cost(parse("prefix_tuning(num_virtual_tokens=8)"))
