@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from evaluators import tuners
 from evaluators.backbone import copy_of, head_of
+from evaluators.from_shapes import freeze_constants, without_values
+from evaluators.quantization import is_bookkeeping
 from search_space.candidate import Candidate, Part
 from search_space.errors import ExportError, UnsupportedError
 from search_space.placement import Anatomy
@@ -69,7 +71,7 @@ class Attached:
         own: dict[tuple[int, int], tuple[str, Tensor]] = {}
         for name, tensor in self.model.state_dict().items():
             storage = tensor.untyped_storage().data_ptr()
-            if tensor.numel() and storage not in shared:
+            if tensor.numel() and storage not in shared and not is_bookkeeping(name):
                 own.setdefault((storage, tensor.storage_offset()), (name, tensor))
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in own.values()}
 
@@ -149,7 +151,10 @@ def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> n
                 return get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
             # What peft's inject_adapter_in_model does, without its refusal of tuners that keep shared tensors: their
             # layers hold them too.
-            return PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, config_class(**arguments), name).model
+            config = without_values(model, config_class(**arguments))
+            changed: nn.Module = PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, config, name).model
+            freeze_constants(changed)
+            return changed
     except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError) as error:
         raise UnsupportedError(f"{part.method} cannot be attached to {anatomy.architecture}: {error}") from error
 

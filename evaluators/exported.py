@@ -29,6 +29,7 @@ from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
 from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
 from evaluators.evaluation import CALIBRATION_FILE, STATE_FILE
+from evaluators.hooks import hook_of, load_trained
 from evaluators.measurement import softmax
 from evaluators.spec import ModelSpec
 from search_space.candidate import Candidate
@@ -91,7 +92,7 @@ def load_exported(folder: str | Path, model: str | None = None) -> Predictor:
     backbone = load(spec, len(about["classes"]))
     candidate = Candidate.from_json(about["candidate"])
     attached = attach(backbone.model, anatomy_of(backbone.model), candidate, about["seed"])
-    attached.load(safetensors.torch.load_file(folder / STATE_FILE), backbone.storages)
+    load_trained(attached, safetensors.torch.load_file(folder / STATE_FILE), backbone.storages)
     return Predictor(attached.model, backbone, tuple(about["classes"]), about["max_length"], _read_fit(folder))
 
 
@@ -137,7 +138,9 @@ def as_peft_model(
         warnings.simplefilter("ignore")  # of renaming the base model: a folder of this machine means nothing elsewhere
         model = get_peft_model(copy_of(backbone.model), config)
     config.base_model_name_or_path = hub_name(name)
-    unknown = model.load_state_dict(_renamed(state, rule.route, heads), strict=False).unexpected_keys
+    renamed = _renamed(state, rule.route, heads)
+    hook_of(model, "default", part).fit_to(renamed)
+    unknown = model.load_state_dict(renamed, strict=False).unexpected_keys
     if unknown:
         raise ExportError(f"{part.method} does not fit peft's layout: {unknown[:3]}")
     model.eval()

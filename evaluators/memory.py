@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from evaluators.attach import Attached
+from evaluators.hooks import hooks_of
 from evaluators.optimisation import build_optimiser, loss_of, update
 
 
@@ -49,6 +50,8 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and not _has_values(args[0]):
             return False if args[0].dtype == torch.bool else 1.0  # masks are not empty, step counts not 0
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [_whole(index) for index in args[1]])
         out = func(*args, **(kwargs or {}))
         for one in tree_leaves(out):
             if isinstance(one, Tensor):
@@ -73,6 +76,7 @@ def predict_step_bytes(attached: Attached, dtype: torch.dtype, batch: int, lengt
         for tensor in _tensors(attached.model):
             live.add(tensor)
         with live:
+            hooks_of(attached).assume()
             attached.model.train()
             optimiser = build_optimiser(attached)
             for _ in range(2):  # the second step has the optimiser's state from its start
@@ -140,6 +144,13 @@ def _with_fake_tensors(attached: Attached, dtype: torch.dtype) -> Attached:
 def _tensors(model: nn.Module) -> Iterable[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
+
+
+def _whole(index: Tensor | None) -> Tensor | None:
+    """Return an index that takes everything in place of a mask whose values nobody knows: the most it can take."""
+    if index is None or index.dtype != torch.bool or index.ndim != 1 or _has_values(index):
+        return index
+    return torch.arange(len(index), device=index.device)
 
 
 def _has_values(tensor: Tensor) -> bool:

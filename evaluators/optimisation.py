@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -36,10 +38,20 @@ def loss_of(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
 
 
-def update(attached: Attached, optimiser: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float) -> Tensor:
-    """Go one step down the gradient of `loss`, and free the gradients. Returns their norm before it was cut."""
+def update(
+    attached: Attached,
+    optimiser: torch.optim.Optimizer,
+    loss: Tensor,
+    max_grad_norm: float,
+    before_freeing: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Go one step down the gradient of `loss`, and free the gradients. Returns their norm before it was cut.
+
+    `before_freeing` is called after the step, while the gradients are still there.
+    """
     loss.backward()
     norm = nn.utils.clip_grad_norm_(attached.trainable, max_grad_norm, foreach=False)
     optimiser.step()
+    before_freeing()
     optimiser.zero_grad(set_to_none=True)
     return norm

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from calibration.proper_scores import nll_from_logits
 from calibration.temperature import TemperatureFit, fit_temperature
@@ -21,6 +21,7 @@ from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
 from evaluators.backbone import load
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE, EvaluatorSpec
+from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import latency_ms, quality
 from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of, update
@@ -29,6 +30,9 @@ from evaluators.tokens import Batch, TokenFolder, Tokens
 from search_space.candidate import Candidate
 from search_space.errors import EvaluationError
 from search_space.files import atomic_write
+
+_FIRST_LOOK = 64
+"""Examples that a method may look at before it trains."""
 
 
 class TrainedEvaluator:
@@ -53,10 +57,11 @@ class TrainedRun:
     def __init__(self, evaluator: TrainedEvaluator, attached: Attached, seed: int) -> None:
         spec = evaluator.spec
         self.evaluator = evaluator
-        self.attached = attached
+        self.hooks = hooks_of(attached)
+        self.attached = self.hooks.begin(attached, self._schooling(evaluator, seed))
         self.seed = seed
         self.step = 0
-        self.optimiser = build_optimiser(attached)
+        self.optimiser = build_optimiser(self.attached)
         self.schedule = build_schedule(self.optimiser, spec.steps, spec.training.warmup)
         self.order = evaluator.tokens["train"].shuffled(spec.training.batch_size, seed)
         devices = ("cpu", *(("cuda",) if evaluator.backbone.device.type == "cuda" else ()))
@@ -126,9 +131,20 @@ class TrainedRun:
         logits = self.attached.model(**batch.inputs).logits
         loss = loss_of(logits, batch.labels, self.attached.candidate.recipe.label_smoothing)
         del logits
-        norm = update(self.attached, self.optimiser, loss, self.evaluator.spec.training.max_grad_norm)
+        limit = self.evaluator.spec.training.max_grad_norm
+        loss = self.hooks.penalised(loss)
+        norm = update(self.attached, self.optimiser, loss, limit, lambda: self.hooks.after_step(self.step + 1))
         if not torch.isfinite(norm):
             raise EvaluationError("diverged", f"the gradient is not finite at step {self.step + 1}")
+
+    @staticmethod
+    def _schooling(evaluator: TrainedEvaluator, seed: int) -> Schooling:
+        """Offer a few examples one by one, as an estimate of the Fisher information wants them."""
+        tokens = evaluator.tokens["train"]
+        order = tokens.shuffled(1, seed)
+        examples = min(_FIRST_LOOK, len(tokens.ids))
+        batches = (tokens.batch(next(order), evaluator.backbone.device) for _ in range(examples))
+        return Schooling(evaluator.spec.steps, batches, _loss_on)
 
     def _predict(self, tokens: Tokens) -> NDArray[np.float64]:
         """Return logits of shape [examples, classes], in the order of the examples."""
@@ -176,6 +192,10 @@ class TrainedRun:
     def _optimiser_state(self) -> list[Tensor]:
         states = self.optimiser.state.values()
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+
+def _loss_on(model: nn.Module, batch: Batch) -> Tensor:
+    return loss_of(model(**batch.inputs).logits, batch.labels, 0.0)
 
 
 @contextmanager

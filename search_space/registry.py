@@ -17,6 +17,7 @@ from search_space.candidate import Part
 from search_space.errors import CandidateError, did_you_mean, one_of
 from search_space.knobs import Knob, LogRange
 from search_space.placement import Anatomy, Placement, Site
+from search_space.unsupported import UNSUPPORTED
 
 Family = Literal["additive", "selective", "reparameterized", "hybrid", "quantized", "multi-task", "unified"]
 Route = Literal["inject", "prompt", "head", "full"]
@@ -146,6 +147,8 @@ def methods() -> Mapping[str, Method]:
 def method(name: str) -> Method:
     """Return one method. Raises KeyError with the allowed names and the nearest one."""
     known = methods()
+    if name in UNSUPPORTED:
+        raise KeyError(f"{name} cannot be searched: {UNSUPPORTED[name]}; `paretune methods` lists those that can")
     if name not in known:
         raise KeyError(f"there is no method {name!r}; allowed: {one_of(known)}{did_you_mean(name, known)}")
     return known[name]

@@ -33,7 +33,7 @@ class TestEveryFile:
         one = method(name)
         assert one.title
         assert one.summary.endswith(".")
-        assert "arXiv:" in one.paper
+        assert "arXiv:" in one.paper or "https://" in one.paper
         assert one.family in get_args(Family)
         assert one.route in get_args(Route)
         assert bool(one.peft_type) == (one.route in ("inject", "prompt"))
