@@ -23,6 +23,7 @@ from orchestrator.halving import Halving
 from orchestrator.home import Home
 from orchestrator.preparation import Prepared, note_facts, prepare, study_home
 from orchestrator.recorder import Recorder
+from orchestrator.recording import Recording
 from orchestrator.runner import Job, cluster, run_jobs
 from orchestrator.storage import Phase, StudyStore, Trial
 from orchestrator.work import Bench, PhaseWork, SearchWork, Stop, Watcher
@@ -56,9 +57,10 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
             prepared = prepare(store.spec, folder)
             note_facts(store, prepared)
             recorder = Recorder(home.tracking_uri, home.artifacts, store, folder)
-            driver = _Driver(store, prepared, recorder, watcher, folder)
-            with _stop_on_signals(driver.bench.stop):
-                driver.run()
+            with Recording(recorder) as recording:
+                driver = _Driver(store, prepared, recording, watcher, folder)
+                with _stop_on_signals(driver.bench.stop):
+                    driver.run()
         except BaseException as error:
             store.note("status", "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
             if store.noted("backbone") is not None:
@@ -72,12 +74,12 @@ class _Driver:
     """Runs the phases of one study in one process."""
 
     def __init__(
-        self, store: StudyStore, prepared: Prepared, recorder: Recorder, watcher: Watcher, folder: Path
+        self, store: StudyStore, prepared: Prepared, recording: Recording, watcher: Watcher, folder: Path
     ) -> None:
         self.store = store
         self.spec = store.spec
         self.prepared = prepared
-        self.recorder = recorder
+        self.recording = recording
         self._spent = float(store.noted("search_seconds") or 0.0)
         self._began: float | None = None
         self._recorded = time.monotonic()
@@ -123,11 +125,11 @@ class _Driver:
 
     def _settled(self, trial: Trial) -> None:
         """Record a settled trial, and from time to time where the front stands."""
-        self.recorder.record_trial(trial)
+        self.recording.trial(trial)
         if time.monotonic() - self._recorded > _RECORD_SECONDS:
             self._recorded = time.monotonic()
             self._note_time()
-            self.recorder.record_study(front_of_study(self.store))
+            self.recording.front(front_of_study(self.store))
 
     def _cut_off(self, phase: Phase, rungs: tuple[int, ...]) -> list[Job]:
         """Return jobs for what was running when an earlier driver ended."""
