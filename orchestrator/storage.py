@@ -7,8 +7,11 @@ A study has three phases, each an Optuna study of its own, so that samplers see 
 from __future__ import annotations
 
 import json
+import random
+import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -18,6 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from evaluators.score import Cost, Score
 from orchestrator.spec import StudySpec, parse
@@ -27,6 +31,7 @@ from search_space.space import Space
 
 Phase = Literal["search", "references", "finalists"]
 State = Literal["running", "complete", "partial", "infeasible", "failed"]
+_MOST_CONNECTS = 5
 PHASES: tuple[Phase, ...] = ("search", "references", "finalists")
 _OPTUNA_STATE = {
     "complete": TrialState.COMPLETE,
@@ -114,7 +119,7 @@ class Storage:
     def __init__(self, url: str) -> None:
         self.url = url
         kwargs = {"connect_args": {"timeout": 60}} if _is_sqlite(url) else {"pool_pre_ping": True}
-        rdb = optuna.storages.RDBStorage(url, engine_kwargs=kwargs)
+        rdb = _connect(url, kwargs)
         if _is_sqlite(url):
             event.listen(rdb.engine, "connect", _write_ahead)
             rdb.engine.dispose()
@@ -358,6 +363,15 @@ def _read(phase: Phase, one: FrozenTrial) -> Trial:
         finished=one.datetime_complete,
         **settled,
     )
+
+
+def _connect(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
+    """Connect, and create the tables. Two processes that create them at once trip over each other: so again."""
+    for _ in range(_MOST_CONNECTS - 1):
+        with suppress(SQLAlchemyError):
+            return optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
+        time.sleep(0.5 * random.random())  # noqa: S311  (no secret: only so that they do not meet again)
+    return optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
 
 
 def _is_sqlite(url: str) -> bool:
