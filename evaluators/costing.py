@@ -40,13 +40,14 @@ class MetaCoster:
         self._model: nn.Module = build_on_meta(config, machine.attention)
         self._dtype = machine.dtype
         self._batch, self._length = batch, length
-        self._known: dict[str, Cost] = {}
+        self._known: dict[tuple[str, bool], Cost] = {}
         self.anatomy = anatomy_of(self._model)
         self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
 
     def cost(self, candidate: Candidate) -> Cost:
         """Return the exact parameter counts and the predicted peak memory of a training step."""
-        key = candidate.architecture_sha256
+        # Of the recipe only this costs anything: dropout keeps masks for the way back.
+        key = (candidate.architecture_sha256, candidate.recipe.dropout > 0)
         if key not in self._known:
             attached = attach(self._model, self.anatomy, candidate)
             counts = attached.trainable_params, attached.head_params

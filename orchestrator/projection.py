@@ -198,6 +198,7 @@ def _params(trial: Trial) -> dict[str, str]:
         "head_learning_rate": repr(recipe.head_learning_rate),
         "weight_decay": repr(recipe.weight_decay),
         "label_smoothing": repr(recipe.label_smoothing),
+        "dropout": repr(recipe.dropout),
     }
 
 

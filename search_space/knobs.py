@@ -107,14 +107,18 @@ class LogRange:
     def narrowed(self, low: float, high: float) -> LogRange:
         """Return another range; its default is the old one where that is inside, else the middle in logarithm."""
         inside = low <= self.default <= high
-        return LogRange(low, high, self.default if inside else math.sqrt(low * high))
+        return LogRange(low, high, self.default if inside else _readable(math.sqrt(low * high), low, high))
 
     def draw(self, name: str, chooser: Chooser) -> float:
         """Draw a value, rounded to three significant digits so that people can read and repeat it."""
         if self.low == self.high:
             return self.low
-        value = float(f"{chooser.real(name, self.low, self.high):.3g}")
-        return min(max(value, self.low), self.high)
+        return _readable(chooser.real(name, self.low, self.high), self.low, self.high)
+
+
+def _readable(value: float, low: float, high: float) -> float:
+    """Return a value in [low, high] with three significant digits, where that is still inside."""
+    return min(max(float(f"{value:.3g}"), low), high)
 
 
 def sizes(name: str, values: tuple[int, ...], default: int, text: str, low: int = 1) -> Knob:

@@ -10,6 +10,7 @@ from search_space.candidate import Candidate, Part, Recipe
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 from search_space.knobs import Chooser, Knob, LogRange, draw_one, encode_one
 from search_space.placement import Anatomy, Layers, Placement
+from search_space.recipes import AT_DEFAULTS, RecipeSpace
 from search_space.registry import Method, Targets, method
 from search_space.spec import MethodSpec, SpaceSpec, presets
 
@@ -69,29 +70,34 @@ class Space:
         compositions: The methods of each kind of candidate: one for a plain method, more for a hybrid.
         methods: What can be drawn for each method.
         anatomy: The model.
+        recipe: What can be drawn of the recipe.
     """
 
     compositions: tuple[tuple[str, ...], ...]
     methods: dict[str, MethodSpace]
     anatomy: Anatomy
+    recipe: RecipeSpace = AT_DEFAULTS
 
     @property
     def size(self) -> int:
-        """Number of architectures: candidates that differ in more than their learning rates."""
-        return sum(math.prod(self.methods[name].size for name in names) for names in self.compositions)
+        """Number of candidates that differ in more than their learning rates."""
+        architectures = sum(math.prod(self.methods[name].size for name in names) for names in self.compositions)
+        return architectures * self.recipe.size
 
     def draw(self, chooser: Chooser) -> Candidate:
         """Draw one candidate. Hybrids share the parameters of their methods, so that what is learnt is shared."""
         texts = tuple(" + ".join(names) for names in self.compositions)
         names = self.compositions[texts.index(draw_one("composition", texts, False, chooser))]
         drawn = [self.methods[name].draw(label, chooser) for name, label in _labels(names)]
-        return Candidate(tuple(part for part, _ in drawn), Recipe(tuple(rate for _, rate in drawn)))
+        recipe = self.recipe.draw(tuple(rate for _, rate in drawn), chooser)
+        return Candidate(tuple(part for part, _ in drawn), recipe)
 
     def first(self) -> Candidate:
         """Return the candidate that a study starts with: plain LoRA where it is in the space."""
         names = ("lora",) if ("lora",) in self.compositions else self.compositions[0]
         defaults = [self.methods[name].default() for name in names]
-        return Candidate(tuple(part for part, _ in defaults), Recipe(tuple(rate for _, rate in defaults)))
+        recipe = self.recipe.default(tuple(rate for _, rate in defaults))
+        return Candidate(tuple(part for part, _ in defaults), recipe)
 
     def encode(self, candidate: Candidate) -> dict[str, str | int | float]:
         """Return the parameters from which `draw` draws this candidate. ValueError when it is not in the space."""
@@ -103,7 +109,7 @@ class Space:
         labelled = zip(_labels(names), candidate.parts, candidate.recipe.learning_rates, strict=True)
         for (name, label), part, rate in labelled:
             parameters |= self.methods[name].encode(label, part, rate)
-        return parameters
+        return parameters | self.recipe.encode(candidate.recipe)
 
 
 def at_defaults(name: str) -> Candidate:
@@ -127,7 +133,7 @@ def bind(spec: SpaceSpec, anatomy: Anatomy) -> Space:
     compositions = (*((name,) for name in given), *hybrids)
     if not compositions:
         raise EmptySpaceError("space: no method is left; list at least one under space.methods")
-    return Space(compositions, spaces, anatomy)
+    return Space(compositions, spaces, anatomy, RecipeSpace.of(spec.recipe))
 
 
 def resolve(part: Part, anatomy: Anatomy) -> Targets:

@@ -15,6 +15,7 @@ from search_space.candidate import KnobValue
 from search_space.errors import CandidateError, PlacementError, did_you_mean, one_of
 from search_space.knobs import LogRange
 from search_space.placement import Layers, Placement
+from search_space.recipes import RecipeSpec
 from search_space.registry import Method, method, methods
 from search_space.strict import Strict
 
@@ -49,11 +50,13 @@ class SpaceSpec(Strict):
         methods: The methods that are searched; all of the preset's when None.
         hybrids: Hybrids that are searched beside them (`lora + bitfit`); the preset's, as far as their methods are
             searched, when None.
+        recipe: Settings of the recipe that are searched; all at their defaults when None.
     """
 
     preset: str = "default"
     methods: dict[str, MethodSpec] | None = None
     hybrids: Annotated[tuple[str, ...], Field(max_length=_MOST_OPTIONS)] | None = None
+    recipe: RecipeSpec | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +102,8 @@ class SpaceSpec(Strict):
             data["methods"] = {name: _write_method(one) for name, one in self.methods.items()}
         if self.hybrids is not None:
             data["hybrids"] = list(self.hybrids)
+        if self.recipe is not None:
+            data["recipe"] = self.recipe.to_json()
         return data
 
 

@@ -34,6 +34,15 @@ def test_candidates_that_differ_in_the_recipe_are_counted_once(folder: Path) -> 
     assert one.cost(parse("lora | lr=0.1")) is one.cost(parse("lora | lr=0.2"))
 
 
+def test_dropout_costs_memory_and_nothing_else(folder: Path) -> None:
+    one = coster(folder)
+    plain, dropping = one.cost(parse("lora | lr=0.1")), one.cost(parse("lora | lr=0.1 dropout=0.1"))
+    assert dropping.trainable_params == plain.trainable_params
+    assert plain.peak_memory_bytes is not None
+    assert dropping.peak_memory_bytes is not None
+    assert dropping.peak_memory_bytes > plain.peak_memory_bytes
+
+
 def test_the_cost_is_known_in_full(folder: Path) -> None:
     cost = coster(folder).cost(parse("head"))
     assert (cost.trainable_params, cost.head_params) == (0, 16 * 3 + 3)
