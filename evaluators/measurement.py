@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from calibration.ece import ece
+from calibration.ece import debiased_squared_error, ece
 from calibration.floor import ece_floor
 from calibration.proper_scores import brier, nll_from_logits
 from calibration.spec import CalibrationSpec
@@ -38,6 +38,7 @@ def quality(
         "nll": nll_from_logits(logits, labels),
         "calibrated_nll": cross_fitted_nll(logits, labels, folds=spec.folds),
         "ece": ece(probabilities, labels, bins=spec.bins),
+        "debiased_squared_error": debiased_squared_error(probabilities, labels, bins=spec.bins),
         "brier": brier(probabilities, labels),
     }
     if fit is None:

@@ -44,6 +44,7 @@ _ALL = (
     Metric("calibrated_ece", "minimize", "1", True, "ECE after temperature scaling fitted on other data", "cal. ECE"),
     Metric("ece_floor", "minimize", "1", True, "mean ECE that a perfectly calibrated model would show", "ECE floor"),
     Metric("calibrated_ece_floor", "minimize", "1", True, "the same after temperature scaling", "cal. floor"),
+    Metric("debiased_squared_error", "minimize", "1", True, "squared calibration error, debiased, signed", "debiased"),
     Metric("brier", "minimize", "1", True, "Brier score, summed over classes", "Brier"),
     Metric("trainable_params", "minimize", "parameters", False, "trainable parameters without the head", "params"),
     Metric("head_params", "minimize", "parameters", False, "trainable parameters of the head", "head"),

@@ -62,6 +62,7 @@ class SyntheticRun:
         accuracy += 0.01 * _noise(self.candidate, self.seed, split) - (0.01 if split == "test" else 0)
         params = synthetic_params(self.candidate)
         values = {"accuracy": accuracy, "nll": -math.log(accuracy), "calibrated_nll": -math.log(accuracy)}
+        values |= {"calibrated_ece": 0.02 + 0.04 * (1 - accuracy)} if fidelity >= 1 else {}
         values |= {"ece": 0.05 * fidelity, "trainable_params": float(params), "head_params": 100.0}
         return Score(values, self.step, fidelity, split, self.seed)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from calibration.spec import CalibrationSpec
 from evaluators.score import METRICS, Direction, metric
@@ -159,6 +159,14 @@ class StudySpec(Strict):
             quality = one_of(name for name, one in METRICS.items() if one.on_split)
             raise ValueError(f"at least one objective must be about quality: {quality}")
         return objectives
+
+    @field_validator("calibration")
+    @classmethod
+    def _measures_the_limit(cls, calibration: CalibrationSpec, info: ValidationInfo) -> CalibrationSpec:
+        budgets = info.data.get("budgets")
+        if budgets is not None and budgets.ece is not None and calibration.method == "none":
+            raise ValueError("budgets.ece limits the error after calibration; give a method, or take that budget away")
+        return calibration
 
     def to_json(self) -> dict[str, Any]:
         """Return this spec as JSON data that `parse` reads back to an equal spec."""

@@ -35,6 +35,7 @@ class BudgetSpec(Strict):
         memory: Peak bytes of a training step, predicted before training and measured after.
         latency: Milliseconds for one example at inference, measured.
         checkpoint: Bytes of the saved candidate, measured.
+        ece: Expected calibration error on validation after calibration (`calibrated_ece`), measured.
         trials: Candidates that are trained.
         time: Wall-clock seconds of the search; running trials are stopped at the end.
         steps: Training steps of the whole search.
@@ -45,6 +46,7 @@ class BudgetSpec(Strict):
     memory: Bytes | None = None
     latency: Milliseconds | None = None
     checkpoint: Bytes | None = None
+    ece: Annotated[float, Field(gt=0, lt=1)] | None = None
     trials: Annotated[Count, Field(le=1_000_000)] = 24
     time: Seconds | None = None
     steps: Count | None = None
@@ -57,6 +59,7 @@ class BudgetSpec(Strict):
             "peak_memory_bytes": self.memory,
             "latency_ms": self.latency,
             "checkpoint_bytes": self.checkpoint,
+            "calibrated_ece": self.ece,
         }
         return {metric: float(limit) for metric, limit in given.items() if limit is not None}
 

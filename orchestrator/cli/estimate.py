@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from orchestrator.cli.output import console, print_json, table
+from orchestrator.cli.output import cell, console, print_json, table
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
 from search_space.budgets import violations
@@ -54,7 +54,7 @@ def show_estimate(spec: StudySpec, json: bool) -> None:
     rows = [_row(one) for one in data["candidates"][:_SHOWN]]
     console.print(table(["candidate", "params", "share", "head", "memory", "budgets"], rows, right=(1, 2, 3, 4)))
     rejected = sum(bool(one["rejected"]) for one in data["candidates"])
-    limits = ", ".join(f"{name} ≤ {_amount(name, value)}" for name, value in data["limits"].items()) or "none"
+    limits = ", ".join(f"{name} ≤ {cell(name, value)}" for name, value in data["limits"].items()) or "none"
     console.print(
         f"limits: {limits}. Of {len(data['candidates'])} random candidates {rejected} would be rejected untrained."
     )
@@ -96,5 +96,3 @@ def _row(one: dict[str, Any]) -> list[str]:
     return [one["parts"], *counts, memory, verdict]
 
 
-def _amount(metric: str, value: float) -> str:
-    return format_bytes(value) if metric.endswith("_bytes") else format_count(value)

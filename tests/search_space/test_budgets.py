@@ -53,6 +53,10 @@ def test_a_share_is_above_0_and_up_to_100(share: str) -> None:
         {"time": "soon"},
         {"memory": -1},
         {"memry": 1},
+        {"ece": 0},
+        {"ece": 1},
+        {"ece": "5%"},
+        {"ece": float("nan")},
     ],
 )
 def test_what_is_no_budget_is_refused(given: dict[str, object]) -> None:
@@ -72,3 +76,10 @@ def test_a_violation_is_free_of_units_and_negative_inside() -> None:
         "trainable_params": 0.0,
         "latency_ms": -0.5,
     }
+
+
+def test_the_calibration_error_is_limited_after_calibration() -> None:
+    limits = budgets(ece=0.05).limits(100)
+    assert limits == {"calibrated_ece": 0.05}
+    assert violations(limits, {"ece": 0.3, "calibrated_ece": 0.06})["calibrated_ece"] == pytest.approx(0.2)
+    assert violations(limits, {"ece": 0.3}) == {}

@@ -1,0 +1,53 @@
+"""Quality from logits: which metrics there are, and that they are those of the package that defines them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from calibration.ece import debiased_squared_error, ece
+from calibration.spec import CalibrationSpec
+from calibration.temperature import fit_temperature
+from evaluators.measurement import quality, softmax
+from evaluators.score import METRICS
+
+SPEC = CalibrationSpec(floor_draws=200)
+
+
+def made_up(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    logits = 3.0 * random.normal(size=(rows, 3))
+    return logits, (logits + random.gumbel(scale=3.0, size=logits.shape)).argmax(axis=1)
+
+
+def test_what_every_rung_measures() -> None:
+    logits, labels = made_up()
+    values = quality(logits, labels, SPEC, None)
+    assert values.keys() == {
+        "accuracy", "macro_f1", "nll", "calibrated_nll", "ece", "debiased_squared_error", "brier",
+    }  # fmt: skip
+    assert values.keys() <= METRICS.keys()
+    assert values["debiased_squared_error"] == debiased_squared_error(softmax(logits), labels, 15)
+    assert values["ece"] == ece(softmax(logits), labels, 15)
+    assert values["macro_f1"] == pytest.approx(f1_score(labels, logits.argmax(axis=1), average="macro"))
+
+
+def test_what_the_end_measures_beside_it() -> None:
+    logits, labels = made_up()
+    fit = fit_temperature(*made_up(seed=1))
+    values = quality(logits, labels, SPEC, fit)
+    assert values.keys() - quality(logits, labels, SPEC, None).keys() == {
+        "calibrated_ece", "ece_floor", "calibrated_ece_floor",
+    }  # fmt: skip
+    assert values["calibrated_ece"] == pytest.approx(ece(fit.probabilities(logits), labels, 15))
+    assert values["calibrated_ece"] < values["ece"]
+
+
+def test_the_debiased_error_is_signed_and_near_0_for_a_model_that_is_right_about_itself() -> None:
+    found = []
+    for seed in range(60):
+        logits, labels = made_up(300, seed)
+        found.append(quality(logits / 3.0, labels, SPEC, None)["debiased_squared_error"])
+    assert min(found) < 0 < max(found)
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))

@@ -1,0 +1,47 @@
+"""Calibration as a constraint and as an objective."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaluators.score import METRICS
+from orchestrator.front import front_of, is_feasible, reference_point
+from search_space.errors import SpecError
+from tests.orchestrator.made_up import make_spec, make_trial
+
+
+def trial(number: int, accuracy: float, calibrated: float | None, **more: float):
+    values = {"accuracy": accuracy, "trainable_params": 100.0, "ece": 0.2, **more}
+    return make_trial(number, values | ({} if calibrated is None else {"calibrated_ece": calibrated}))
+
+
+def test_a_limit_on_the_error_after_calibration_is_hard() -> None:
+    spec = make_spec(budgets={"ece": 0.05})
+    limits = spec.budgets.limits(1000)
+    trials = [trial(0, 0.9, 0.06), trial(1, 0.8, 0.05), trial(2, 0.7, 0.01), trial(3, 0.95, None)]
+    assert [is_feasible(one, limits) for one in trials] == [False, True, True, False]
+    front = front_of(spec, trials, limits)
+    assert [member.number for member in front.members] == [1]
+    assert front.tags == {0: "infeasible", 1: "front", 2: "dominated", 3: "infeasible"}
+
+
+def test_a_limit_that_is_never_measured_is_refused_at_once() -> None:
+    with pytest.raises(SpecError, match=r"calibration: budgets\.ece limits the error after calibration"):
+        make_spec(budgets={"ece": 0.05}, calibration={"method": "none"})
+    assert make_spec(calibration={"method": "none"}).budgets.ece is None
+
+
+def test_the_debiased_error_can_be_searched_on() -> None:
+    spec = make_spec(objectives=("accuracy", "debiased_squared_error"))
+    trials = [
+        trial(0, 0.9, None, debiased_squared_error=0.02),
+        trial(1, 0.8, None, debiased_squared_error=-0.001),
+        trial(2, 0.7, None, debiased_squared_error=0.0),
+    ]
+    worst = reference_point(spec, {}, classes=4, backbone_parameters=1000)
+    assert worst["debiased_squared_error"] == 0.75
+    front = front_of(spec, trials, {}, reference=worst)
+    assert {member.number for member in front.members} == {0, 1}
+    assert front.hypervolume is not None
+    assert 0 < front.hypervolume <= 1
+    assert METRICS["debiased_squared_error"].direction == "minimize"
