@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from calibration.temperature import TemperatureFit
@@ -62,6 +63,8 @@ class Predictor:
 
     def logits(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return raw logits of shape [texts, classes]."""
+        if not texts:
+            return np.empty((0, len(self.classes)))
         columns = [list(texts)] if isinstance(texts[0], str) else [list(column) for column in zip(*texts, strict=True)]
         limits = {"truncation": True, "max_length": self.max_length, "padding": True}
         inputs = self.backbone.tokenizer(*columns, **limits, return_tensors="pt")
@@ -73,7 +76,7 @@ class Predictor:
     def probabilities(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return calibrated probabilities of shape [texts, classes]."""
         logits = self.logits(texts)
-        return softmax(logits) if self.fit is None else np.asarray(self.fit.probabilities(logits))
+        return softmax(logits) if self.fit is None or not len(logits) else np.asarray(self.fit.probabilities(logits))
 
 
 def load_exported(folder: str | Path, model: str | None = None) -> Predictor:
@@ -92,7 +95,7 @@ def load_exported(folder: str | Path, model: str | None = None) -> Predictor:
     backbone = load(spec, len(about["classes"]))
     candidate = Candidate.from_json(about["candidate"])
     attached = attach(backbone.model, anatomy_of(backbone.model), candidate, about["seed"])
-    load_trained(attached, safetensors.torch.load_file(folder / STATE_FILE), backbone.storages)
+    load_trained(attached, _read_state(folder), backbone.storages)
     return Predictor(attached.model, backbone, tuple(about["classes"]), about["max_length"], _read_fit(folder))
 
 
@@ -102,6 +105,8 @@ def read_about(folder: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads((folder / ABOUT_FILE).read_text())
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder} is not an export of Paretune: {error}") from error
+    if not isinstance(about, dict):
+        raise ExportError(f"{folder} is not an export of Paretune: {ABOUT_FILE} holds no object")
     if about.get("schema_version") != SCHEMA_VERSION:
         raise ExportError(f"{folder} has schema_version {about.get('schema_version')!r}, not {SCHEMA_VERSION}")
     return about
@@ -149,7 +154,9 @@ def as_peft_model(
 
 def reload_peft(backbone: Backbone, folder: Path) -> Any:
     """Load a PEFT folder as any user of peft would, onto a copy of the backbone."""
-    model = PeftModel.from_pretrained(copy_of(backbone.model), str(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of modules that are not linear, which some methods are for
+        model = PeftModel.from_pretrained(copy_of(backbone.model), str(folder))
     model.eval()
     return model
 
@@ -165,6 +172,13 @@ def _renamed(state: Mapping[str, Tensor], route: str, heads: Sequence[str]) -> d
             words[:0] = ["base_model", "model"]
         renamed[".".join(words)] = tensor
     return renamed
+
+
+def _read_state(folder: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(folder / STATE_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"{folder} has no readable state: {error}") from error
 
 
 def _read_fit(folder: Path) -> TemperatureFit | None:
