@@ -1,0 +1,218 @@
+"""Training by rungs on a tiny BERT: seeded, the same whatever the rungs, measured in full at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from calibration.temperature import TemperatureFit
+from evaluators.evaluation import EvaluatorSpec, build_evaluator
+from evaluators.score import METRICS, Score
+from evaluators.trained import TrainedEvaluator, TrainedRun
+from search_space.errors import EvaluationError, UnsupportedError
+from search_space.notation import parse
+from tests.evaluators.tiny import CLASSES, evaluator_spec
+
+TIMES = {"train_step_ms", "latency_ms"}
+CANDIDATES = ("lora(r=4) | lr=0.02 dropout=0.1", "full | lr=0.01", "lora(r=2) + bitfit | lr=0.01/0.02", "head")
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> EvaluatorSpec:
+    return evaluator_spec(tmp_path_factory.mktemp("study"), num_labels=3)
+
+
+@pytest.fixture(scope="module")
+def evaluator(spec: EvaluatorSpec) -> TrainedEvaluator:
+    built = build_evaluator(spec)
+    assert isinstance(built, TrainedEvaluator)
+    return built
+
+
+def run_of(evaluator: TrainedEvaluator, text: str = CANDIDATES[0], seed: int = 0) -> TrainedRun:
+    return evaluator.start(parse(text), seed)
+
+
+def steady(score: Score) -> dict[str, float]:
+    """The metrics that do not depend on the clock."""
+    return {name: value for name, value in score.values.items() if name not in TIMES}
+
+
+@pytest.mark.parametrize("text", CANDIDATES)
+def test_the_same_seed_gives_the_same_numbers(evaluator: TrainedEvaluator, text: str) -> None:
+    one, other = run_of(evaluator, text), run_of(evaluator, text)
+    assert steady(one.advance(12)) == steady(other.advance(12))
+    assert np.array_equal(one.logits["validation"], other.logits["validation"])
+
+
+def test_another_seed_gives_other_numbers(evaluator: TrainedEvaluator) -> None:
+    assert run_of(evaluator, seed=1).advance(4)["nll"] != run_of(evaluator, seed=2).advance(4)["nll"]
+
+
+@pytest.mark.parametrize("text", CANDIDATES)
+def test_rungs_give_the_same_numbers_as_training_at_once(evaluator: TrainedEvaluator, text: str) -> None:
+    at_once, by_rungs = run_of(evaluator, text), run_of(evaluator, text)
+    for step in (1, 4):
+        by_rungs.advance(step)
+    assert steady(by_rungs.advance(12)) == steady(at_once.advance(12))
+    assert np.array_equal(by_rungs.logits["calibration"], at_once.logits["calibration"])
+
+
+def test_candidates_in_between_change_nothing(evaluator: TrainedEvaluator) -> None:
+    alone = run_of(evaluator).advance(12)
+    one, other = run_of(evaluator), run_of(evaluator, "full")
+    for step in (4, 12):
+        mixed = one.advance(step)
+        other.advance(step)
+    assert steady(mixed) == steady(alone)
+
+
+def test_it_learns(evaluator: TrainedEvaluator) -> None:
+    run = run_of(evaluator, "full | lr=0.01")
+    first = run.advance(1)
+    assert run.advance(12)["nll"] < first["nll"]
+
+
+def test_a_rung_has_the_quality_and_the_end_has_everything(evaluator: TrainedEvaluator) -> None:
+    run = run_of(evaluator)
+    rung, end = run.advance(4), run.advance(12)
+    assert (rung.step, rung.fidelity, rung.split, rung.seed) == (4, 4 / 12, "validation", 0)
+    assert set(rung.values) == {
+        "accuracy",
+        "macro_f1",
+        "nll",
+        "calibrated_nll",
+        "ece",
+        "brier",
+        "trainable_params",
+        "head_params",
+    }
+    assert end.full
+    assert set(end.values) == set(METRICS)
+
+
+def test_the_measures_are_those_of_the_candidate(evaluator: TrainedEvaluator) -> None:
+    run = run_of(evaluator)
+    score = run.advance(12)
+    assert score["trainable_params"] == 2 * 2 * (16 * 4 + 4 * 16)
+    assert score["head_params"] == 16 * 3 + 3
+    weights = 4 * (score["trainable_params"] + score["head_params"])
+    assert weights < score["checkpoint_bytes"] < weights + 4096
+    backbone = 4 * sum(parameter.numel() for parameter in evaluator.backbone.model.parameters())
+    assert score["peak_memory_bytes"] > backbone
+    assert score["train_step_ms"] > 0
+    assert score["latency_ms"] > 0
+
+
+def test_what_is_saved_is_whole_and_fits_together(evaluator: TrainedEvaluator, tmp_path: Path) -> None:
+    run = run_of(evaluator)
+    score = run.advance(12)
+    run.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "state.safetensors",
+        "predictions.safetensors",
+        "calibration.json",
+    }
+    kept = safetensors.numpy.load_file(tmp_path / "predictions.safetensors")
+    for role in ("validation", "calibration"):
+        assert np.array_equal(kept[f"{role}_logits"], run.logits[role])
+        assert kept[f"{role}_labels"].tolist() == evaluator.tokens[role].labels.tolist()
+    right = kept["validation_logits"].argmax(axis=1) == kept["validation_labels"]
+    assert right.mean() == score["accuracy"]
+    state = safetensors.numpy.load_file(tmp_path / "state.safetensors")
+    assert sum(tensor.size for tensor in state.values()) == score["trainable_params"] + score["head_params"]
+
+
+def test_the_calibrator_is_fitted_on_the_calibration_split(evaluator: TrainedEvaluator, tmp_path: Path) -> None:
+    import json
+
+    from calibration.temperature import fit_temperature
+
+    run = run_of(evaluator)
+    run.advance(12)
+    run.save(tmp_path)
+    saved = TemperatureFit.from_json(json.loads((tmp_path / "calibration.json").read_text()))
+    fit = fit_temperature(run.logits["calibration"], evaluator.tokens["calibration"].labels)
+    assert saved == fit == run.fit
+
+
+def test_the_test_split_is_scored_with_the_saved_state(evaluator: TrainedEvaluator) -> None:
+    run = run_of(evaluator)
+    run.advance(12)
+    one, again = run.test(), run.test()
+    assert one.split == "test"
+    assert one == again
+    assert {"accuracy", "nll", "calibrated_nll", "calibrated_ece"} <= set(one.values)
+
+
+def test_the_evaluator_does_not_hold_the_test_split(evaluator: TrainedEvaluator) -> None:
+    assert set(evaluator.tokens) == {"train", "validation", "calibration"}
+    assert evaluator.folder.classes == CLASSES
+
+
+@pytest.mark.parametrize("text", ["lora | lr=1e30", "full | lr=1e30"])
+def test_numbers_that_are_not_finite_are_a_divergence(evaluator: TrainedEvaluator, text: str) -> None:
+    with pytest.raises(EvaluationError, match="not finite") as raised:
+        run_of(evaluator, text).advance(12)
+    assert raised.value.cause == "diverged"
+
+
+def test_after_a_divergence_the_next_candidate_is_as_before(evaluator: TrainedEvaluator) -> None:
+    before = steady(run_of(evaluator).advance(4))
+    with pytest.raises(EvaluationError):
+        run_of(evaluator, "full | lr=1e30").advance(12)
+    assert steady(run_of(evaluator).advance(4)) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (
+            RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+            "out_of_memory",
+        ),
+        (MemoryError(), None),
+        (RuntimeError("shapes do not match"), None),
+    ],
+)
+def test_only_memory_that_runs_out_is_called_so(
+    evaluator: TrainedEvaluator, error: Exception, cause: str | None
+) -> None:
+    run = run_of(evaluator)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    run._step = fail  # type: ignore[method-assign]
+    with pytest.raises(EvaluationError if cause else type(error)) as raised:
+        run.advance(4)
+    assert getattr(raised.value, "cause", None) == cause
+
+
+def test_what_the_model_cannot_carry_is_told_at_the_start(evaluator: TrainedEvaluator) -> None:
+    with pytest.raises(UnsupportedError):
+        run_of(evaluator, "lora(r=2/4)")
+
+
+def test_without_calibration_there_is_none(spec: EvaluatorSpec, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    bare = TrainedEvaluator(replace(spec, calibration=spec.calibration.model_copy(update={"method": "none"})))
+    run = run_of(bare)
+    assert not {"calibrated_ece", "ece_floor"} & set(run.advance(12).values)
+    run.save(tmp_path)
+    assert not (tmp_path / "calibration.json").exists()
+    assert run.test()["accuracy"] >= 0
+
+
+def test_schedules_rise_and_fall_to_nothing(evaluator: TrainedEvaluator) -> None:
+    run = run_of(evaluator, "lora | lr=0.02")
+
+    run.advance(1)
+    rates = [group["lr"] for group in run.optimiser.param_groups]
+    run.advance(12)
+    assert max(rates) <= 0.02
+    assert all(group["lr"] == 0 for group in run.optimiser.param_groups)
