@@ -94,5 +94,3 @@ def _row(one: dict[str, Any]) -> list[str]:
     verdict = f"[red]over {', '.join(one['rejected'])}[/]" if one["rejected"] else "[green]within[/]"
     counts = [format_count(cost["trainable_params"]), f"{one['share']:.3%}", format_count(cost["head_params"])]
     return [one["parts"], *counts, memory, verdict]
-
-
