@@ -1,0 +1,1 @@
+"""Measurements: each module is one benchmark, writes `results/NAME.json`, and one section of `RESULTS.md`."""
