@@ -13,6 +13,7 @@ from search_space.errors import Problem, SpecError
 
 MOST_BYTES = 256 * 1024
 MOST_DEPTH = 20
+MOST_DIGITS = 40
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -58,13 +59,15 @@ def read_text(text: str, source: str = "study") -> StudySpec:
     Raises:
         SpecError: It does not parse, or the spec is wrong.
     """
-    if len(text.encode()) > MOST_BYTES:
+    if len(text.encode(errors="replace")) > MOST_BYTES:
         raise SpecError([Problem("", f"larger than {MOST_BYTES // 1024} KiB")], source)
     try:
         _check_events(text, source)
         data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a subclass of the safe loader)
     except yaml.YAMLError as error:
         raise SpecError([Problem("", _one_line(error))], source) from None
+    except UnicodeEncodeError:
+        raise SpecError([Problem("", "holds half a character (a lone surrogate)")], source) from None
     return parse(data, source)
 
 
@@ -77,17 +80,28 @@ def read_file(path: Path) -> StudySpec:
 
 
 def _check_events(text: str, source: str) -> None:
-    """Refuse aliases and deep nesting before anything is built."""
+    """Refuse aliases, tags, endless numbers and deep nesting before anything is built."""
     depth = 0
     for event in yaml.parse(text, Loader=_Base):
-        if isinstance(event, yaml.AliasEvent):
-            raise SpecError([Problem("", f"line {_line(event)}: anchors and aliases are not allowed")], source)
+        if why := _refused(event):
+            raise SpecError([Problem("", f"line {_line(event)}: {why}")], source)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MOST_DEPTH:
             raise SpecError([Problem("", f"line {_line(event)}: nested deeper than {MOST_DEPTH}")], source)
+
+
+def _refused(event: yaml.Event) -> str:
+    if getattr(event, "anchor", None):
+        return "anchors and aliases are not allowed"
+    if tag := getattr(event, "tag", None):
+        return f"tags are not allowed, and {tag} is one; write the value as it is"
+    value = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
+    if len(value) > MOST_DIGITS and re.fullmatch(r"[-+]?[0-9.]+", value):
+        return f"a number of {len(value)} characters; at most {MOST_DIGITS} are allowed"
+    return ""
 
 
 def _line(event: yaml.Event) -> int:
