@@ -22,7 +22,7 @@ class StagedTPE(optuna.samplers.TPESampler):
     """Draws a group of parameters when the first of them is asked for: those that share a name up to the last dot."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs, warn_independent_sampling=False)
+        super().__init__(**kwargs)
         self._number = -1
         self._drawn: dict[str, Any] = {}
 
