@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
@@ -128,9 +129,17 @@ def _attach_parts(
         known = {id(parameter) for parameter in model.parameters()}
         model = _attach_part(model, anatomy, candidate.parts[index], f"part{index}")
         trained[index] = _new_parameters(model, known, candidate.parts[index])
+    _activate_all(model)
     for parameter in (one for part in trained.values() for one in part):
         parameter.requires_grad_(True)
     return model, tuple(trained[index] for index in range(len(candidate.parts)))
+
+
+def _activate_all(model: nn.Module) -> None:
+    """Let every layer use every part that it holds: peft switches earlier parts of a type off for a later one."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.set_adapter(sorted(module._get_available_adapters()))
 
 
 def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> nn.Module:
@@ -144,6 +153,7 @@ def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> n
         return model
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type]
     arguments = dict(rule.config(part, targets))
+    model.__dict__.pop("peft_config", None)  # left by the part before; a tuner reads all of them as its own type's
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns of what is meant here: several adapters on one model
