@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from evaluators.builtin import minilm_l6
+from evaluators.quantization import hidden_tensors, quantization_config, settle
 from evaluators.spec import ModelSpec
 from search_space.errors import DataError, UnsupportedError
 
@@ -113,14 +114,28 @@ def load(spec: ModelSpec, classes: int) -> Backbone:
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # a head of another task; every candidate's head is new
             output_loading_info=True,
+            **_quantised(spec, config, machine),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"model {spec.name!r} cannot be loaded: {error}") from error
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    model.to(machine.device).eval().requires_grad_(False)
+    if spec.quantization == "none":
+        model.to(machine.device)
+    model.eval().requires_grad_(False)
     _refuse_other_sizes(spec.name, report["mismatched_keys"], head_of(model))
+    if spec.quantization != "none":
+        settle(model)
     return Backbone(model, tokenizer, machine.device, machine.dtype)
+
+
+def _quantised(spec: ModelSpec, config: Any, machine: Machine) -> dict[str, Any]:
+    if spec.quantization == "none":
+        return {}
+    quantization = quantization_config(
+        spec.quantization, machine.dtype, head_of(build_on_meta(config, machine.attention))
+    )
+    return {"quantization_config": quantization, "device_map": {"": str(machine.device)}}
 
 
 def _refuse_other_sizes(name: str, mismatched: Iterable[tuple[Any, ...]], heads: tuple[str, ...]) -> None:
@@ -179,9 +194,11 @@ def copy_of(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer
+        # A subclass of Parameter is a quantised weight, whose scales a new Parameter would lose: it is shared itself.
+        plain = type(parameter) is nn.Parameter
+        memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False) if plain else parameter
+    for tensor in (*model.buffers(), *hidden_tensors(model)):
+        memo[id(tensor)] = tensor
     return copy.deepcopy(model, memo)
 
 

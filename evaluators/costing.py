@@ -8,8 +8,9 @@ from torch import nn
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
-from evaluators.backbone import build_on_meta, choose_machine, load_config
+from evaluators.backbone import build_on_meta, choose_machine, head_of, load_config
 from evaluators.memory import predict_step_bytes
+from evaluators.quantization import saved_bytes
 from evaluators.score import Cost
 from evaluators.spec import ModelSpec
 from search_space.candidate import Candidate
@@ -32,7 +33,7 @@ class MetaCoster:
 
     Attributes:
         anatomy: What the model offers.
-        parameters: Parameters of the backbone, head included.
+        parameters: Parameters of the backbone, without the head.
     """
 
     def __init__(self, spec: ModelSpec, config: Any, batch: int, length: int) -> None:
@@ -41,8 +42,9 @@ class MetaCoster:
         self._dtype = machine.dtype
         self._batch, self._length = batch, length
         self._known: dict[tuple[str, bool], Cost] = {}
+        self._saved = saved_bytes(self._model, spec.quantization, self._dtype, head_of(self._model))
         self.anatomy = anatomy_of(self._model)
-        self.parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        self.parameters = count_backbone(self._model)
 
     def cost(self, candidate: Candidate) -> Cost:
         """Return the exact parameter counts and the predicted peak memory of a training step."""
@@ -56,10 +58,16 @@ class MetaCoster:
 
     def _predict(self, attached: Attached) -> int:
         try:
-            return predict_step_bytes(attached, self._dtype, self._batch, self._length)
+            return predict_step_bytes(attached, self._dtype, self._batch, self._length) - self._saved
         except (RuntimeError, IndexError, ValueError) as error:
             what = f"{attached.candidate.method} cannot be trained on {self._length} tokens here"
             raise UnsupportedError(f"{what}: {str(error).splitlines()[0]}; lower training.max_length") from error
+
+
+def count_backbone(model: nn.Module) -> int:
+    """Return the number of a classifier's parameters without its head."""
+    heads = {id(parameter) for name in head_of(model) for parameter in model.get_submodule(name).parameters()}
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in heads)
 
 
 def meta_coster(spec: ModelSpec, classes: int, batch: int, length: int) -> MetaCoster:

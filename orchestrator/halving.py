@@ -27,26 +27,29 @@ class Halving:
     def __init__(self, spec: EarlyStopping, objectives: Sequence[Objective], full: int) -> None:
         self.steps = spec.steps(full)
         self._eta, self._grace = spec.eta, spec.grace
-        self._metrics = [objective.metric for objective in objectives]
-        self._directions = [objective.direction for objective in objectives]
-        self._passed: dict[int, dict[int, list[float]]] = {step: {} for step in self.steps}
+        self._objectives = tuple(objectives)
+        self._passed: dict[int, dict[int, Score]] = {step: {} for step in self.steps}
 
     def record(self, number: int, score: Score) -> None:
         """Note that a trial reached a rung; scores at other steps are ignored."""
         if score.step in self._passed:
-            self._passed[score.step][number] = [score[metric] for metric in self._metrics]
+            self._passed[score.step][number] = score
 
     def goes_on(self, number: int, score: Score) -> bool:
-        """Record a score and say whether its trial goes on beyond this rung."""
+        """Record a score and say whether its trial goes on beyond this rung.
+
+        What is measured only after full training (times, bytes, calibrated errors) does not count at earlier rungs;
+        where no objective is known yet, every trial goes on.
+        """
         self.record(number, score)
-        if score.step not in self._passed:
-            return score.step < self.steps[-1]
         if score.step >= self.steps[-1]:
             return False
-        rung = self._passed[score.step]
-        if len(rung) <= self._grace:
+        rung = self._passed.get(score.step, {})
+        known = [one for one in self._objectives if all(one.metric in seen.values for seen in rung.values())]
+        if len(rung) <= self._grace or not known:
             return True
         numbers = list(rung)
-        best = order(np.array([rung[one] for one in numbers]), self._directions)
+        values = np.array([[rung[one][objective.metric] for objective in known] for one in numbers])
+        best = order(values, [objective.direction for objective in known])
         kept = math.ceil(len(numbers) / self._eta)
         return numbers.index(number) in best[:kept]

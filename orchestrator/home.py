@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from search_space.errors import StudyLockedError, StudyNotFoundError
 from search_space.files import atomic_write as atomic_write
 
+_PATIENCE = 1.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -50,7 +53,7 @@ class Home:
     def is_driven(self, name: str) -> bool:
         """Whether a living process holds the lock of this study."""
         try:
-            with self._locked(name):
+            with self._locked(name, patience=0.0):
                 return False
         except StudyLockedError:
             return True
@@ -59,21 +62,32 @@ class Home:
     def drive(self, name: str) -> Iterator[None]:
         """Hold the lock of a study. Raises StudyLockedError when another process does."""
         self.study(name).mkdir(parents=True, exist_ok=True)
-        with self._locked(name):
+        with self._locked(name, patience=_PATIENCE):
             yield
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _locked(self, name: str, patience: float) -> Iterator[None]:
         folder = self.study(name)
         if not folder.is_dir():
             yield
             return
         with (folder / "driver.lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StudyLockedError(f"study {name!r} is being run by another process on this machine") from None
+            if not _take(lock, patience):
+                raise StudyLockedError(f"study {name!r} is being run by another process on this machine")
             try:
                 yield
             finally:
                 fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _take(lock: IO[str], patience: float) -> bool:
+    """Take a lock, trying for some seconds: who only looks whether it is held holds it for a moment, too."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)

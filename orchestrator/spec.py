@@ -17,7 +17,6 @@ from search_space.errors import Problem, SpecError, did_you_mean, one_of
 from search_space.spec import SpaceSpec
 from search_space.strict import Strict
 
-SAMPLERS = ("tpe", "random", "nsga2", "gp")
 _BETTER = {"maximize": "the higher it is", "minimize": "the lower it is"}
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 

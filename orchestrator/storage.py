@@ -127,9 +127,8 @@ class Storage:
 
     def names(self) -> list[str]:
         """Return the names of all studies, the oldest first."""
-        summaries = optuna.get_all_study_summaries(self.optuna, include_best_trial=False)
-        ours = [one for one in summaries if "paretune" in one.user_attrs]
-        return [one.study_name for one in sorted(ours, key=lambda one: one._study_id)]
+        studies = sorted(self.optuna.get_all_studies(), key=lambda one: one._study_id)
+        return [one.study_name for one in studies if "paretune" in one.user_attrs]
 
     def create(self, spec: StudySpec) -> StudyStore:
         """Create a study, or open it when one of this name and an equal spec exists.

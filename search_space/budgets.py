@@ -39,7 +39,8 @@ class BudgetSpec(Strict):
         trials: Candidates that are trained.
         time: Wall-clock seconds of the search; running trials are stopped at the end.
         steps: Training steps of the whole search.
-        trial_time: Wall-clock seconds of one trial; a candidate that exceeds it fails with cause `timeout`.
+        trial_time: Wall-clock seconds of one trial; a candidate that exceeds it, hanging perhaps, fails with cause
+            `timeout` and the study goes on.
     """
 
     trainable_params: CountOrShare | None = None
@@ -50,7 +51,7 @@ class BudgetSpec(Strict):
     trials: Annotated[Count, Field(le=1_000_000)] = 24
     time: Seconds | None = None
     steps: Count | None = None
-    trial_time: Seconds | None = None
+    trial_time: Seconds = 12 * 3600.0
 
     def limits(self, backbone_parameters: int) -> dict[str, float]:
         """Return the limit of each metric that has one; shares are taken of the backbone's parameters."""

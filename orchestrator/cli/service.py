@@ -1,9 +1,10 @@
-"""`paretune serve`, `submit`, `status`, `stop` and `watch`."""
+"""`paretune serve`, `submit`, `status`, `watch` and `stop`."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,13 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(serve)
     app.command()(stop)
+    app.command()(submit)
+    app.command()(status)
+    app.command()(watch)
+
+
+Url = Annotated[str | None, typer.Option(help="Address of the server; or set PARETUNE_URL.")]
+_POLL_SECONDS = 2.0
 
 
 def serve(
@@ -55,3 +63,58 @@ def stop(study: StudyName, json: Json = False) -> None:
         console.print(f"Study {study} is not running on this machine.")
     else:
         console.print(f"Study {study} is asked to stop; its finished trials are kept.")
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="A study file (YAML or JSON).", metavar="STUDY_FILE")],
+    url: Url = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: sent twice, it makes one study.")] = None,
+    json: Json = False,
+) -> None:
+    """Submit a study to a server, which queues and runs it."""
+    from orchestrator.client import Client
+    from orchestrator.study_file import read_file
+
+    spec = read_file(file)
+    with Client(url) as client:
+        answer = client.submit(spec, key)
+        page = client.page(spec.name)
+    if json:
+        print_json(answer)
+    else:
+        console.print(f"Study [bold]{spec.name}[/] is {answer['state']}. Watch it: {page}", soft_wrap=True)
+
+
+def status(study: StudyName, url: Url = None, json: Json = False) -> None:
+    """Say how a study stands on a server."""
+    from orchestrator.client import Client
+
+    with Client(url) as client:
+        answer = client.study(study)
+        page = client.page(study)
+    if json:
+        print_json(answer)
+    else:
+        console.print(f"{_line(answer)}\n{page}", soft_wrap=True)
+
+
+def watch(study: StudyName, url: Url = None) -> None:
+    """Follow a study on a server until it ends."""
+    from orchestrator.client import Client
+
+    shown = ""
+    with Client(url) as client:
+        while True:
+            answer = client.study(study)
+            if _line(answer) != shown:
+                shown = _line(answer)
+                console.print(shown, soft_wrap=True)
+            if answer["state"] not in ("queued", "running"):
+                return
+            time.sleep(_POLL_SECONDS)
+
+
+def _line(answer: dict[str, Any]) -> str:
+    """Return how a study stands, in one line."""
+    reason = f" ({answer['reason']})" if answer.get("reason") else ""
+    return f"{answer['name']}: {answer['state']}{reason}; {answer['trials']} of {answer['trials_budget']} trials"

@@ -8,6 +8,7 @@ from evaluators import exported
 from evaluators.backbone import hub_name
 from evaluators.score import METRICS, Score
 from evaluators.tokens import TokenFolder
+from evaluators.tuners.registration import TUNERS
 from orchestrator.front import Front
 from orchestrator.storage import StudyStore, Trial
 from search_space.notation import write, write_parts
@@ -63,7 +64,7 @@ def _reason(front: Front, trial: Trial) -> str:
 def _usage(trial: Trial, name: str, classes: int) -> str:
     if not exported.is_peft(trial.candidate):
         return _USE_PARETUNE
-    ours = trial.candidate.parts[0].method in ("serial_adapter", "bitfit")
+    ours = trial.candidate.parts[0].method in {name for name, *_ in TUNERS}
     register = "from evaluators import tuners\n\ntuners.register()  # peft does not have this method" if ours else ""
     return (
         _USE_PEFT.format(model=name, classes=classes, register=register)
