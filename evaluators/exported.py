@@ -79,12 +79,13 @@ class Predictor:
         return softmax(logits) if self.fit is None or not len(logits) else np.asarray(self.fit.probabilities(logits))
 
 
-def load_exported(folder: str | Path, model: str | None = None) -> Predictor:
+def load_exported(folder: str | Path, model: str | None = None, backbone: Backbone | None = None) -> Predictor:
     """Load an exported candidate, single or hybrid.
 
     Args:
         folder: What `paretune export` wrote.
-        model: Backbone to stand on; the one that it was trained on when None.
+        model: Name of the backbone to stand on; the one that it was trained on when None.
+        backbone: One that is loaded already, to be shared with other candidates; it is not changed.
 
     Raises:
         ExportError: The folder is not an export, or not one of this backbone.
@@ -92,7 +93,7 @@ def load_exported(folder: str | Path, model: str | None = None) -> Predictor:
     folder = Path(folder)
     about = read_about(folder)
     spec = ModelSpec.model_validate(about["model"] | ({"name": model} if model else {}))
-    backbone = load(spec, len(about["classes"]))
+    backbone = backbone or load(spec, len(about["classes"]))
     candidate = Candidate.from_json(about["candidate"])
     attached = attach(backbone.model, anatomy_of(backbone.model), candidate, about["seed"])
     load_trained(attached, _read_state(folder), backbone.storages)

@@ -20,7 +20,7 @@ from evaluators.evaluation import PREDICTIONS_FILE
 from search_space.errors import InputError, did_you_mean, one_of
 
 LABEL, GROUP, ID = "label", "group", "id"
-_ROLES = ("calibration", "validation")
+_ROLES = {"calibration": "calibration", "validation": "validation, which the search chose by"}
 _ARRAYS = ("logits", "labels", "groups", "ids")
 
 
@@ -60,7 +60,7 @@ def read_export(folder: Path) -> tuple[LogitRows, LogitRows]:
         raise InputError(f"{folder} holds no {PREDICTIONS_FILE}; give a folder that `paretune export` wrote")
     try:
         arrays = safetensors.numpy.load_file(path)
-        given = [(f"{path} ({role})", arrays[f"{role}_logits"], arrays[f"{role}_labels"]) for role in _ROLES]
+        given = [(f"{path} ({name})", arrays[f"{role}_logits"], arrays[f"{role}_labels"]) for role, name in _ROLES.items()]
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except KeyError as error:

@@ -1,0 +1,232 @@
+"""Better probabilities from what is trained already: ensembles of candidates on one backbone, and MC-dropout.
+
+Both average probabilities over passes and are calibrated after that, by a temperature of their own: the mean of
+overconfident members is often too shy, so that their own temperatures no longer fit (Rahaman & Thiery 2021). What they
+cost is told beside them: passes, bytes, and milliseconds where somebody measures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import nn
+
+from calibration.temperature import TemperatureFit, fit_temperature
+from evaluators.evaluation import PREDICTIONS_FILE
+from evaluators.exported import Predictor, load_exported, read_about
+from evaluators.measurement import softmax
+from search_space.errors import ExportError
+
+Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
+_WARM_UP, _RUNS = 3, 20
+
+
+@dataclass(frozen=True)
+class PredictionCost:
+    """What a prediction costs.
+
+    Attributes:
+        passes: Forward passes through the backbone for each text.
+        bytes: Of every tensor beside the backbone's.
+        latency_ms: Median milliseconds for one text; None where it was not measured.
+    """
+
+    passes: int
+    bytes: int
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Candidates on one backbone whose probabilities are averaged: front members, or seeds of one candidate.
+
+    Attributes:
+        members: At least two, of the same classes.
+        fit: The temperature of the mean; None where it is not calibrated.
+    """
+
+    members: tuple[Predictor, ...]
+    fit: TemperatureFit | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.members) < 2:
+            raise ValueError(f"an ensemble needs at least two members, not {len(self.members)}")
+
+    def logits(self, texts: Texts) -> NDArray[np.float64]:
+        """Return the logarithm of the members' mean probabilities, shape [texts, classes]."""
+        return pooled_logits([member.logits(texts) for member in self.members])
+
+    def probabilities(self, texts: Texts) -> NDArray[np.float64]:
+        """Return calibrated probabilities of shape [texts, classes]."""
+        return _calibrated(self.logits(texts), self.fit)
+
+    @cached_property
+    def cost(self) -> PredictionCost:
+        """One pass and the bytes of each member; the backbone is there once."""
+        costs = [cost_of(member) for member in self.members]
+        return PredictionCost(sum(one.passes for one in costs), sum(one.bytes for one in costs))
+
+
+@dataclass(frozen=True)
+class DropoutEnsemble:
+    """One candidate, several passes with the backbone's dropout left on (Gal & Ghahramani 2016).
+
+    Attributes:
+        member: The candidate.
+        rate: Probability of dropout, in (0, 1); that of its training is the one that has a meaning.
+        passes: How many, at least two.
+        seed: Decides what is dropped: the same texts in one call give the same probabilities.
+        fit: The temperature of the mean; None where it is not calibrated.
+    """
+
+    member: Predictor
+    rate: float
+    passes: int = 10
+    seed: int = 0
+    fit: TemperatureFit | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise ValueError(f"a rate of {self.rate} drops nothing or everything; train with recipe.dropout above 0")
+        if self.passes < 2:
+            raise ValueError(f"MC-dropout needs at least two passes, not {self.passes}")
+        if not _dropouts(self.member.model):
+            raise ValueError("this model has no dropout layer")
+
+    def logits(self, texts: Texts) -> NDArray[np.float64]:
+        """Return the logarithm of the mean probabilities over the passes, shape [texts, classes]."""
+        device = self.member.backbone.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), self._dropping():
+            torch.manual_seed(self.seed)
+            return pooled_logits([self.member.logits(texts) for _ in range(self.passes)])
+
+    def probabilities(self, texts: Texts) -> NDArray[np.float64]:
+        """Return calibrated probabilities of shape [texts, classes]."""
+        return _calibrated(self.logits(texts), self.fit)
+
+    @cached_property
+    def cost(self) -> PredictionCost:
+        """The passes, and the bytes of the one candidate."""
+        return replace(cost_of(self.member), passes=self.passes)
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        """Turn dropout on, and nothing else that training does; off again whatever happens."""
+        layers = _dropouts(self.member.model)
+        before = [(layer, layer.p, layer.training) for layer in layers]
+        try:
+            for layer in layers:
+                layer.p, layer.training = self.rate, True
+            yield
+        finally:
+            for layer, rate, training in before:
+                layer.p, layer.training = rate, training
+
+
+_Averaging = TypeVar("_Averaging", Ensemble, DropoutEnsemble)
+
+
+def pooled_logits(logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the logarithm of the mean of softmax(logits), each of shape [texts, classes].
+
+    Raises:
+        ValueError: Nothing is given, or the shapes differ.
+    """
+    if len({one.shape for one in logits}) != 1:
+        raise ValueError(f"logits of one shape are needed, not of {sorted({one.shape for one in logits})}")
+    stacked = np.stack(logits)
+    shifted = stacked - stacked.max(axis=2, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
+    return np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(len(logits)))
+
+
+def load_ensemble(folders: Sequence[str | Path]) -> Ensemble:
+    """Load exported candidates onto one backbone, with the temperature of their mean on the calibration split.
+
+    Args:
+        folders: What `paretune export` wrote, at least two, of one study's data.
+
+    Raises:
+        ExportError: A folder is not an export, or they differ in model, classes, length or calibration labels.
+        CalibrationError: The recorded predictions are not fit to use.
+    """
+    paths = [Path(folder) for folder in folders]
+    if len(paths) < 2:
+        raise ExportError(f"an ensemble needs at least two folders, not {len(paths)}")
+    abouts = [read_about(path) for path in paths]
+    for name in ("model", "classes", "max_length"):
+        for path, about in zip(paths, abouts, strict=True):
+            if about[name] != abouts[0][name]:
+                raise ExportError(f"{path} differs from {paths[0]} in its {name}; an ensemble stands on one backbone")
+    fit = _fit_of_mean(paths)
+    first = load_exported(paths[0])
+    rest = [load_exported(path, backbone=first.backbone) for path in paths[1:]]
+    return Ensemble((first, *rest), fit)
+
+
+def calibrated(predictor: _Averaging, texts: Texts, labels: Sequence[int]) -> _Averaging:
+    """Return an ensemble with a temperature fitted on labelled texts that it was not trained on.
+
+    Raises:
+        CalibrationError: Labels that are not fit to use.
+    """
+    return replace(predictor, fit=fit_temperature(predictor.logits(texts), np.asarray(labels)))
+
+
+def cost_of(predictor: Predictor) -> PredictionCost:
+    """Return what one candidate costs beside its backbone."""
+    own = {}
+    for tensor in predictor.model.state_dict().values():
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in predictor.backbone.storages:
+            own[storage.data_ptr()] = storage.nbytes()
+    return PredictionCost(1, sum(own.values()))
+
+
+def measured(predictor: Ensemble | DropoutEnsemble | Predictor, text: Any) -> PredictionCost:
+    """Return a predictor's cost with the median milliseconds to classify one text, tokenisation included."""
+    times = []
+    for _ in range(_WARM_UP + _RUNS):
+        started = time.perf_counter()
+        predictor.probabilities([text])
+        times.append(time.perf_counter() - started)
+    cost = cost_of(predictor) if isinstance(predictor, Predictor) else predictor.cost
+    return replace(cost, latency_ms=1e3 * median(times[_WARM_UP:]))
+
+
+def _calibrated(logits: NDArray[np.float64], fit: TemperatureFit | None) -> NDArray[np.float64]:
+    return softmax(logits) if fit is None or not len(logits) else np.asarray(fit.probabilities(logits))
+
+
+def _dropouts(model: nn.Module) -> list[nn.Dropout]:
+    return [module for module in model.modules() if isinstance(module, nn.Dropout)]
+
+
+def _fit_of_mean(paths: Sequence[Path]) -> TemperatureFit:
+    """Fit the temperature of the mean on what each member recorded of the calibration split."""
+    recorded = [_recorded(path) for path in paths]
+    labels = recorded[0][1]
+    for path, (logits, own) in zip(paths, recorded, strict=True):
+        if not np.array_equal(own, labels) or logits.shape != recorded[0][0].shape:
+            raise ExportError(f"{path} was calibrated on other examples than {paths[0]}; export both from one study")
+    return fit_temperature(pooled_logits([logits for logits, _ in recorded]), labels)
+
+
+def _recorded(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    try:
+        arrays = safetensors.numpy.load_file(path / PREDICTIONS_FILE)
+        return arrays["calibration_logits"], arrays["calibration_labels"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ExportError(f"{path} holds no predictions of its calibration split: {error}") from error
