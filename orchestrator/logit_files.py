@@ -60,7 +60,9 @@ def read_export(folder: Path) -> tuple[LogitRows, LogitRows]:
         raise InputError(f"{folder} holds no {PREDICTIONS_FILE}; give a folder that `paretune export` wrote")
     try:
         arrays = safetensors.numpy.load_file(path)
-        given = [(f"{path} ({name})", arrays[f"{role}_logits"], arrays[f"{role}_labels"]) for role, name in _ROLES.items()]
+        given = [
+            (f"{path} ({name})", arrays[f"{role}_logits"], arrays[f"{role}_labels"]) for role, name in _ROLES.items()
+        ]
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except KeyError as error:
