@@ -218,24 +218,30 @@ def life(storage: Storage) -> Iterator[Callable[[], object]]:
     yield lambda: store.finish("finalists", 0, "complete")
 
 
-def live_until_killed(url: str, commits: int) -> bool:
-    """Live, and die at a write. Returns whether the life was over before."""
-    storage, left = Storage(url), commits
+def live_until_killed(url: str, writes: int) -> bool:
+    """Live, and die at the commit of a write. Returns whether the life was over before."""
+    storage, left, dirty = Storage(url), writes, False
+    engine = storage.optuna._backend.engine  # type: ignore[attr-defined]
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal dirty
+        dirty = dirty or statement.startswith(("INSERT", "UPDATE", "DELETE"))
 
     def count(_connection: object) -> None:
-        nonlocal left
-        left -= 1
+        nonlocal left, dirty
+        left, dirty = left - dirty, False
         if left < 0:
             raise _KilledError
 
-    event.listen(storage.optuna._backend.engine, "commit", count)  # type: ignore[attr-defined]
+    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "commit", count)
     try:
         for call in life(storage):
             call()
     except _KilledError:
         return False
     finally:
-        storage.optuna._backend.engine.dispose()  # type: ignore[attr-defined]
+        engine.dispose()
     return True
 
 
@@ -253,16 +259,16 @@ def resume(url: str) -> StudyStore:
 
 def test_killed_at_any_write_nothing_stays_behind(empty: Path, tmp_path: Path) -> None:
     """Every trial is settled by whoever comes next, and the study goes on as any other."""
-    for commits in range(200):
-        (tmp_path / str(commits)).mkdir()
-        shutil.copy(empty, tmp_path / str(commits) / "study.db")
-        url = f"sqlite:///{tmp_path / str(commits) / 'study.db'}"
-        over = live_until_killed(url, commits)
+    for writes in range(200):
+        (tmp_path / str(writes)).mkdir()
+        shutil.copy(empty, tmp_path / str(writes) / "study.db")
+        url = f"sqlite:///{tmp_path / str(writes) / 'study.db'}"
+        over = live_until_killed(url, writes)
         store = resume(url)
 
         for phase in PHASES:
             stored = store.studies[phase].get_trials()
-            assert all(one.state.is_finished() for one in stored), (commits, phase)
+            assert all(one.state.is_finished() for one in stored), (writes, phase)
             assert [one.number for one in stored] == list(range(len(stored)))
             assert all(one.state != "running" for one in store.trials(phase))
             complete = [one for one in store.trials(phase) if one.state == "complete"]
@@ -275,7 +281,7 @@ def test_killed_at_any_write_nothing_stays_behind(empty: Path, tmp_path: Path) -
         if over:
             break
     assert over
-    assert commits > 10
+    assert writes > 10
 
 
 def test_trials_queued_by_others_are_settled_and_not_drawn(url: str) -> None:
