@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from search_space.candidate import Candidate, Part, Recipe
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
+from search_space.hybrids import require_sharing
 from search_space.knobs import Chooser, Knob, LogRange, draw_one, encode_one
-from search_space.placement import Anatomy, Layers, Placement
+from search_space.placement import Anatomy, Layers, Placement, Site
 from search_space.recipes import AT_DEFAULTS, RecipeSpace
 from search_space.registry import Method, Targets, method
 from search_space.spec import MethodSpec, SpaceSpec, presets
@@ -123,16 +125,20 @@ def bind(spec: SpaceSpec, anatomy: Anatomy) -> Space:
 
     Raises:
         PlacementError: A placement that the user wrote matches nothing in this model.
+        UnsupportedError: Two methods of a hybrid cannot share a model, or not the modules that both may go on.
         EmptySpaceError: Nothing is left.
     """
     base = presets()[spec.preset]
     given = spec.methods if spec.methods is not None else _preset_methods(spec.preset)
     hybrids = _hybrids(spec, tuple(base["hybrids"]), tuple(given))
     wanted = {name: given.get(name) or MethodSpec() for names in (given, *hybrids) for name in names}
-    spaces = {name: _bind_method(method(name), one, anatomy) for name, one in wanted.items()}
-    compositions = (*((name,) for name in given), *hybrids)
+    spaces = {name: _bind_method(method(name), one, anatomy) for name, one in _carried(spec, wanted, anatomy)}
+    compositions = tuple(names for names in (*((name,) for name in given), *hybrids) if set(names) <= set(spaces))
     if not compositions:
         raise EmptySpaceError("space: no method is left; list at least one under space.methods")
+    for names in hybrids:
+        if names in compositions:
+            require_sharing(names, partial(_overlap, spaces, anatomy))
     return Space(compositions, spaces, anatomy, RecipeSpace.of(spec.recipe))
 
 
@@ -155,6 +161,38 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
             f"it wraps {', '.join(rule.placement.kinds)}"
         )
     return Targets(sites, layers, anatomy)
+
+
+def _carried(spec: SpaceSpec, wanted: dict[str, MethodSpec], anatomy: Anatomy) -> Iterator[tuple[str, MethodSpec]]:
+    """Yield what the model can carry; what the user wrote is not left out but refused later."""
+    written = {*(spec.methods or ()), *(name for text in spec.hybrids or () for name in text.split(" + "))}
+    for name, one in wanted.items():
+        if name not in written:
+            try:
+                _bind_method(method(name), one, anatomy)
+            except (PlacementError, UnsupportedError):
+                continue
+        yield name, one
+
+
+def _overlap(spaces: dict[str, MethodSpace], anatomy: Anatomy, first: str, second: str) -> bool:
+    """Whether two methods may be put on the same modules; those that have their own place may be anywhere."""
+    one, other = (_reach(spaces[name], anatomy) for name in (first, second))
+    return one is None or other is None or bool(one & other)
+
+
+def _reach(space: MethodSpace, anatomy: Anatomy) -> set[str] | None:
+    if space.rule.placement.fixed:
+        return None
+    placements = (_placement(text, layers) for text in space.projections for layers in space.layers)
+    return {site.name for placement in placements for site in _sites(placement, anatomy)}
+
+
+def _sites(placement: Placement, anatomy: Anatomy) -> tuple[Site, ...]:
+    try:
+        return anatomy.resolve(placement)
+    except PlacementError:  # drawn all the same, and told as infeasible: not these projections in these layers
+        return ()
 
 
 def _preset_methods(preset: str) -> dict[str, MethodSpec]:

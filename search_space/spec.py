@@ -13,10 +13,11 @@ from pydantic_core import PydanticCustomError
 
 from search_space.candidate import KnobValue
 from search_space.errors import CandidateError, PlacementError, did_you_mean, one_of
+from search_space.hybrids import NAMED, spelled_out
 from search_space.knobs import LogRange
 from search_space.placement import Layers, Placement
 from search_space.recipes import RecipeSpec
-from search_space.registry import Method, method, methods
+from search_space.registry import Method, method
 from search_space.strict import Strict
 
 _MOST_OPTIONS = 200
@@ -205,15 +206,15 @@ def _as_tuple(where: str, value: Any) -> tuple[Any, ...]:
 
 
 def _members(hybrid: Any) -> tuple[str, ...]:
-    names = hybrid.split("+") if isinstance(hybrid, str) else hybrid
+    names = spelled_out(hybrid).split("+") if isinstance(hybrid, str) else hybrid
     if not isinstance(names, list | tuple) or len(names) < 2:
-        raise ValueError(f"{hybrid!r} is not a hybrid; write it as 'lora + bitfit'")
+        raise ValueError(f"{hybrid!r} is not a hybrid; write it as 'lora + bitfit', or as one of {one_of(NAMED)}")
     names = tuple(str(name).strip() for name in names)
     for name in names:
-        if name not in methods():
-            raise ValueError(
-                f"there is no method {name!r}; allowed: {one_of(methods())}{did_you_mean(name, methods())}"
-            )
+        try:
+            method(name)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
         if method(name).route in ("head", "full"):
             raise ValueError(f"{name!r} cannot be part of a hybrid")
     return names

@@ -10,7 +10,7 @@ import warnings
 import typer
 
 from calibration.errors import CalibrationError
-from orchestrator.cli import calibrating, maintenance, reading, running, service
+from orchestrator.cli import calibrating, maintenance, methods, reading, running, service
 from orchestrator.installation import guard
 from search_space.errors import CandidateError, InputError, ParetuneError, SpecError, StudyError
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for module in (running, reading, maintenance, calibrating, service):
+for module in (running, reading, methods, maintenance, calibrating, service):
     module.register(app)
 
 _BAD_INPUT = (SpecError, CandidateError, StudyError, InputError, CalibrationError)

@@ -19,7 +19,7 @@ METHOD = Method(
     name="deft",
     title="DEFT",
     family="reparameterized",
-    paper="Decompositional Efficient Fine-Tuning, NeurIPS 2025; PaRa: https://proceedings.neurips.cc/paper_files/paper/2025/hash/93a34a7138bdad95e874018d5f491cc6-Abstract-Conference.html",
+    paper="NeurIPS 2025, https://proceedings.neurips.cc/paper_files/paper/2025/hash/93a34a7138bdad95e874018d5f491cc6-Abstract-Conference.html",
     summary="Replaces a low-rank subspace of weight matrices by learned content.",
     knobs=(
         sizes("r", (1, 2, 4, 8, 16, 32, 64), 8, "rank"),
