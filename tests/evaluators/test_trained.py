@@ -86,6 +86,7 @@ def test_a_rung_has_the_quality_and_the_end_has_everything(evaluator: TrainedEva
         "nll",
         "calibrated_nll",
         "ece",
+        "debiased_squared_error",
         "brier",
         "trainable_params",
         "head_params",
