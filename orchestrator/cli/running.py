@@ -50,12 +50,14 @@ def _drive(store: StudyStore, home: Home, json: bool) -> None:
     _announce(store)
     with LiveTable(spec, errors) as watcher:
         front = run_study(store, home, watcher)
+    stopped = store.noted("status") == "stopped"
     if json:
         print_json(front_data(store, front, home))
-        return
-    show_front(store, front, home)
-    if store.noted("status") == "stopped":
-        console.print(f"\nStopped. Continue with: [bold]{command()} resume {store.name}[/]")
+    else:
+        show_front(store, front, home)
+        if stopped:
+            console.print(f"\nStopped. Continue with: [bold]{command()} resume {store.name}[/]")
+    if stopped:
         raise typer.Exit(130)
 
 
