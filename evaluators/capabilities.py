@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -56,6 +56,7 @@ def probe_method(name: str, family: str) -> dict[str, str]:
         reason of the one before it.
     """
     model, anatomy = tiny(family)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     try:
         candidate = _alone(method(name).default_part())
         attached = _reason(attach, model, anatomy, candidate)
@@ -63,7 +64,7 @@ def probe_method(name: str, family: str) -> dict[str, str]:
         return dict.fromkeys(CHECKS, str(error))
     failed: dict[str, str] = {}
     steps: dict[str, Callable[[], None]] = {
-        "trains": lambda: train(attached, anatomy),
+        "trains": lambda: _train_alone(attached, anatomy, model, before),
         "counts": lambda: _count(attached, candidate, family),
         "reloads": lambda: _reload(attached, model, anatomy),
         "merges": lambda: _merge(attached, model, anatomy),
@@ -153,6 +154,14 @@ def train(attached: Attached, anatomy: Anatomy) -> None:
         raise CannotError(f"training does not change {names[min(still)]}")
     if _loss(trained.model, *batches[0]).item() == first:
         raise CannotError("training does not change the loss")
+
+
+def _train_alone(attached: Attached, anatomy: Anatomy, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    """Train, and see that the backbone is what it was before anything was attached."""
+    train(attached, anatomy)
+    after = model.state_dict()
+    if changed := [key for key, tensor in before.items() if not torch.equal(tensor, after[key])]:
+        raise CannotError(f"it writes into the shared backbone's {changed[0]}")
 
 
 def _count(attached: Attached, candidate: Candidate, family: str) -> None:

@@ -10,6 +10,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "cpt": "it needs the tokens of example prompts, and a causal language model",
     "frod": "its joint decomposition of the weights decides its size, so it cannot be counted before training",
     "multitask_prompt_tuning": "it needs the number of the task with every input; a study has one task",
+    "olora": "peft starts it by writing into the weights themselves, which all candidates of a study share",
     "poly": "it needs the number of the task with every input; a study has one task",
     "shadow": "it is made for causal language models",
     "shira": "its memory cannot be predicted from shapes; mask(criterion=random) trains the same kind of weights",
