@@ -36,7 +36,7 @@ PHASES: tuple[Phase, ...] = ("search", "references", "finalists")
 _OPTUNA_STATE = {
     "complete": TrialState.COMPLETE,
     "partial": TrialState.PRUNED,
-    "infeasible": TrialState.FAIL,
+    "infeasible": TrialState.PRUNED,  # samplers learn from pruned trials, and would propose a failed one for ever
     "failed": TrialState.FAIL,
 }
 

@@ -121,7 +121,7 @@ class StorageContract:
         [
             ("complete", None, TrialState.COMPLETE),
             ("partial", None, TrialState.PRUNED),
-            ("infeasible", None, TrialState.FAIL),
+            ("infeasible", None, TrialState.PRUNED),
             ("failed", "out_of_memory", TrialState.FAIL),
         ],
     )
