@@ -1,0 +1,256 @@
+"""The command line: what a program reads, what a person reads, and exit codes that tell mistakes from failures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluators.builtin import minilm_l6, trec
+from orchestrator import cli
+from orchestrator.home import Home
+from orchestrator.storage import Storage
+from search_space.errors import InstallationError
+from tests.dashboards import stored
+
+SYNTHETIC = """
+name: tried
+model: "-"
+task: "-"
+space: {methods: {lora: {}, ia3: {}}, hybrids: [lora + ia3]}
+budgets: {trainable_params: 5%}
+training: {steps: 90}
+synthetic: {}
+"""
+BAD = """
+name: Bad Name
+modle: x
+task: {dataset: builtin:trek}
+space: {methods: {lora: {rank: 4}, lorra: {}}}
+budgets: {memory: lots, trials: 0}
+objectives: [{maximize: acuracy}]
+"""
+
+
+BUILTINS = """
+name: real
+model: builtin:minilm-l6
+task: {dataset: "builtin:trec", max_train: 100, max_evaluation: 50}
+space:
+  methods: {lora: {r: 8, alpha: 16, use_dora: false, use_rslora: false, layers: all, projections: linear}}
+  hybrids: []
+"""
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a study in it that has come to its end."""
+    home = Home(tmp_path_factory.mktemp("kept")).create()
+    stored.complete(Storage(f"sqlite:///{home.root / 'paretune.db'}"), "trec-minilm")
+    return home.root
+
+
+@pytest.fixture
+def paretune(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command line in this process; returns its exit code, output and errors."""
+    monkeypatch.setenv("PARETUNE_HOME", str(kept))
+    monkeypatch.setenv("COLUMNS", "160")
+    for name in ("PARETUNE_STORAGE", "MLFLOW_TRACKING_URI", "PARETUNE_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["paretune", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+def told(answer: tuple[int, str, str]) -> Any:
+    """Return the JSON that a command printed."""
+    code, out, errors = answer
+    assert code == 0, errors
+    return json.loads(out)
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+class TestDryRun:
+    def test_it_tells_the_space_and_what_the_budgets_reject(self, paretune, tmp_path: Path) -> None:
+        data = told(paretune("run", written(tmp_path, SYNTHETIC), "--dry-run", "--json"))
+        assert (data["study"], data["compositions"], data["steps"]) == ("tried", 3, 90)
+        assert data["space_size"] > 1000
+        assert data["limits"] == {"trainable_params": 50_000}
+        assert data["candidates"][0]["parts"] == "lora"
+        for one in data["candidates"]:
+            over = one["cost"]["trainable_params"] > 50_000
+            assert one["rejected"] == (["trainable_params"] if over else [])
+        assert {bool(one["rejected"]) for one in data["candidates"]} == {True, False}
+
+    def test_people_get_a_table(self, paretune, tmp_path: Path) -> None:
+        code, out, _ = paretune("run", written(tmp_path, SYNTHETIC), "--dry-run")
+        assert code == 0
+        assert "architectures in 3 compositions" in out
+        assert "would be rejected untrained" in out
+
+    def test_nothing_is_stored(self, paretune, tmp_path: Path) -> None:
+        paretune("run", written(tmp_path, SYNTHETIC), "--dry-run")
+        assert [one["name"] for one in told(paretune("ls", "--json"))] == ["trec-minilm"]
+
+    def test_the_builtins_are_counted_exactly(self, paretune, tmp_path: Path) -> None:
+        try:
+            minilm_l6()
+            trec()
+        except InstallationError as error:
+            pytest.skip(str(error))
+        data = told(paretune("run", written(tmp_path, BUILTINS), "--dry-run", "--json"))
+        assert data["space_size"] == 1
+        cost = data["candidates"][0]["cost"]
+        assert cost["trainable_params"] == 6 * 8 * (4 * (384 + 384) + 2 * (384 + 1536))
+        assert cost["head_params"] == 384 * 6 + 6
+        assert cost["peak_memory_bytes"] > 4 * 22_000_000
+        assert data["backbone_parameters"] == 22_713_216
+
+
+class TestMistakes:
+    def test_a_bad_spec_is_told_whole(self, paretune, tmp_path: Path) -> None:
+        code, out, errors = paretune("run", written(tmp_path, BAD))
+        assert code == 2
+        assert out == ""
+        spaces = ("space.methods.lora", "space.methods.lorra")
+        for path in (
+            "name",
+            "modle",
+            "model",
+            "task.dataset",
+            *spaces,
+            "budgets.memory",
+            "budgets.trials",
+            "objectives.0",
+        ):
+            assert f"  {path}: " in errors
+        for near in ("model", "builtin:trec", "lora", "accuracy"):
+            assert f"did you mean '{near}'" in errors
+        assert "Traceback" not in errors
+
+    def test_a_file_that_is_not_there(self, paretune) -> None:
+        code, _, errors = paretune("run", "gone.yaml")
+        assert code == 2
+        assert "gone.yaml" in errors
+        assert "cannot be read" in errors
+
+    @pytest.mark.parametrize("verb", [["show"], ["pareto"], ["resume"], ["export", "--to", "x"], ["record"], ["stop"]])
+    def test_an_unknown_study_is_answered_with_the_nearest(self, paretune, verb: list[str]) -> None:
+        code, out, errors = paretune(verb[0], "trec-minlm", *verb[1:])
+        assert (code, out) == (2, "")
+        assert "there is no study 'trec-minlm' (did you mean 'trec-minilm'?)" in errors
+
+    def test_an_unknown_trial(self, paretune) -> None:
+        code, _, errors = paretune("show", "trec-minilm", "--trial", "999")
+        assert code == 2
+        assert "has no trial 999" in errors
+
+    @pytest.mark.parametrize("arguments", [["serach"], ["run"], ["show", "x", "--nope"], ["show", "x", "--trial", "y"]])
+    def test_a_wrong_call(self, paretune, arguments: list[str]) -> None:
+        assert paretune(*arguments)[0] == 2
+
+    def test_nothing_to_export_is_a_failure(self, paretune, tmp_path: Path) -> None:
+        code, _, errors = paretune("export", "trec-minilm", "--to", str(tmp_path / "pick"))
+        assert code == 1
+        assert "left no weights" in errors
+        assert not (tmp_path / "pick").exists()
+
+    def test_a_folder_that_exists_is_not_overwritten(self, paretune, tmp_path: Path) -> None:
+        code, _, errors = paretune("export", "trec-minilm", "--to", str(tmp_path))
+        assert code == 1
+        assert "exists; choose another folder" in errors
+
+
+class TestReading:
+    def test_ls(self, paretune) -> None:
+        (one,) = told(paretune("ls", "--json"))
+        assert one["name"] == "trec-minilm"
+        assert one["status"] == "complete"
+        assert sum(one["trials"].values()) == 24
+        assert "trec-minilm" in paretune("ls")[1]
+
+    def test_show(self, paretune) -> None:
+        data = told(paretune("show", "trec-minilm", "--json"))
+        assert data["spec"]["name"] == "trec-minilm"
+        phases = [one["trial"].split("/")[0] for one in data["rows"]]
+        assert phases.count("search") == 24
+        assert phases.count("references") == 2
+        assert set(phases) == {"search", "references", "finalists"}
+        assert "rejected untrained" in paretune("show", "trec-minilm")[1]
+
+    def test_show_one_trial(self, paretune) -> None:
+        one = told(paretune("show", "trec-minilm", "--trial", "0", "--json"))
+        assert one["number"] == 0
+        assert [score["step"] for score in one["scores"]] == [33, 100, 300]
+        code, out, _ = paretune("show", "trec-minilm", "--trial", "0")
+        assert code == 0
+        assert one["notation"] in out
+
+    def test_pareto(self, paretune) -> None:
+        data = told(paretune("pareto", "trec-minilm", "--json"))
+        assert data["status"] == "complete"
+        assert data["pick"]["reason"]
+        code, out, _ = paretune("pareto", "trec-minilm")
+        assert code == 0
+        assert "Pareto front of trec-minilm" in out
+        assert f"Pick: trial {data['pick']['number']}" in out
+        assert "paretune export trec-minilm" in out
+
+    def test_a_study_that_does_not_run_is_not_stopped(self, paretune) -> None:
+        code, out, _ = paretune("stop", "trec-minilm")
+        assert code == 0
+        assert "is not running on this machine" in out
+
+    def test_an_empty_home_says_what_to_do(self, paretune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PARETUNE_HOME", str(tmp_path / "fresh"))
+        assert told(paretune("ls", "--json")) == []
+        assert "No studies yet" in paretune("ls")[1]
+
+
+def test_doctor_looks_at_everything(paretune) -> None:
+    code, out, _ = paretune("doctor", "--json")
+    findings = {one["name"]: one for one in json.loads(out)}
+    assert {"paretune", "libraries", "device", "bfloat16", "AMX", "memory", "Ray"} <= set(findings)
+    assert {"storage", "MLflow", "disk", "builtin:minilm-l6", "builtin:trec", "model hub"} <= set(findings)
+    assert all(one["state"] in ("ok", "note", "missing") and one["text"] for one in findings.values())
+    assert code == any(one["state"] == "missing" for one in findings.values())
+    assert "paretune" in paretune("doctor")[1]
+
+
+def test_doctor_shows_no_password(paretune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@tracking")
+    assert "hunter2" not in paretune("doctor", "--json")[1]
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "run", written(tmp_path, BAD)], capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert "9 problems" in ended.stderr
+
+
+def test_help_names_every_verb(paretune) -> None:
+    _, out, _ = paretune("--help")
+    for verb in ("run", "resume", "ls", "show", "pareto", "export", "record", "doctor", "serve", "stop"):
+        assert f" {verb} " in out

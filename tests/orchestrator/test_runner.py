@@ -1,0 +1,156 @@
+"""What an actor does with a job, without Ray around it. Faults that end its process: see test_study."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calibration.spec import CalibrationSpec
+from evaluators.evaluation import EvaluatorSpec
+from evaluators.score import Score
+from evaluators.spec import ModelSpec, SyntheticSpec, TrainingSpec
+from orchestrator.runner import CandidateTrainable, Failure, Job, _cause_of, _describe, _Jobs, _JobSearcher
+from search_space.errors import DataError, EvaluationError, UnsupportedError
+from search_space.notation import parse
+
+
+def request(job: Job, seconds: float | None = None, **faults: str) -> dict[str, Any]:
+    synthetic = SyntheticSpec.model_validate({"faults": faults})
+    spec = EvaluatorSpec(ModelSpec(name="-"), TrainingSpec(), CalibrationSpec(), "", 90, synthetic=synthetic)
+    return {"request": json.dumps({"job": job.to_json(), "evaluator": spec.to_json(), "seconds": seconds})}
+
+
+def job_of(text: str = "lora", **given: Any) -> Job:
+    return Job(**{"key": "search/3", "candidate": parse(text), "seed": 5, "rungs": (10, 30, 90), **given})
+
+
+def actor(config: dict[str, Any]) -> CandidateTrainable:
+    """Make an actor without Ray: what Ray would call, called here."""
+    one = CandidateTrainable.__new__(CandidateTrainable)
+    one.setup(config)
+    return one
+
+
+def reports(one: CandidateTrainable) -> list[dict[str, Any]]:
+    found = []
+    while not found or not found[-1]["done"]:
+        found.append(one.step())
+    return found
+
+
+@pytest.mark.parametrize("job", [job_of(), job_of("lora + bitfit", folder="/x", test=True)])
+def test_a_job_crosses_as_json(job: Job) -> None:
+    assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
+
+
+def test_a_job_reports_at_every_rung() -> None:
+    found = reports(actor(request(job_of())))
+    scores = [Score.from_json(json.loads(one["report"])["score"]) for one in found]
+    assert [one["done"] for one in found] == [False, False, True]
+    assert [(score.step, score.seed) for score in scores] == [(10, 5), (30, 5), (90, 5)]
+    assert all("test" not in json.loads(one["report"]) for one in found)
+
+
+def test_only_who_may_reads_the_test_split_and_only_at_the_end() -> None:
+    found = [json.loads(one["report"]) for one in reports(actor(request(job_of(test=True))))]
+    assert ["test" in one for one in found] == [False, False, True]
+
+
+@pytest.mark.parametrize(("fault", "cause"), [("raise", "raised"), ("nan", "diverged"), ("oom", "out_of_memory")])
+def test_a_failure_is_a_result(fault: str, cause: str) -> None:
+    (one,) = reports(actor(request(job_of(), lora=fault)))
+    assert json.loads(one["report"])["failure"]["cause"] == cause
+
+
+def test_the_actor_takes_the_next_candidate_after_a_failure() -> None:
+    one = actor(request(job_of(), lora="raise"))
+    reports(one)
+    evaluator = one._evaluator
+    one.reset_config(request(job_of("ia3"), lora="raise"))
+    assert [json.loads(found["report"])["score"]["step"] for found in reports(one)] == [10, 30, 90]
+    assert one._evaluator is evaluator
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "text"),
+    [
+        (EvaluationError("diverged", "nan"), "diverged", "EvaluationError: nan"),
+        (MemoryError(), "out_of_memory", "MemoryError: "),
+        (UnsupportedError("no gate"), "unsupported", "UnsupportedError: no gate"),
+        (DataError("gone"), "unsupported", "DataError: gone"),
+        (KeyError("x"), "raised", "KeyError: 'x' (test_runner.py:"),
+    ],
+)
+def test_causes_and_their_places(error: Exception, cause: str, text: str) -> None:
+    with pytest.raises(type(error)) as raised:
+        raise error
+    assert _cause_of(raised.value) == cause
+    assert _describe(raised.value).startswith(text)
+
+
+def test_who_takes_too_long_ends_his_process() -> None:
+    code = (
+        "import json, sys; from orchestrator.runner import CandidateTrainable;"
+        "one = CandidateTrainable.__new__(CandidateTrainable); one.setup(json.loads(sys.argv[1])); one.step()"
+    )
+    config = json.dumps(request(job_of(), 0.5, lora="hang"))
+    ended = subprocess.run([sys.executable, "-c", code, config], timeout=60, env={**os.environ})
+    assert ended.returncode == 124
+
+
+def test_who_is_done_in_time_does_not() -> None:
+    one = actor(request(job_of(rungs=(90,)), 60.0))
+    assert one.step()["done"]
+    assert one._watchdog is not None
+    assert one._watchdog.finished.is_set()
+    one.cleanup()
+
+
+class _Recorded:
+    """Work that notes how jobs end."""
+
+    def __init__(self) -> None:
+        self.ended: list[Failure | None] = []
+
+    def next_job(self) -> Job:
+        return job_of()
+
+    def on_score(self, job: Job, score: Score) -> bool:
+        return True
+
+    def on_end(self, job: Job, failure: Failure | None) -> None:
+        self.ended.append(failure)
+
+    def should_stop(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(("seconds", "cause"), [(None, "crashed"), (1000.0, "crashed"), (0.0, "timeout")])
+def test_a_process_that_died_is_a_crash_or_a_timeout(seconds: float | None, cause: str) -> None:
+    work = _Recorded()
+    searcher = _JobSearcher(_Jobs(work, seconds, {}))
+    searcher.suggest("t1")
+    searcher.on_trial_complete("t1", error=True)
+    searcher.on_trial_complete("t1", error=True)
+    assert [one and one.cause for one in work.ended] == [cause]
+
+
+def test_a_cluster_of_our_own_lets_nobody_else_in() -> None:
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED")
+    code = f"import os, orchestrator.runner; print(*(os.environ[name] for name in {names}))"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean)
+    mode, token, statistics = told.stdout.split()
+    assert (mode, len(token), statistics) == ("token", 64, "0")
+
+
+def test_nothing_is_kept_by_ray(tmp_path: Path) -> None:
+    one = actor(request(job_of()))
+    one.save_checkpoint(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
