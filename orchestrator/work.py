@@ -156,8 +156,8 @@ class SearchWork(PhaseWork):
         return max(0, self._budgets.trials - self._trained)
 
     def next_job(self) -> Job | Literal["wait", "done"]:
-        """Return a job that waits, or a new one from the sampler while the budgets last."""
-        if self.waiting:
+        """Return a job that waits, or a new one from the sampler while the budgets last; trial 0 goes before all."""
+        if self.waiting and self._asked:
             return self._begin(self.waiting.popleft())
         if not self.left or self._spent():
             return "done"
