@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 
 def build(seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
@@ -18,8 +18,11 @@ def build(seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
     return StagedTPE(seed=seed, n_startup_trials=startup_trials, multivariate=True, constant_liar=True)
 
 
+_LEARNT = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
 class StagedTPE(optuna.samplers.TPESampler):
-    """Draws a group of parameters when the first of them is asked for: those that share a name up to the last dot."""
+    """Draws a group of parameters when the first of them is asked for: those of one method."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -45,12 +48,16 @@ class StagedTPE(optuna.samplers.TPESampler):
 
 def _group(study: optuna.Study, name: str) -> dict[str, BaseDistribution]:
     """Return the group of a parameter as the last trial had it that learnt something; empty when there is none."""
-    head = name.rpartition(".")[0]
+    owner = _owner(name)
     for trial in reversed(study.get_trials(deepcopy=False)):
-        if name in trial.distributions and trial.state in (
-            optuna.trial.TrialState.COMPLETE,
-            optuna.trial.TrialState.PRUNED,
-        ):
+        if name in trial.distributions and trial.state in _LEARNT:
             pairs = sorted(trial.distributions.items())
-            return {one: found for one, found in pairs if one.rpartition(".")[0] == head and not found.single()}
+            return {one: found for one, found in pairs if _owner(one) == owner and not found.single()}
     return {}
+
+
+def _owner(name: str) -> str:
+    """Return whose parameter it is: `lora` of `lora.r.index`, `lora.2` of `lora.2.r.index`, a method's second use."""
+    head, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return f"{head}.{number}" if number.isdigit() else head
