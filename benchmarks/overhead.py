@@ -76,7 +76,7 @@ class Meter:
         spent = [last - start for start, last in zip(self.marks[first - 1], self.marks[-1], strict=True)]
         wall, cpu = (1000 * one / (trials - first) for one in spent)
         whole = 1000 * (self.marks[-1][0] - self.began) / trials
-        return {"wall_ms": wall, "cpu_ms": cpu, "wall_ms_with_start": whole}
+        return {"wall_ms": wall, "cpu_ms": cpu, "wall_ms_with_start": whole, "load": os.getloadavg()[0]}
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"Goals: at most {GOAL_MS:g} ms a trial: {goals['cost']}; at least {GOAL_RATIO:g} times below "
-        f"*{RIVAL}*: {goals['ratio']}. Ray itself started in {result['ray_start_s']:.1f} s. Stock Ray Tune keeps its "
+        f"*{RIVAL}*: {goals['ratio']}. Ray itself started in {result['ray_start_s']:.1f} s. The machine "
+        f"had {os.cpu_count()} cores and a load of {result['load']:.1f} (median). Stock Ray Tune keeps its "
         "Optuna study in memory only, and records a stopped trial as complete; without MLflow nothing of it is kept "
         "but its own pickles and logs.",
         "",
@@ -321,6 +322,7 @@ def _result(
         "parts_ms": where,
         "ray_start_s": ray_start,
         "rounds": rounds,
+        "load": statistics.median(one["load"] for found in costs.values() for one in found),
         "goals": {"cost_ms": GOAL_MS, "ratio": GOAL_RATIO},
         "reached": {
             "cost": statistics.median(walls[HEADLINE]) <= GOAL_MS,
