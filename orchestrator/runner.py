@@ -111,18 +111,17 @@ class CandidateTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Build the evaluator, which loads the backbone."""
         self._evaluator: Evaluator | None = None
-        self._watchdog: threading.Timer | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Drop the candidate that was, and take the next."""
         request = json.loads(new_config["request"])
         self._job = Job.from_json(request["job"])
-        self._limit = request["seconds"]
+        self._seconds_left = request["seconds"]
+        self._late = Path(request["late"])
         self._evaluator_spec = request["evaluator"]
         self._run: Run | None = None
         self._rung = 0
-        self._guard()
         return True
 
     def step(self) -> dict[str, Any]:
@@ -136,7 +135,6 @@ class CandidateTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """Let go of the candidate."""
-        self._stop_guard()
         self._run = None
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -148,8 +146,12 @@ class CandidateTrainable(tune.Trainable):
     def _advance(self) -> tuple[dict[str, Any], bool]:
         if self._evaluator is None:
             self._evaluator = build_evaluator(EvaluatorSpec.from_json(self._evaluator_spec))
+        with self._guarded():
+            return self._train(self._evaluator)
+
+    def _train(self, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
         if self._run is None:
-            self._run = self._evaluator.start(self._job.candidate, self._job.seed)
+            self._run = evaluator.start(self._job.candidate, self._job.seed)
         score = self._run.advance(self._job.rungs[self._rung])
         self._rung += 1
         last = self._rung == len(self._job.rungs)
@@ -158,21 +160,32 @@ class CandidateTrainable(tune.Trainable):
             self._run.save(Path(self._job.folder))
         if last and self._job.test:
             report["test"] = self._run.test().to_json()
-        if last:
-            self._stop_guard()
         return report, last
 
-    def _guard(self) -> None:
-        """End this process when the candidate takes longer than it may: nothing softer stops a hanging kernel."""
-        self._stop_guard()
-        if self._limit is not None:
-            self._watchdog = threading.Timer(self._limit, os._exit, args=(124,))
-            self._watchdog.daemon = True
-            self._watchdog.start()
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """End this process when the candidate takes longer than it may: nothing softer stops a hanging kernel.
 
-    def _stop_guard(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        Only the candidate's own time counts: neither loading the backbone nor waiting between rungs or candidates.
+        """
+        if self._seconds_left is None:
+            yield
+            return
+        started = time.monotonic()
+        watchdog = threading.Timer(max(self._seconds_left, 0.0), self._end_late)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+            self._seconds_left -= time.monotonic() - started
+
+    def _end_late(self) -> None:
+        try:
+            self._late.touch()
+        finally:
+            os._exit(124)
 
 
 def _cause_of(error: Exception) -> Cause:
@@ -198,6 +211,7 @@ class _Jobs:
     work: Work
     seconds: float | None
     evaluator: dict[str, Any]
+    scratch: Path
     held: dict[str, tuple[Job, float]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -208,6 +222,16 @@ class _Jobs:
         job, _ = self.held.pop(trial_id, (None, 0.0))
         if job is not None:
             self.work.on_end(job, failure)
+
+    def late(self, trial_id: str) -> Path:
+        """The file that an actor leaves when it ends itself because its candidate takes too long."""
+        return self.scratch / f"late-{trial_id}"
+
+    def was_late(self, trial_id: str) -> bool:
+        """Whether a process ended for that reason. An actor of another machine leaves no file: there the clock says."""
+        _, started = self.held.get(trial_id, (None, 0.0))
+        elsewhere = self.seconds is not None and bool(os.environ.get("RAY_ADDRESS"))
+        return self.late(trial_id).exists() or (elsewhere and time.monotonic() - started >= (self.seconds or 0.0))
 
 
 class _JobSearcher(Searcher):
@@ -226,16 +250,14 @@ class _JobSearcher(Searcher):
         assert isinstance(job, Job)
         self._jobs.held[trial_id] = (job, time.monotonic())
         request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": self._jobs.seconds}
-        return {"request": json.dumps(request)}
+        return {"request": json.dumps({**request, "late": str(self._jobs.late(trial_id))})}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A job that is still held here lost its process: what ended well was taken by the scheduler."""
         if not error:
             return
-        _, started = self._jobs.held.get(trial_id, (None, 0.0))
-        seconds = self._jobs.seconds
-        if seconds is not None and time.monotonic() - started >= seconds:
-            self._jobs.end(trial_id, Failure("timeout", f"longer than {seconds:g} s, the limit of a trial"))
+        if self._jobs.was_late(trial_id):
+            self._jobs.end(trial_id, Failure("timeout", f"longer than {self._jobs.seconds:g} s, the limit of a trial"))
         else:
             self._jobs.end(
                 trial_id, Failure("crashed", "its process died: killed, out of memory, or a fault in a library")
@@ -337,8 +359,8 @@ def run_jobs(
     Returns:
         Whether the work ran to its end.
     """
-    jobs = _Jobs(work, seconds, evaluator.to_json())
     scratch = tempfile.mkdtemp(prefix="paretune-ray-")
+    jobs = _Jobs(work, seconds, evaluator.to_json(), Path(scratch))
     wanted = {"cpu": resources.cpus} | ({"gpu": resources.gpus} if resources.gpus else {})
     tuner = tune.Tuner(
         tune.with_resources(CandidateTrainable, wanted),

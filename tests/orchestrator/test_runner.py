@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from search_space.errors import DataError, EvaluationError, UnsupportedError
 from search_space.notation import parse
 
 
-def request(job: Job, seconds: float | None = None, **faults: str) -> dict[str, Any]:
+def request(job: Job, seconds: float | None = None, late: str = "/nowhere/late", **faults: str) -> dict[str, Any]:
     synthetic = SyntheticSpec.model_validate({"faults": faults})
     spec = EvaluatorSpec(ModelSpec(name="-"), TrainingSpec(), CalibrationSpec(), "", 90, synthetic=synthetic)
-    return {"request": json.dumps({"job": job.to_json(), "evaluator": spec.to_json(), "seconds": seconds})}
+    return {
+        "request": json.dumps({"job": job.to_json(), "evaluator": spec.to_json(), "seconds": seconds, "late": late})
+    }
 
 
 def job_of(text: str = "lora", **given: Any) -> Job:
@@ -94,22 +97,30 @@ def test_causes_and_their_places(error: Exception, cause: str, text: str) -> Non
     assert _describe(raised.value).startswith(text)
 
 
-def test_who_takes_too_long_ends_his_process() -> None:
+def test_who_takes_too_long_ends_his_process_and_leaves_word(tmp_path: Path) -> None:
     code = (
         "import json, sys; from orchestrator.runner import CandidateTrainable;"
         "one = CandidateTrainable.__new__(CandidateTrainable); one.setup(json.loads(sys.argv[1])); one.step()"
     )
-    config = json.dumps(request(job_of(), 0.5, lora="hang"))
+    config = json.dumps(request(job_of(), 0.2, str(tmp_path / "late"), lora="hang"))
     ended = subprocess.run([sys.executable, "-c", code, config], timeout=60, env={**os.environ})
     assert ended.returncode == 124
+    assert (tmp_path / "late").exists()
 
 
-def test_who_is_done_in_time_does_not() -> None:
-    one = actor(request(job_of(rungs=(90,)), 60.0))
-    assert one.step()["done"]
-    assert one._watchdog is not None
-    assert one._watchdog.finished.is_set()
-    one.cleanup()
+@pytest.mark.parametrize("faults", [{}, {"lora": "raise"}])
+def test_who_is_done_or_waits_is_not_ended(tmp_path: Path, faults: dict[str, str]) -> None:
+    """Were the guard still there, this process would end."""
+    one = actor(request(job_of(), 0.3, str(tmp_path / "late"), **faults))
+    one.step()
+    time.sleep(0.5)
+    assert not (tmp_path / "late").exists()
+
+
+def test_the_limit_is_for_all_rungs_together() -> None:
+    one = actor(request(job_of(), 60.0))
+    reports(one)
+    assert 59.0 < one._seconds_left < 60.0
 
 
 class _Recorded:
@@ -131,11 +142,14 @@ class _Recorded:
         return False
 
 
-@pytest.mark.parametrize(("seconds", "cause"), [(None, "crashed"), (1000.0, "crashed"), (0.0, "timeout")])
-def test_a_process_that_died_is_a_crash_or_a_timeout(seconds: float | None, cause: str) -> None:
+@pytest.mark.parametrize(("late", "cause"), [(False, "crashed"), (True, "timeout")])
+def test_a_process_that_died_is_a_timeout_only_when_it_left_word(tmp_path: Path, late: bool, cause: str) -> None:
     work = _Recorded()
-    searcher = _JobSearcher(_Jobs(work, seconds, {}))
-    searcher.suggest("t1")
+    searcher = _JobSearcher(_Jobs(work, 0.0, {}, tmp_path))
+    told = searcher.suggest("t1")
+    assert isinstance(told, dict)
+    if late:
+        Path(json.loads(told["request"])["late"]).touch()
     searcher.on_trial_complete("t1", error=True)
     searcher.on_trial_complete("t1", error=True)
     assert [one and one.cause for one in work.ended] == [cause]

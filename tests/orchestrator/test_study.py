@@ -265,7 +265,7 @@ class TestOnRay:
             "ray",
             space={"methods": {**METHODS, "serial_adapter": {}}, "hybrids": []},
             synthetic={"faults": FAULTS},
-            budgets={"trials": 9, "trainable_params": 20_000, "trial_time": "4s"},
+            budgets={"trials": 9, "trainable_params": 20_000, "trial_time": "3s"},
             resources={"cpus": 0.5, "concurrency": 2},
             search={"sampler": "random", "seed": 3},
         )
@@ -281,7 +281,7 @@ class TestOnRay:
         left = {one.candidate.method: one for one in store.trials()[: len(FAULTS)]}
         assert {method: one.cause for method, one in left.items()} == {m: CAUSES[fault] for m, fault in FAULTS.items()}
         assert all(one.state == "failed" and one.message for one in left.values())
-        assert "longer than 4 s" in left["serial_adapter"].message
+        assert "longer than 3 s" in left["serial_adapter"].message
         assert "told to raise" in left["vera"].message
 
     def test_every_trial_is_settled_within_the_budget(self, finished: Finished) -> None:
