@@ -38,7 +38,8 @@ from orchestrator.storage import Phase, Storage, Trial
 from search_space.space import Space, bind
 
 GOAL_MS, GOAL_RATIO, AT_ONCE = 100.0, 5.0, 2
-HEADLINE, RIVAL = "Paretune, TPE, early stopping", "Ray Tune, reused actors, ASHA, MLflow"
+HEADLINE = "Paretune, TPE, early stopping"
+DEFAULT, TUNED = "Ray Tune, function, ASHA, MLflow", "Ray Tune, reused actors, ASHA, MLflow"
 _TIMED: dict[str, tuple[str, ...]] = {
     "ask": ("orchestrator.storage.StudyStore.ask",),
     "cost": ("evaluators.synthetic.SyntheticCoster.cost",),
@@ -247,8 +248,9 @@ def markdown(result: dict[str, Any]) -> str:
     goals = {name: "yes" if reached else "NO" for name, reached in result["reached"].items()}
     lines += [
         "",
-        f"Goals: at most {GOAL_MS:g} ms a trial: {goals['cost']}; at least {GOAL_RATIO:g} times below "
-        f"*{RIVAL}*: {goals['ratio']}. Ray itself started in {result['ray_start_s']:.1f} s. The machine "
+        f"Goals: at most {GOAL_MS:g} ms a trial: {goals['cost']}; at least {GOAL_RATIO:g} times below stock, used as "
+        f"documented (*{DEFAULT}*): {goals['ratio_to_default']}; the same below stock tuned by hand (*{TUNED}*): "
+        f"{goals['ratio_to_tuned']}. Ray itself started in {result['ray_start_s']:.1f} s. The machine "
         f"had {os.cpu_count()} cores and a load of {result['load']:.1f} (median). Stock Ray Tune keeps its "
         "Optuna study in memory only, and records a stopped trial as complete; without MLflow nothing of it is kept "
         "but its own pickles and logs.",
@@ -289,10 +291,10 @@ def _stock_sides(quick: bool) -> list[Any]:
     from benchmarks.stock_ray import Stock
 
     sides = [
-        Stock(RIVAL, actors=True, mlflow=True),
+        Stock(TUNED, actors=True, mlflow=True),
         Stock("Ray Tune, reused actors, ASHA", actors=True, mlflow=False),
         Stock("Ray Tune, reused actors, MLflow", actors=True, mlflow=True, asha=False),
-        Stock("Ray Tune, function, ASHA, MLflow", actors=False, mlflow=True),
+        Stock(DEFAULT, actors=False, mlflow=True),
         Stock("Ray Tune, function, ASHA", actors=False, mlflow=False),
     ]
     return [sides[0], sides[3]] if quick else sides
@@ -326,7 +328,8 @@ def _result(
         "goals": {"cost_ms": GOAL_MS, "ratio": GOAL_RATIO},
         "reached": {
             "cost": statistics.median(walls[HEADLINE]) <= GOAL_MS,
-            "ratio": ratios[RIVAL].value >= GOAL_RATIO,
+            "ratio_to_default": ratios[DEFAULT].value >= GOAL_RATIO,
+            "ratio_to_tuned": ratios[TUNED].value >= GOAL_RATIO,
         },
     }
 
