@@ -25,13 +25,13 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from calibration.softmax import softmax
 from calibration.temperature import TemperatureFit
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
 from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
 from evaluators.evaluation import CALIBRATION_FILE, STATE_FILE
 from evaluators.hooks import hook_of, load_trained
-from evaluators.measurement import softmax
 from evaluators.spec import ModelSpec
 from search_space.candidate import Candidate
 from search_space.errors import ExportError
@@ -76,7 +76,12 @@ class Predictor:
     def probabilities(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return calibrated probabilities of shape [texts, classes]."""
         logits = self.logits(texts)
-        return softmax(logits) if self.fit is None or not len(logits) else np.asarray(self.fit.probabilities(logits))
+        return calibrated_probabilities(logits, self.fit)
+
+
+def calibrated_probabilities(logits: NDArray[np.float64], fit: TemperatureFit | None) -> NDArray[np.float64]:
+    """Return probabilities of shape [texts, classes], by the fitted temperature where there is one."""
+    return softmax(logits) if fit is None or not len(logits) else np.asarray(fit.probabilities(logits))
 
 
 def load_exported(folder: str | Path, model: str | None = None, backbone: Backbone | None = None) -> Predictor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from statistics import median
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from calibration.ece import debiased_squared_error, ece
 from calibration.floor import ece_floor
 from calibration.proper_scores import brier, nll_from_logits
+from calibration.softmax import softmax
 from calibration.spec import CalibrationSpec
 from calibration.temperature import TemperatureFit, cross_fitted_nll
 from evaluators.tokens import Tokens
@@ -41,19 +43,28 @@ def quality(
         "debiased_squared_error": debiased_squared_error(probabilities, labels, bins=spec.bins),
         "brier": brier(probabilities, labels),
     }
-    if fit is None:
-        return values
-    calibrated = fit.probabilities(logits)
-    before = ece_floor(probabilities, labels, bins=spec.bins, draws=spec.floor_draws)
-    after = ece_floor(calibrated, labels, bins=spec.bins, draws=spec.floor_draws)
+    return values if fit is None else values | calibrated_quality(logits, labels, spec, fit)
+
+
+def calibrated_quality(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec, fit: TemperatureFit
+) -> dict[str, float]:
+    """Return what a temperature that was fitted on other data adds: `calibrated_ece`, and the floors of both ECEs."""
+    before = ece_floor(softmax(logits), labels, bins=spec.bins, draws=spec.floor_draws)
+    after = ece_floor(fit.probabilities(logits), labels, bins=spec.bins, draws=spec.floor_draws)
     floors = {"ece_floor": before.floor_mean, "calibrated_ece_floor": after.floor_mean}
-    return values | {"calibrated_ece": after.ece} | floors
+    return {"calibrated_ece": after.ece} | floors
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return probabilities of shape [examples, classes]."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+def predict_logits(
+    model: nn.Module, tokens: Tokens, classes: int, size: int, device: torch.device
+) -> NDArray[np.float64]:
+    """Return logits of shape [examples, classes], in the order of the examples, `size` of them in a forward pass."""
+    logits = np.empty((len(tokens.ids), classes))
+    with torch.inference_mode():
+        for indices, batch in tokens.in_order(size, device):
+            logits[indices] = model(**batch.inputs).logits.double().cpu().numpy()
+    return logits
 
 
 def _macro_f1(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
@@ -70,10 +81,15 @@ def latency_ms(model: nn.Module, tokens: Tokens, device: torch.device) -> float:
     order = sorted(range(len(tokens.ids)), key=lambda i: len(tokens.ids[i]))
     batch = tokens.batch([order[len(order) // 2]], device)
     model.eval()
-    times = []
     with torch.inference_mode():
-        for _ in range(_WARM_UP + _RUNS):
-            started = time.perf_counter()
-            model(**batch.inputs).logits.cpu()
-            times.append(time.perf_counter() - started)
+        return median_ms(lambda: model(**batch.inputs).logits.cpu())
+
+
+def median_ms(call: Callable[[], object]) -> float:
+    """Return the median milliseconds of a call, after a warm-up."""
+    times = []
+    for _ in range(_WARM_UP + _RUNS):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
     return 1e3 * median(times[_WARM_UP:])

@@ -7,13 +7,11 @@ cost is told beside them: passes, bytes, and milliseconds where somebody measure
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -25,12 +23,11 @@ from torch import nn
 
 from calibration.temperature import TemperatureFit, fit_temperature
 from evaluators.evaluation import PREDICTIONS_FILE
-from evaluators.exported import Predictor, load_exported, read_about
-from evaluators.measurement import softmax
+from evaluators.exported import Predictor, calibrated_probabilities, load_exported, read_about
+from evaluators.measurement import median_ms
 from search_space.errors import ExportError
 
 Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
-_WARM_UP, _RUNS = 3, 20
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Ensemble:
 
     def probabilities(self, texts: Texts) -> NDArray[np.float64]:
         """Return calibrated probabilities of shape [texts, classes]."""
-        return _calibrated(self.logits(texts), self.fit)
+        return calibrated_probabilities(self.logits(texts), self.fit)
 
     @cached_property
     def cost(self) -> PredictionCost:
@@ -114,7 +111,7 @@ class DropoutEnsemble:
 
     def probabilities(self, texts: Texts) -> NDArray[np.float64]:
         """Return calibrated probabilities of shape [texts, classes]."""
-        return _calibrated(self.logits(texts), self.fit)
+        return calibrated_probabilities(self.logits(texts), self.fit)
 
     @cached_property
     def cost(self) -> PredictionCost:
@@ -197,17 +194,9 @@ def cost_of(predictor: Predictor) -> PredictionCost:
 
 def measured(predictor: Ensemble | DropoutEnsemble | Predictor, text: Any) -> PredictionCost:
     """Return a predictor's cost with the median milliseconds to classify one text, tokenisation included."""
-    times = []
-    for _ in range(_WARM_UP + _RUNS):
-        started = time.perf_counter()
-        predictor.probabilities([text])
-        times.append(time.perf_counter() - started)
+    latency = median_ms(lambda: predictor.probabilities([text]))
     cost = cost_of(predictor) if isinstance(predictor, Predictor) else predictor.cost
-    return replace(cost, latency_ms=1e3 * median(times[_WARM_UP:]))
-
-
-def _calibrated(logits: NDArray[np.float64], fit: TemperatureFit | None) -> NDArray[np.float64]:
-    return softmax(logits) if fit is None or not len(logits) else np.asarray(fit.probabilities(logits))
+    return replace(cost, latency_ms=latency)
 
 
 def _dropouts(model: nn.Module) -> list[nn.Dropout]:

@@ -22,7 +22,7 @@ from evaluators.attach import Attached, attach
 from evaluators.backbone import load
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE, EvaluatorSpec
 from evaluators.hooks import Schooling, hooks_of
-from evaluators.measurement import latency_ms, quality
+from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality
 from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of, update
 from evaluators.score import Score, Split
@@ -149,11 +149,8 @@ class TrainedRun:
     def _predict(self, tokens: Tokens) -> NDArray[np.float64]:
         """Return logits of shape [examples, classes], in the order of the examples."""
         self.attached.model.eval()
-        logits = np.empty((len(tokens.ids), len(self.evaluator.folder.classes)))
-        size = self.evaluator.spec.training.evaluation_batch_size
-        with torch.inference_mode():
-            for indices, batch in tokens.in_order(size, self.evaluator.backbone.device):
-                logits[indices] = self.attached.model(**batch.inputs).logits.double().cpu().numpy()
+        classes, size = len(self.evaluator.folder.classes), self.evaluator.spec.training.evaluation_batch_size
+        logits = predict_logits(self.attached.model, tokens, classes, size, self.evaluator.backbone.device)
         if not np.isfinite(logits).all():
             raise EvaluationError("diverged", f"the logits are not finite at step {self.step}")
         return logits
@@ -171,7 +168,7 @@ class TrainedRun:
             return {}
         self.fit = fit_temperature(self.logits["calibration"], tokens.labels)
         labels = self.evaluator.tokens["validation"].labels
-        return quality(self.logits["validation"], labels, self.evaluator.spec.calibration, self.fit)
+        return calibrated_quality(self.logits["validation"], labels, self.evaluator.spec.calibration, self.fit)
 
     def _measure(self) -> dict[str, float]:
         """Measure what needs the end of training: bytes, memory, times. The state is kept before, for it changes."""
@@ -184,9 +181,8 @@ class TrainedRun:
             "latency_ms": latency_ms(self.attached.model, tokens, device),
         }
         self.attached.model.train()
-        longest = sorted(range(len(tokens.ids)), key=lambda i: -len(tokens.ids[i]))
-        batch = tokens.batch(longest[: self.evaluator.spec.training.batch_size], device)
-        peak = measure_peak_bytes(self.attached.model, self._optimiser_state(), lambda: self._step(batch), device)
+        _, longest = next(tokens.in_order(self.evaluator.spec.training.batch_size, device))
+        peak = measure_peak_bytes(self.attached.model, self._optimiser_state(), lambda: self._step(longest), device)
         return values | {"peak_memory_bytes": float(peak)}
 
     def _optimiser_state(self) -> list[Tensor]:

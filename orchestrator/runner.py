@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -92,8 +92,8 @@ class Failure:
 class Work(Protocol):
     """Where jobs come from and where their results go. All calls come from one thread."""
 
-    def next_job(self) -> Job | Literal["wait", "done"]:
-        """Return the next job; `wait` while running jobs may still lead to more, `done` when there are none."""
+    def next_job(self) -> Job | None:
+        """Return the next job, or None when there are no more."""
 
     def on_score(self, job: Job, score: Score) -> bool:
         """Take the score of a rung, or of the test split. Returns whether the job goes on."""
@@ -241,13 +241,10 @@ class _JobSearcher(Searcher):
         super().__init__(metric="rung", mode="max")
         self._jobs = jobs
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
         job = self._jobs.work.next_job()
-        if job == "wait":
-            return None
-        if job == "done":
+        if job is None:
             return str(Searcher.FINISHED)
-        assert isinstance(job, Job)
         self._jobs.held[trial_id] = (job, time.monotonic())
         request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": self._jobs.seconds}
         return {"request": json.dumps({**request, "late": str(self._jobs.late(trial_id))})}

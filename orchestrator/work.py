@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from evaluators.score import Cost, Score
+from evaluators.score import METRICS, Score
 from orchestrator.halving import Halving
+from orchestrator.pick import format_value
 from orchestrator.preparation import Prepared
 from orchestrator.runner import Failure, Job
 from orchestrator.samplers import build_sampler
@@ -18,7 +19,6 @@ from orchestrator.storage import Phase, StudyStore, Trial
 from search_space.budgets import violations
 from search_space.candidate import Candidate
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
-from search_space.quantities import format_bytes, format_count
 
 _MOST_REJECTED = 300
 _POLL_SECONDS = 1.0
@@ -88,10 +88,10 @@ class PhaseWork:
         self.waiting = deque(jobs)
         self.running: dict[str, Job] = {}
 
-    def next_job(self) -> Job | Literal["wait", "done"]:
-        """Return the next job that is known."""
+    def next_job(self) -> Job | None:
+        """Return the next job that is known, or None."""
         if not self.waiting:
-            return "done"
+            return None
         return self._begin(self.waiting.popleft())
 
     def on_score(self, job: Job, score: Score) -> bool:
@@ -155,14 +155,14 @@ class SearchWork(PhaseWork):
         """Trials that the budget still pays for, running ones not counted."""
         return max(0, self._budgets.trials - self._trained)
 
-    def next_job(self) -> Job | Literal["wait", "done"]:
+    def next_job(self) -> Job | None:
         """Return a job that waits, or a new one from the sampler while the budgets last; trial 0 goes before all."""
         if self.waiting and self._asked:
             return self._begin(self.waiting.popleft())
         if not self.left or self._spent():
-            return "done"
+            return None
         job = self._propose()
-        return self._begin(job) if job is not None else "done"
+        return self._begin(job) if job is not None else None
 
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score and say whether the candidate goes on."""
@@ -225,7 +225,9 @@ class SearchWork(PhaseWork):
         if candidate.sha256 in self._known:
             return f"the same candidate as trial {self._known[candidate.sha256]}", None
         over = [
-            f"{name} {_amount(name, cost)} of {_format(name, limits[name])}" for name, one in excess.items() if one > 0
+            f"{name} {format_value(cost.values[name], METRICS[name])} of {format_value(limits[name], METRICS[name])}"
+            for name, one in excess.items()
+            if one > 0
         ]
         return "over budget: " + ", ".join(over) if over else "", max(excess.values(), default=0.0)
 
@@ -237,11 +239,3 @@ class SearchWork(PhaseWork):
 def _place(job: Job) -> tuple[Phase, int]:
     phase, _, number = job.key.partition("/")
     return phase, int(number)  # type: ignore[return-value]
-
-
-def _amount(metric: str, cost: Cost) -> str:
-    return _format(metric, cost.values[metric])
-
-
-def _format(metric: str, value: float) -> str:
-    return format_bytes(value) if metric.endswith("_bytes") else format_count(value)

@@ -62,6 +62,11 @@ def cell(metric: str, value: float | None) -> str:
     return f"{value:.1f} ms" if unit == "ms" else f"{value:.3f}"
 
 
+def short(metric: str) -> str:
+    """Return a metric's column head."""
+    return METRICS[metric].short
+
+
 def known(values: Mapping[str, float] | None, metric: str) -> float | None:
     """Return a metric's value where it was measured."""
     return None if values is None else values.get(metric)

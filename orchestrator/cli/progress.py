@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.output import cell, known, table
+from orchestrator.cli.output import cell, known, short, table
 from orchestrator.spec import StudySpec
 from orchestrator.storage import Phase, Trial
 from search_space.notation import write_parts
@@ -77,7 +77,7 @@ class LiveTable:
         running = [one for one in shown if one.state == "running"]
         settled = [one for one in shown if one.state != "running"]
         rows = (settled + running)[-_ROWS:]
-        heads = ["trial", "candidate", "step", *map(_short, self._metrics), "state"]
+        heads = ["trial", "candidate", "step", *map(short, self._metrics), "state"]
         body = table(heads, [], right=range(2, len(heads) - 1))
         for one in rows:
             body.add_row(*self._row(one), style="dim" if one.state in ("partial",) else "")
@@ -106,9 +106,3 @@ class LiveTable:
         if trial.state == "failed":
             state += f" ({trial.cause or 'cause not known'})"
         return [label, write_parts(trial.candidate), str(trial.steps or ""), *cells, state]
-
-
-def _short(metric: str) -> str:
-    from evaluators.score import METRICS
-
-    return METRICS[metric].short

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.output import Json, StudyName, cell, command, console, known, print_json, table
+from orchestrator.cli.output import Json, StudyName, cell, command, console, known, print_json, short, table
 from orchestrator.front import Front, front_of_study
 from orchestrator.home import Home
 from orchestrator.storage import Storage, StudyStore, Trial
@@ -76,7 +76,7 @@ def show(
         )
         return
     metrics = _measured(store, trials)
-    heads = ["trial", "candidate", "steps", *(_short(metric) for metric in metrics), "state"]
+    heads = ["trial", "candidate", "steps", *(short(metric) for metric in metrics), "state"]
     rows = [_trial_row(one, metrics) for one in trials if one.state != "infeasible"]
     console.print(table(heads, rows, right=range(2, len(heads) - 1)))
     rejected = sum(one.state == "infeasible" for one in trials)
@@ -122,7 +122,7 @@ def show_front(store: StudyStore, front: Front, home: Home) -> None:
 
 
 def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[str]]]:
-    heads = ["trial", "candidate", *(_short(metric) for metric in metrics), "test", "firm"]
+    heads = ["trial", "candidate", *(short(metric) for metric in metrics), "test", "firm"]
     rows = []
     for one in front.members:
         values = one.trial.score.values if one.trial.score else None
@@ -142,7 +142,7 @@ def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[
 def _show_references(store: StudyStore, metrics: list[str]) -> None:
     trials = store.trials("references")
     if trials:
-        heads = ["reference", "", *(_short(metric) for metric in metrics), "state"]
+        heads = ["reference", "", *(short(metric) for metric in metrics), "state"]
         rows = [[one.origin, *_trial_row(one, metrics)[1:2], *_trial_row(one, metrics)[3:]] for one in trials]
         console.print()
         console.print(table(heads, rows, right=range(2, 2 + len(metrics))))
@@ -194,9 +194,3 @@ def _trial_data(one: Trial) -> dict[str, Any]:
         "scores": [score.to_json() for score in one.scores],
         "test": one.test.to_json() if one.test else None,
     }
-
-
-def _short(metric: str) -> str:
-    from evaluators.score import METRICS
-
-    return METRICS[metric].short

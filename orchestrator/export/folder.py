@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
-import torch
 from numpy.typing import NDArray
 
 from evaluators import exported
 from evaluators.anatomy import anatomy_of
 from evaluators.backbone import Backbone, load
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
+from evaluators.measurement import predict_logits
 from evaluators.tokens import TokenFolder
 from orchestrator.export.card import model_card
 from orchestrator.export.script import TRAIN_SCRIPT
@@ -162,19 +162,11 @@ def _verify(
     loaders: dict[str, Callable[[], Any]] = {"paretune": lambda: exported.load_exported(aside).model}
     if exported.is_peft(trained.candidate):
         loaders["peft"] = lambda: exported.reload_peft(backbone, aside)
-    largest = 0.0
+    validation, largest = tokens.read("validation"), 0.0
     for name, loader in loaders.items():
-        difference = float(np.abs(_logits(loader(), backbone, tokens, size) - recorded).max())
+        logits = predict_logits(loader(), validation, len(tokens.classes), size, backbone.device)
+        difference = float(np.abs(logits - recorded).max())
         if not difference <= TOLERANCE:
             raise ExportError(f"reloaded by {name}, its logits differ from the recorded ones by {difference:.2g}")
         largest = max(largest, difference)
     return largest
-
-
-def _logits(model: Any, backbone: Backbone, tokens: TokenFolder, size: int) -> NDArray[np.float64]:
-    validation = tokens.read("validation")
-    logits = np.empty((len(validation.ids), len(tokens.classes)))
-    with torch.inference_mode():
-        for indices, batch in validation.in_order(size, backbone.device):
-            logits[indices] = model(**batch.inputs).logits.double().cpu().numpy()
-    return logits

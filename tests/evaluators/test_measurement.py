@@ -7,9 +7,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from calibration.ece import debiased_squared_error, ece
+from calibration.softmax import softmax
 from calibration.spec import CalibrationSpec
 from calibration.temperature import fit_temperature
-from evaluators.measurement import quality, softmax
+from evaluators.measurement import quality
 from evaluators.score import METRICS
 
 SPEC = CalibrationSpec(floor_draws=200)

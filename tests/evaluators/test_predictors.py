@@ -11,10 +11,10 @@ import pytest
 import safetensors.numpy
 import torch
 
+from calibration.softmax import softmax
 from calibration.temperature import fit_temperature
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.exported import Predictor, load_exported
-from evaluators.measurement import softmax
 from evaluators.predictors import (
     DropoutEnsemble,
     Ensemble,
