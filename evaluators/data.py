@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.builtin import trec
-from evaluators.spec import ROLES, SplitSpec, TaskSpec
+from evaluators.builtin import examples as builtin_examples
+from evaluators.spec import BUILTIN, ROLES, SplitSpec, TaskSpec
 from search_space.errors import DataError, did_you_mean, one_of
 
 _DEFAULT_SHARE = 0.15
@@ -86,10 +86,9 @@ def read_task(spec: TaskSpec) -> Task:
 
 
 def _read_source(spec: TaskSpec) -> tuple[dict[str, Examples], tuple[str, ...]]:
-    if spec.dataset == "builtin:trec":
-        texts, names = trec()
-        tables = {"train": [{"text": text, "label": name} for text, name in zip(texts, names, strict=True)]}
-        spec = spec.model_copy(update={"text": ("text",), "label": "label", "group": None})
+    if spec.dataset and spec.dataset.startswith(BUILTIN):
+        tables: dict[str, Any] = {"train": builtin_examples(spec.dataset.removeprefix(BUILTIN))}
+        spec = spec.model_copy(update={"text": ("text",), "label": "label", "group": "group"})
     else:
         tables = _load_tables(spec)
     rows = {name: [_row(spec, name, index, row) for index, row in enumerate(table)] for name, table in tables.items()}

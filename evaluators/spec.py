@@ -10,18 +10,18 @@ from search_space.errors import did_you_mean, one_of
 from search_space.strict import Strict
 
 BUILTIN_MODELS = ("minilm-l6",)
-BUILTIN_DATA = ("trec",)
+BUILTIN_DATA = ("trec", "movie", "amazon", "nyt", "tweets")
 ROLES = ("train", "validation", "calibration", "test")
-_BUILTIN = "builtin:"
+BUILTIN = "builtin:"
 
 Text = Annotated[str, Field(min_length=1, max_length=512)]
 Role = Annotated[str, Field(min_length=1, max_length=128)] | Annotated[float, Field(gt=0, lt=1)]
 
 
 def _check_builtin(value: str, known: tuple[str, ...]) -> str:
-    name = value.removeprefix(_BUILTIN)
-    if value.startswith(_BUILTIN) and name not in known:
-        allowed = [_BUILTIN + one for one in known]
+    name = value.removeprefix(BUILTIN)
+    if value.startswith(BUILTIN) and name not in known:
+        allowed = [BUILTIN + one for one in known]
         raise ValueError(f"there is no {value!r}; allowed: {one_of(allowed)}{did_you_mean(value, allowed)}")
     return value
 
@@ -88,7 +88,7 @@ class TaskSpec(Strict):
 
     Attributes:
         type: The kind of task.
-        dataset: A hub name, a file (CSV, TSV, JSON Lines, Parquet), or `builtin:trec`.
+        dataset: A hub name, a file (CSV, TSV, JSON Lines, Parquet), or a builtin such as `builtin:trec`.
         config: Configuration of a hub data set.
         revision: Revision of a hub data set.
         files: Files by split name, instead of `dataset`.

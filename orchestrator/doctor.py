@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from orchestrator.home import Home
@@ -107,9 +108,12 @@ def _disk(home: Home) -> Iterator[Finding]:
 
 
 def _builtins(home: Home) -> Iterator[Finding]:
-    from evaluators.builtin import minilm_l6, trec
+    from evaluators.builtin import examples, minilm_l6
+    from evaluators.spec import BUILTIN, BUILTIN_DATA
 
-    for name, look in (("builtin:minilm-l6", minilm_l6), ("builtin:trec", trec)):
+    looks: dict[str, Callable[[], object]] = {"builtin:minilm-l6": minilm_l6}
+    looks |= {BUILTIN + name: partial(examples, name) for name in BUILTIN_DATA}
+    for name, look in looks.items():
         try:
             look()
             yield Finding(name, "ok", "there, with the right hash")

