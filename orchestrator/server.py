@@ -34,6 +34,16 @@ _CLOSED = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }
+_WORDS = {
+    "studies": "studies",
+    "mlflow": "MLflow",
+    "api": "REST API",
+    "api_docs": "its description",
+    "home": "home",
+    "storage": "storage",
+    "mlflow_database": "MLflow's database",
+    "artifacts": "artifacts",
+}
 _LEFT_OUT = (
     "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE",
     "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",
@@ -54,12 +64,26 @@ class ServerPlan:
     Attributes:
         command: What is executed.
         environment: Its whole environment.
-        text: What is where, for people.
+        places: What is where, by name.
+        needs_token: Whether every request must bring the token.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
-    text: str
+    places: Mapping[str, str]
+    needs_token: bool
+
+    @property
+    def text(self) -> str:
+        """What is where, for people."""
+        opens = "needs the token" if self.needs_token else "open to this machine alone, without a token"
+        lines = {_WORDS[name]: value for name, value in self.places.items()} | {"access": opens}
+        body = "\n".join(f"  {name:<18} {value}" for name, value in lines.items())
+        return f"Paretune\n{body}\nCtrl-C ends the server; studies that run go on, and are found again when it starts."
+
+    def to_json(self) -> dict[str, object]:
+        """Return what is where, for programs."""
+        return {**self.places, "needs_token": self.needs_token}
 
 
 def plan(
@@ -109,7 +133,7 @@ def plan(
         **({"PARETUNE_DATA": str(data.resolve())} if data else {}),
     }
     kept = {key: value for key, value in outside.items() if key not in _LEFT_OUT}
-    return ServerPlan(_command(host, port), kept | ours | _CLOSED, _text(home, host, port, token is not None))
+    return ServerPlan(_command(host, port), kept | ours | _CLOSED, _places(home, host, port), token is not None)
 
 
 def execute(ready: ServerPlan) -> None:
@@ -192,19 +216,16 @@ def _command(host: str, port: int) -> tuple[str, ...]:
     return (sys.executable, "-m", "mlflow", "server", *options, "--uvicorn-opts", "--timeout-graceful-shutdown 3")
 
 
-def _text(home: Home, host: str, port: int, has_token: bool) -> str:
+def _places(home: Home, host: str, port: int) -> dict[str, str]:
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{port}"
-    opens = "needs the token" if has_token else "open to this machine alone, without a token"
-    lines = (
-        ("studies", f"{url}/paretune/"),
-        ("MLflow", f"{url}/"),
-        ("REST API", f"{url}/paretune/api/v1   (described at {url}/paretune/api/v1/docs)"),
-        ("access", opens),
-        ("home", str(home.root)),
-        ("storage", redact(home.storage_url)),
-        ("MLflow's database", redact(home.tracking_uri)),
-        ("artifacts", str(home.artifacts)),
-    )
-    body = "\n".join(f"  {name:<18} {value}" for name, value in lines)
-    return f"Paretune\n{body}\nCtrl-C ends the server; studies that run go on, and are found again when it starts."
+    return {
+        "studies": f"{url}/paretune/",
+        "mlflow": f"{url}/",
+        "api": f"{url}/paretune/api/v1",
+        "api_docs": f"{url}/paretune/api/v1/docs",
+        "home": str(home.root),
+        "storage": redact(home.storage_url),
+        "mlflow_database": redact(home.tracking_uri),
+        "artifacts": str(home.artifacts),
+    }

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -14,14 +16,31 @@ from orchestrator.cli import calibrating, maintenance, methods, reading, running
 from orchestrator.installation import guard
 from search_space.errors import CandidateError, InputError, ParetuneError, SpecError, StudyError
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"paretune {version('paretune')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="paretune",
-    help="Search PEFT architectures: Pareto fronts of accuracy, size and calibration, under budgets.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+@app.callback()
+def about(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Search PEFT architectures: Pareto fronts of accuracy, size and calibration, under budgets."""
+
+
 for module in (running, reading, methods, maintenance, calibrating, service):
     module.register(app)
 

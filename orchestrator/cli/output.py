@@ -17,6 +17,7 @@ from evaluators.score import METRICS
 from search_space.quantities import format_bytes, format_count
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one line of JSON for each change.")]
 StudyName = Annotated[str, typer.Argument(help="Name of a study; `paretune ls` lists them.", metavar="STUDY")]
 
 console = Console(highlight=False, soft_wrap=False)
@@ -35,6 +36,11 @@ def command() -> str:
 def print_json(data: Any) -> None:
     """Print JSON data, indented where a person looks."""
     print(json.dumps(data, indent=2 if sys.stdout.isatty() else None, allow_nan=False, default=str))
+
+
+def print_json_line(data: Any) -> None:
+    """Print JSON data on one line, at once."""
+    print(json.dumps(data, allow_nan=False, default=str), flush=True)
 
 
 def table(

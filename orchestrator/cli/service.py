@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.output import Json, StudyName, console, print_json
+from orchestrator.cli.output import Json, JsonLines, StudyName, console, print_json, print_json_line
 from orchestrator.home import Home
 from orchestrator.storage import Storage
 
@@ -33,6 +33,7 @@ def serve(
     allowed_host: Annotated[list[str] | None, typer.Option(help="Further name of this server; repeatable.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that submitted studies may read files from.")] = None,
     at_once: Annotated[int, typer.Option(min=1, max=64, help="Studies that run at the same time.")] = 1,
+    json: Json = False,
 ) -> None:
     """Start the server: MLflow at /, the studies and their Pareto charts at /paretune/."""
     from orchestrator.server import execute, plan
@@ -46,7 +47,10 @@ def serve(
         data=data,
         at_once=at_once,
     )
-    console.print(ready.text, soft_wrap=True, markup=False)
+    if json:
+        print_json(ready.to_json())
+    else:
+        console.print(ready.text, soft_wrap=True, markup=False)
     execute(ready)
 
 
@@ -98,7 +102,7 @@ def status(study: StudyName, url: Url = None, json: Json = False) -> None:
         console.print(f"{_line(answer)}\n{page}", soft_wrap=True)
 
 
-def watch(study: StudyName, url: Url = None) -> None:
+def watch(study: StudyName, url: Url = None, json: JsonLines = False) -> None:
     """Follow a study on a server until it ends."""
     from orchestrator.client import Client
 
@@ -108,7 +112,7 @@ def watch(study: StudyName, url: Url = None) -> None:
             answer = client.study(study)
             if _line(answer) != shown:
                 shown = _line(answer)
-                console.print(shown, soft_wrap=True)
+                print_json_line(answer) if json else console.print(shown, soft_wrap=True)
             if answer["state"] not in ("queued", "running"):
                 return
             time.sleep(_POLL_SECONDS)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from evaluators.builtin import minilm_l6, trec
 from orchestrator import cli
@@ -250,7 +252,38 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert "9 problems" in ended.stderr
 
 
+def _verbs() -> dict[str, Any]:
+    return dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+
+
 def test_help_names_every_verb(paretune) -> None:
     _, out, _ = paretune("--help")
-    for verb in ("run", "resume", "ls", "show", "pareto", "export", "record", "doctor", "serve", "stop"):
-        assert f" {verb} " in out
+    assert all(f" {verb} " in out for verb in _verbs())
+    assert {"run", "resume", "ls", "show", "pareto", "export", "record", "doctor", "serve", "stop"} <= set(_verbs())
+
+
+def test_every_verb_speaks_json() -> None:
+    assert all(any("--json" in one.opts for one in verb.params) for verb in _verbs().values())
+
+
+def test_it_tells_its_version(paretune) -> None:
+    code, out, _ = paretune("--version")
+    assert (code, out) == (0, f"paretune {version('paretune')}\n")
+
+
+def test_serve_tells_a_program_where_things_are(paretune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.server.execute", lambda ready: None)
+    monkeypatch.delenv("PARETUNE_TOKEN", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    told = json.loads(paretune("serve", "--port", "5055", "--json")[1])
+    assert told["api"] == "http://127.0.0.1:5055/paretune/api/v1"
+    assert told["needs_token"] is False
+
+
+def test_watch_tells_a_program_each_change_once(paretune, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = [("running", 1), ("running", 1), ("running", 2), ("finished", 2)]
+    answers = iter([{"name": "x", "state": state, "trials": done, "trials_budget": 2} for state, done in states])
+    monkeypatch.setattr("orchestrator.client.Client.study", lambda self, name: next(answers))
+    monkeypatch.setattr("orchestrator.cli.service._POLL_SECONDS", 0)
+    _, out, _ = paretune("watch", "x", "--json")
+    assert [json.loads(line)["trials"] for line in out.splitlines()] == [1, 2, 2]
