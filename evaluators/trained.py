@@ -92,7 +92,7 @@ class TrainedRun:
         """Score on the test split, with the temperature that was fitted on the calibration split."""
         self.attached.load(self.saved, self.evaluator.backbone.storages)
         tokens = self.evaluator.folder.read("test")
-        logits = self._predict(tokens)
+        logits = self.predict(tokens)
         values = quality(logits, tokens.labels, self.evaluator.spec.calibration, self.fit)
         if self.fit is not None:
             values["calibrated_nll"] = nll_from_logits(self.fit.apply(logits), tokens.labels)
@@ -146,7 +146,7 @@ class TrainedRun:
         batches = (tokens.batch(next(order), evaluator.backbone.device) for _ in range(examples))
         return Schooling(evaluator.spec.steps, batches, _loss_on)
 
-    def _predict(self, tokens: Tokens) -> NDArray[np.float64]:
+    def predict(self, tokens: Tokens) -> NDArray[np.float64]:
         """Return logits of shape [examples, classes], in the order of the examples."""
         self.attached.model.eval()
         classes, size = len(self.evaluator.folder.classes), self.evaluator.spec.training.evaluation_batch_size
@@ -157,13 +157,13 @@ class TrainedRun:
 
     def _validate(self) -> dict[str, float]:
         tokens = self.evaluator.tokens["validation"]
-        self.logits["validation"] = self._predict(tokens)
+        self.logits["validation"] = self.predict(tokens)
         return quality(self.logits["validation"], tokens.labels, self.evaluator.spec.calibration, None)
 
     def _calibrate(self) -> dict[str, float]:
         """Fit the temperature on the calibration split and score validation with it."""
         tokens = self.evaluator.tokens["calibration"]
-        self.logits["calibration"] = self._predict(tokens)
+        self.logits["calibration"] = self.predict(tokens)
         if self.evaluator.spec.calibration.method == "none":
             return {}
         self.fit = fit_temperature(self.logits["calibration"], tokens.labels)

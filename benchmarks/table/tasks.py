@@ -1,0 +1,52 @@
+"""The studies that the tables' candidates are drawn for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.spec import StudySpec, parse
+
+FOLDER = Path(__file__).parent
+RUNGS = (21, 63, 189)
+"""Training steps: at batch 16 the last is one pass over 3,024 examples; each is three times the one before."""
+
+SEEDS = (1, 2, 3, 4)
+"""Further seeds of the candidates whose noise is measured; all candidates have seed 0."""
+
+COUNTS = {"trec": 400, "movie": 150}
+"""Candidates of the wide space, by task."""
+
+NOISE = {"trec": 30, "movie": 0}
+"""Candidates that are trained on all seeds, by task: the first ones that were drawn."""
+
+_SPLITS: dict[str, dict[str, float]] = {
+    "trec": {"train": 0.62, "validation": 0.13, "calibration": 0.1, "test": 0.15},
+    "movie": {"train": 0.6, "validation": 0.12, "calibration": 0.08, "test": 0.2},
+}
+
+
+def spec_of(task: str) -> StudySpec:
+    """Return the study of a task: every method and every named hybrid, up to five per cent of the backbone."""
+    return parse(_spec(task), f"table {task}")
+
+
+def table_path(task: str) -> Path:
+    """Return the file of a task's table."""
+    return FOLDER / f"{task}.jsonl"
+
+
+def candidates_path(task: str) -> Path:
+    """Return the file of the candidates that were drawn for a task."""
+    return FOLDER / f"{task}.candidates.jsonl"
+
+
+def _spec(task: str) -> dict[str, Any]:
+    return {
+        "name": f"table-{task}",
+        "model": {"name": "builtin:minilm-l6", "dtype": "float32"},
+        "task": {"dataset": f"builtin:{task}", "splits": _SPLITS[task], "max_train": 3024, "max_evaluation": 1000},
+        "space": {"preset": "everything"},
+        "budgets": {"trainable_params": "5%"},
+        "training": {"steps": RUNGS[-1], "batch_size": 16},
+    }
