@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from evaluators import tuners
 from evaluators.backbone import copy_of, head_of
 from evaluators.from_shapes import freeze_constants, without_values
+from evaluators.prefixes import restrict_prefix
 from evaluators.quantization import is_bookkeeping
 from search_space.candidate import Candidate, Part
 from search_space.errors import ExportError, UnsupportedError
@@ -158,7 +159,10 @@ def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> n
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns of what is meant here: several adapters on one model
             if rule.route == "prompt":
-                return get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
+                prompted = get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
+                if len(targets.layers) < anatomy.n_layers:
+                    restrict_prefix(prompted, targets.layers, anatomy)
+                return prompted
             # What peft's inject_adapter_in_model does, without its refusal of tuners that keep shared tensors: their
             # layers hold them too.
             config = without_values(model, config_class(**arguments))

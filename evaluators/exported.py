@@ -119,8 +119,13 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def is_peft(candidate: Candidate) -> bool:
-    """Whether peft can hold this candidate: one part, of a type that peft knows, ours included."""
-    return len(candidate.parts) == 1 and bool(method(candidate.parts[0].method).peft_type)
+    """Whether peft can hold this candidate: one part, of a type that peft knows, ours included.
+
+    Of prefixes peft knows only those on all layers.
+    """
+    part, *others = candidate.parts
+    rule = method(part.method)
+    return not others and bool(rule.peft_type) and (rule.route != "prompt" or part.placement.layers.kind == "all")
 
 
 def as_peft_model(

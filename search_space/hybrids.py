@@ -29,20 +29,21 @@ def spelled_out(hybrid: str) -> str:
     return NAMED.get(hybrid.strip(), hybrid)
 
 
-def require_sharing(names: tuple[str, ...], overlap: Callable[[str, str], bool]) -> None:
+def require_sharing(names: tuple[str, ...], overlap: Callable[[int, int], bool]) -> None:
     """Refuse a hybrid of methods that cannot share a model.
 
     Args:
         names: Its methods, in the order in which they are attached.
-        overlap: Whether two of them may be put on the same modules.
+        overlap: Whether two of them, by their places in the order, may be put on the same modules.
 
     Raises:
         UnsupportedError: Two of them cannot share; the message says why, and what would work.
     """
-    for first, second in combinations(names, 2):
+    for one, other in combinations(range(len(names)), 2):
+        first, second = names[one], names[other]
         if reason := why_not_together(first, second, "disjoint"):
             raise UnsupportedError(f"{_hybrid(names)}: {first} and {second} cannot share a model: {reason}")
-        if (reason := why_not_together(first, second, "shared")) and overlap(first, second):
+        if (reason := why_not_together(first, second, "shared")) and overlap(one, other):
             raise UnsupportedError(
                 f"{_hybrid(names)}: {first} and {second} cannot go on the same modules: {reason}; "
                 "give them projections or layers that do not overlap"

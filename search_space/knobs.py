@@ -63,11 +63,19 @@ class Knob:
         return self.low is not None and whole and self.low <= value <= 1_000_000  # type: ignore[operator]
 
     def narrowed(self, values: Sequence[KnobValue]) -> Knob:
-        """Return this knob with other values to search over. Raises CandidateError."""
+        """Return this knob with other values to search over; its default is the nearest. Raises CandidateError."""
         for value in values:
             self.check("space", value)
-        default = self.default if self.default in values else values[0]
-        return replace(self, values=tuple(values), default=default)
+        return replace(self, values=tuple(values), default=self._nearest(values))
+
+    def _nearest(self, values: Sequence[KnobValue]) -> KnobValue:
+        if self.default in values or not self.ordered:
+            return self.default if self.default in values else values[0]
+        wanted = self.default
+        numbers = [value for value in values if isinstance(value, int | float)]
+        if not numbers or not isinstance(wanted, int | float):
+            return values[0]
+        return min(numbers, key=lambda value: abs(value - wanted))
 
     def draw(self, name: str, chooser: Chooser) -> KnobValue:
         """Draw one value."""

@@ -2,66 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from search_space.candidate import Candidate, Part, Recipe
+from search_space.compositions import Composition
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
+from search_space.hybrid_spec import HybridSpec
 from search_space.hybrids import require_sharing
-from search_space.knobs import Chooser, Knob, LogRange, draw_one, encode_one
+from search_space.knobs import Chooser, draw_one, encode_one
+from search_space.layer_choice import LayerChoice
+from search_space.method_spec import MethodSpec, absence_of
+from search_space.part_space import Drawn, PartSpace, placement_of
 from search_space.placement import Anatomy, Layers, Placement, Site
 from search_space.recipes import AT_DEFAULTS, RecipeSpace
 from search_space.registry import Method, Targets, method
-from search_space.spec import MethodSpec, SpaceSpec, presets
-
-
-@dataclass(frozen=True)
-class MethodSpace:
-    """What can be drawn for one method on one model."""
-
-    rule: Method
-    knobs: tuple[Knob, ...]
-    projections: tuple[str, ...]
-    layers: tuple[str, ...]
-    learning_rate: LogRange
-
-    @property
-    def size(self) -> int:
-        """Number of different parts."""
-        return math.prod([*(len(knob.values) for knob in self.knobs), len(self.projections), len(self.layers)])
-
-    def draw(self, name: str, chooser: Chooser) -> tuple[Part, float]:
-        """Draw a part and its learning rate; `name` starts the names of the parameters."""
-        knobs = tuple((knob.name, knob.draw(name, chooser)) for knob in self.knobs)
-        projections = draw_one(f"{name}.projections", self.projections, False, chooser)
-        layers = draw_one(f"{name}.layers", self.layers, True, chooser)
-        rate = self.learning_rate.draw(f"{name}.learning_rate", chooser)
-        return Part(self.rule.name, knobs, _placement(projections, layers)), rate
-
-    def default(self) -> tuple[Part, float]:
-        """Return the method at its defaults, as near as this space comes to them."""
-        wanted = self.rule.placement.default
-        projections = str(Placement(wanted.projections)) if wanted.projections else ""
-        chosen = projections if projections in self.projections else self.projections[0]
-        layers = str(wanted.layers) if str(wanted.layers) in self.layers else self.layers[-1]
-        knobs = tuple((knob.name, knob.default) for knob in self.knobs)
-        return Part(self.rule.name, knobs, _placement(chosen, layers)), self.learning_rate.default
-
-    def encode(self, name: str, part: Part, rate: float) -> dict[str, str | int | float]:
-        """Return the parameters that `draw` would need to draw this part. ValueError when it is not in the space."""
-        parameters: dict[str, str | int | float] = {}
-        for knob in self.knobs:
-            parameters |= encode_one(f"{name}.{knob.name}", knob.values, knob.ordered, part[knob.name])
-        projections = str(Placement(part.placement.projections)) if part.placement.projections else ""
-        parameters |= encode_one(f"{name}.projections", self.projections, False, projections)
-        parameters |= encode_one(f"{name}.layers", self.layers, True, str(part.placement.layers))
-        if not self.learning_rate.low <= rate <= self.learning_rate.high:
-            raise ValueError(f"{name}.learning_rate {rate} is outside the space")
-        return parameters | (
-            {} if self.learning_rate.low == self.learning_rate.high else {f"{name}.learning_rate": rate}
-        )
+from search_space.spec import SpaceSpec, presets
 
 
 @dataclass(frozen=True)
@@ -69,49 +26,53 @@ class Space:
     """Every candidate that a study may try on its model.
 
     Attributes:
-        compositions: The methods of each kind of candidate: one for a plain method, more for a hybrid.
-        methods: What can be drawn for each method.
+        compositions: Each kind of candidate: a method alone, or a hybrid.
         anatomy: The model.
         recipe: What can be drawn of the recipe.
     """
 
-    compositions: tuple[tuple[str, ...], ...]
-    methods: dict[str, MethodSpace]
+    compositions: tuple[Composition, ...]
     anatomy: Anatomy
     recipe: RecipeSpace = AT_DEFAULTS
 
     @property
     def size(self) -> int:
-        """Number of candidates that differ in more than their learning rates."""
-        architectures = sum(math.prod(self.methods[name].size for name in names) for names in self.compositions)
-        return architectures * self.recipe.size
+        """Number of candidates that differ in more than their learning rates; each composition is counted apart."""
+        return sum(one.size for one in self.compositions) * self.recipe.size
+
+    @property
+    def parts(self) -> dict[str, PartSpace]:
+        """What can be drawn for each part, by the name that its parameters start with."""
+        return {label: part for one in self.compositions for label, part in one.parts}
 
     def draw(self, chooser: Chooser) -> Candidate:
         """Draw one candidate. Hybrids share the parameters of their methods, so that what is learnt is shared."""
-        texts = tuple(" + ".join(names) for names in self.compositions)
-        names = self.compositions[texts.index(draw_one("composition", texts, False, chooser))]
-        drawn = [self.methods[name].draw(label, chooser) for name, label in _labels(names)]
-        recipe = self.recipe.draw(tuple(rate for _, rate in drawn), chooser)
-        return Candidate(tuple(part for part, _ in drawn), recipe)
+        name = draw_one("composition", tuple(one.name for one in self.compositions), False, chooser)
+        composition = next(one for one in self.compositions if one.name == name)
+        return self._candidate(composition.draw(chooser), partial(self.recipe.draw, chooser=chooser))
 
     def first(self) -> Candidate:
         """Return the candidate that a study starts with: plain LoRA where it is in the space."""
-        names = ("lora",) if ("lora",) in self.compositions else self.compositions[0]
-        defaults = [self.methods[name].default() for name in names]
-        recipe = self.recipe.default(tuple(rate for _, rate in defaults))
-        return Candidate(tuple(part for part, _ in defaults), recipe)
+        lora = [one for one in self.compositions if one.name == "lora"]
+        return self._candidate((*lora, self.compositions[0])[0].default(), self.recipe.default)
 
     def encode(self, candidate: Candidate) -> dict[str, str | int | float]:
         """Return the parameters from which `draw` draws this candidate. ValueError when it is not in the space."""
-        names = tuple(part.method for part in candidate.parts)
-        if names not in self.compositions:
-            raise ValueError(f"{candidate.method!r} is not in the space")
-        texts = tuple(" + ".join(one) for one in self.compositions)
-        parameters = encode_one("composition", texts, False, candidate.method)
-        labelled = zip(_labels(names), candidate.parts, candidate.recipe.learning_rates, strict=True)
-        for (name, label), part, rate in labelled:
-            parameters |= self.methods[name].encode(label, part, rate)
-        return parameters | self.recipe.encode(candidate.recipe)
+        drawn = tuple(zip(candidate.parts, candidate.recipe.learning_rates, strict=True))
+        names = tuple(one.name for one in self.compositions)
+        problem = ValueError(f"{candidate.method!r} is not in the space")
+        for one in self.compositions:
+            try:
+                parts = one.encode(drawn)
+            except ValueError as error:
+                problem = error if one.methods == tuple(part.method for part in candidate.parts) else problem
+                continue
+            chosen = encode_one("composition", names, False, one.name)
+            return chosen | parts | self.recipe.encode(candidate.recipe)
+        raise problem
+
+    def _candidate(self, drawn: tuple[Drawn, ...], recipe: Callable[[tuple[float, ...]], Recipe]) -> Candidate:
+        return Candidate(tuple(part for part, _ in drawn), recipe(tuple(rate for _, rate in drawn)))
 
 
 def at_defaults(name: str) -> Candidate:
@@ -128,18 +89,14 @@ def bind(spec: SpaceSpec, anatomy: Anatomy) -> Space:
         UnsupportedError: Two methods of a hybrid cannot share a model, or not the modules that both may go on.
         EmptySpaceError: Nothing is left.
     """
-    base = presets()[spec.preset]
     given = spec.methods if spec.methods is not None else _preset_methods(spec.preset)
-    hybrids = _hybrids(spec, tuple(base["hybrids"]), tuple(given))
-    wanted = {name: given.get(name) or MethodSpec() for names in (given, *hybrids) for name in names}
-    spaces = {name: _bind_method(method(name), one, anatomy) for name, one in _carried(spec, wanted, anatomy)}
-    compositions = tuple(names for names in (*((name,) for name in given), *hybrids) if set(names) <= set(spaces))
+    hybrids = spec.hybrids if spec.hybrids is not None else _preset_hybrids(spec.preset, tuple(given))
+    compositions = (*_alone_and_together(spec, given, hybrids, anatomy), *_with_own_parts(hybrids, anatomy))
     if not compositions:
         raise EmptySpaceError("space: no method is left; list at least one under space.methods")
-    for names in hybrids:
-        if names in compositions:
-            require_sharing(names, partial(_overlap, spaces, anatomy))
-    return Space(compositions, spaces, anatomy, RecipeSpace.of(spec.recipe))
+    for one in compositions:
+        require_sharing(one.methods, partial(_overlap, one, anatomy))
+    return Space(compositions, anatomy, RecipeSpace.of(spec.recipe))
 
 
 def resolve(part: Part, anatomy: Anatomy) -> Targets:
@@ -163,28 +120,50 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
     return Targets(sites, layers, anatomy)
 
 
-def _carried(spec: SpaceSpec, wanted: dict[str, MethodSpec], anatomy: Anatomy) -> Iterator[tuple[str, MethodSpec]]:
-    """Yield what the model can carry; what the user wrote is not left out but refused later."""
-    written = {*(spec.methods or ()), *(name for text in spec.hybrids or () for name in text.split(" + "))}
+def _alone_and_together(
+    spec: SpaceSpec, given: Mapping[str, MethodSpec], hybrids: tuple[str | HybridSpec, ...], anatomy: Anatomy
+) -> Iterator[Composition]:
+    """Yield each method alone and each hybrid that takes the settings of its methods."""
+    together = [tuple(text.split(" + ")) for text in hybrids if isinstance(text, str)]
+    wanted = {name: given.get(name) or MethodSpec() for names in (given, *together) for name in names}
+    spaces = dict(_carried(spec, wanted, anatomy))
+    for names in (*((name,) for name in given), *together):
+        if set(names) <= set(spaces):
+            yield Composition(" + ".join(names), tuple((label, spaces[name]) for name, label in _labels(names)))
+
+
+def _with_own_parts(hybrids: tuple[str | HybridSpec, ...], anatomy: Anatomy) -> Iterator[Composition]:
+    for one in hybrids:
+        if isinstance(one, HybridSpec):
+            shared = None if one.layers is None else LayerChoice.of(one.layers, anatomy.n_layers)
+            labels = [f"{one.name}.{label}" for _, label in _labels([part.method for part in one.parts])]
+            parts = [_bind_part(method(part.method), part, anatomy, shared) for part in one.parts]
+            yield Composition(one.name, tuple(zip(labels, parts, strict=True)), shared)
+
+
+def _carried(spec: SpaceSpec, wanted: dict[str, MethodSpec], anatomy: Anatomy) -> Iterator[tuple[str, PartSpace]]:
+    """Yield what the model can carry; what the user wrote is not left out but refused."""
+    texts = [text for text in spec.hybrids or () if isinstance(text, str)]
+    written = {*(spec.methods or ()), *(name for text in texts for name in text.split(" + "))}
     for name, one in wanted.items():
-        if name not in written:
-            try:
-                _bind_method(method(name), one, anatomy)
-            except (PlacementError, UnsupportedError):
-                continue
-        yield name, one
+        try:
+            yield name, _bind_part(method(name), one, anatomy)
+        except (PlacementError, UnsupportedError):
+            if name in written:
+                raise
 
 
-def _overlap(spaces: dict[str, MethodSpace], anatomy: Anatomy, first: str, second: str) -> bool:
-    """Whether two methods may be put on the same modules; those that have their own place may be anywhere."""
-    one, other = (_reach(spaces[name], anatomy) for name in (first, second))
+def _overlap(composition: Composition, anatomy: Anatomy, first: int, second: int) -> bool:
+    """Whether two parts may be put on the same modules; those that have their own place may be anywhere."""
+    one, other = (_reach(composition, composition.parts[index][1], anatomy) for index in (first, second))
     return one is None or other is None or bool(one & other)
 
 
-def _reach(space: MethodSpace, anatomy: Anatomy) -> set[str] | None:
-    if space.rule.placement.fixed:
+def _reach(composition: Composition, part: PartSpace, anatomy: Anatomy) -> set[str] | None:
+    choice = composition.layers or part.layers
+    if part.rule.placement.fixed or choice is None:
         return None
-    placements = (_placement(text, layers) for text in space.projections for layers in space.layers)
+    placements = (placement_of(text, layers) for text in part.projections for layers in choice.smallest())
     return {site.name for placement in placements for site in _sites(placement, anatomy)}
 
 
@@ -199,38 +178,34 @@ def _preset_methods(preset: str) -> dict[str, MethodSpec]:
     return SpaceSpec(preset=preset, methods=presets()[preset]["methods"]).methods or {}
 
 
-def _hybrids(spec: SpaceSpec, preset: tuple[str, ...], searched: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    if spec.hybrids is not None:
-        return tuple(tuple(text.split(" + ")) for text in spec.hybrids)
-    split = [tuple(text.split(" + ")) for text in preset]
-    return tuple(names for names in split if set(names) <= set(searched))
+def _preset_hybrids(preset: str, searched: tuple[str, ...]) -> tuple[str | HybridSpec, ...]:
+    """Return the preset's hybrids; of those that take the settings of their methods, the ones that are searched."""
+    hybrids = SpaceSpec(preset=preset, hybrids=presets()[preset]["hybrids"]).hybrids or ()
+    return tuple(one for one in hybrids if not isinstance(one, str) or set(one.split(" + ")) <= set(searched))
 
 
-def _bind_method(rule: Method, given: MethodSpec, anatomy: Anatomy) -> MethodSpace:
-    knobs = tuple(knob.narrowed(given.knobs[knob.name]) if knob.name in given.knobs else knob for knob in rule.knobs)
+def _bind_part(rule: Method, given: MethodSpec, anatomy: Anatomy, shared: LayerChoice | None = None) -> PartSpace:
+    absence = absence_of(rule, given.knobs)
+    present = {
+        name: [value for value in values if name != absence or value != 0] for name, values in given.knobs.items()
+    }
+    knobs = tuple(knob.narrowed(present[knob.name]) if knob.name in present else knob for knob in rule.knobs)
     rate = rule.learning_rate.narrowed(*given.learning_rate) if given.learning_rate else rule.learning_rate
-    layers = _layers(rule, given, anatomy)
-    projections = ("",) if rule.placement.fixed else tuple(_projections(rule, given, layers, anatomy))
-    return MethodSpace(rule, knobs, projections, layers, rate)
+    own = given.layers if rule.placement.layers or given.layers else ("all",)
+    layers = None if shared is not None else LayerChoice.of(own, anatomy.n_layers)
+    where = shared or layers or LayerChoice.of(("all",), anatomy.n_layers)
+    widest = where.default(Layers())
+    projections = ("",) if rule.placement.fixed else tuple(_projections(rule, given, widest, anatomy))
+    return PartSpace(rule, knobs, projections, layers, rate, absence)
 
 
-def _layers(rule: Method, given: MethodSpec, anatomy: Anatomy) -> tuple[str, ...]:
-    if not rule.placement.layers:
-        return ("all",)
-    if given.layers is None:
-        return (*(f"top:{count}" for count in range(1, anatomy.n_layers)), "all")
-    for text in given.layers:
-        Layers.parse(text).indices(anatomy.n_layers)
-    return given.layers
-
-
-def _projections(rule: Method, given: MethodSpec, layers: tuple[str, ...], anatomy: Anatomy) -> Iterator[str]:
+def _projections(rule: Method, given: MethodSpec, widest: Layers, anatomy: Anatomy) -> Iterator[str]:
     """Yield the sets of projections that match this model; what the user wrote must match."""
     options = given.projections or rule.placement.projections
     matched = 0
     for text in options:
         try:
-            resolve(Part(rule.name, (), _placement(text, layers[-1])), anatomy)
+            resolve(Part(rule.name, (), placement_of(text, widest)), anatomy)
         except (PlacementError, UnsupportedError):
             if given.projections:
                 raise
@@ -241,12 +216,7 @@ def _projections(rule: Method, given: MethodSpec, layers: tuple[str, ...], anato
         raise PlacementError(f"space.methods.{rule.name}: none of {', '.join(options)} is in {anatomy.architecture}")
 
 
-def _placement(projections: str, layers: str) -> Placement:
-    chosen = Placement.parse(projections).projections if projections else ()
-    return Placement(chosen, Layers.parse(layers))
-
-
-def _labels(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _labels(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield each method with the start of its parameters' names; a method's second use gets its own."""
     for position, name in enumerate(names):
         earlier = names[:position].count(name)

@@ -1,4 +1,4 @@
-"""Prefix tuning: trained keys and values before those of every layer (Li & Liang 2021, section 4)."""
+"""Prefix tuning: trained keys and values before those of every layer, or of some (Li & Liang 2021, section 4)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from search_space.registry import Method, PlacementRule, Targets
 
 
 def config(part: Part, targets: Targets) -> dict[str, Any]:
-    """Return the arguments of peft's PrefixTuningConfig."""
-    return {"num_virtual_tokens": part["num_virtual_tokens"], "prefix_projection": False}
+    """Return the arguments of peft's PrefixTuningConfig; on some layers it holds the prefixes of these alone."""
+    length = {"num_virtual_tokens": part["num_virtual_tokens"], "prefix_projection": False}
+    some = len(targets.layers) < targets.anatomy.n_layers
+    return {**length, "num_layers": len(targets.layers)} if some else length
 
 
 METHOD = Method(
@@ -20,9 +22,9 @@ METHOD = Method(
     title="Prefix tuning",
     family="additive",
     paper="Li & Liang 2021, arXiv:2101.00190",
-    summary="Puts trained keys and values before those of every layer.",
+    summary="Puts trained keys and values before those of a layer: of every one, or of some.",
     knobs=(sizes("num_virtual_tokens", (4, 8, 16, 32), 16, "length of the prefix"),),
-    placement=PlacementRule(default=Placement(), layers=False, kinds=()),
+    placement=PlacementRule(default=Placement(), kinds=()),
     learning_rate=LogRange(3e-3, 6e-2, 1e-2),
     route="prompt",
     peft_type="PREFIX_TUNING",

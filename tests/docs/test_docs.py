@@ -85,7 +85,8 @@ def test_every_variable_of_the_environment_is_in_the_page_of_the_command_line() 
 def keys(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every key of a spec as a study file writes it, sections included."""
     for name, field in model.model_fields.items():
-        word = "KNOB" if path == "space.methods.METHOD." and name == "knobs" else name
+        settings = path in ("space.methods.METHOD.", "space.hybrids.parts.")
+        word = "KNOB" if settings and name == "knobs" else name
         yield f"{path}{word}", field
         for inner, is_mapping in inner_models(field.annotation):
             yield from keys(inner, f"{path}{word}." + ("METHOD." if is_mapping else ""))

@@ -31,6 +31,7 @@ HYBRIDS = (
     "prefix_tuning(num_virtual_tokens=4) + lora(r=2)",
     "lora(r=2) + lora(r=4)@mlp.up",
     "lora(r=2,use_dora=true) + ia3@mlp.down",
+    "serial_adapter(r=4)@mlp.down[bits:10] + prefix_tuning(num_virtual_tokens=4)@[bits:10]",
 )
 SINGLES = (*METHODS, "head", "full", "full@[top:1]", "lora(r=2,use_dora=true)@linear[top:1]")
 

@@ -92,7 +92,7 @@ def test_one_part_reads_and_writes_alone() -> None:
         ("lora@mlp,mlp", "named more than once"),
         ("lora@[top:2]", "lora needs projections to be put on"),
         ("head@mlp", "head has its own place and takes no projections"),
-        ("prefix_tuning@[top:2]", "prefix_tuning goes into all layers"),
+        ("p_tuning@[top:2]", "p_tuning goes into all layers"),
         ("lora | rate=0.1", "'rate=0.1' is not a setting; allowed: 'lr', 'head_lr'"),
         ("lora | head_ir=0.1", "did you mean 'head_lr'"),
         ("lora | lr", "'lr' is not a setting"),

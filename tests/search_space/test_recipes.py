@@ -84,7 +84,7 @@ def _beside(recipe: Recipe) -> tuple[float, ...]:
 @pytest.mark.parametrize("text", ["dropout=0.2", "head_lr=0.5", "weight_decay=0.0", "label_smoothing=0.05"])
 def test_a_recipe_from_outside_cannot_be_encoded(text: str) -> None:
     space = space_of(methods=["ia3"], recipe=EVERYTHING)
-    rate = space.methods["ia3"].learning_rate.default
+    rate = space.parts["ia3"].learning_rate.default
     with pytest.raises(ValueError, match=r"recipe\.\w+ .* is outside the space"):
         space.encode(parse(f"ia3 | lr={rate} {text}"))
 

@@ -81,7 +81,7 @@ def test_a_missing_knob_is_named() -> None:
     [
         ("lora", Placement(), "lora needs projections to be put on, such as attention.query,attention.value"),
         ("head", Placement(("mlp",)), "head has its own place and takes no projections"),
-        ("prefix_tuning", Placement((), Layers("top", (2,))), "goes into all layers and takes no choice of them"),
+        ("p_tuning", Placement((), Layers("top", (2,))), "goes into all layers and takes no choice of them"),
     ],
 )
 def test_a_placement_that_the_method_cannot_take_is_refused(name: str, placement: Placement, message: str) -> None:
