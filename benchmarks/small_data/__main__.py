@@ -1,0 +1,63 @@
+"""The command: train what is not trained yet, write the report, or try both out."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from benchmarks.report import FOLDER
+from benchmarks.small_data import plan
+from benchmarks.small_data.journal import Journal
+from benchmarks.small_data.plan import Run
+from benchmarks.small_data.selection import picks
+from search_space.errors import UnsupportedError
+
+JOURNAL = FOLDER / "results" / "small_data.jsonl"
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.small_data")
+    parser.add_argument("do", choices=("train",), help="train what is not trained yet")
+    parser.add_argument("--journal", type=Path, default=JOURNAL, help="where results are kept")
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*lora_dropout.*")
+    journal = Journal(given.journal)
+    train(journal, planned())
+    train(journal, picks(journal))
+
+
+def planned() -> Iterator[Run]:
+    """Yield every run, in the order in which results become useful."""
+    yield from plan.grid([0, 1, 2])
+    yield from plan.ensembles()
+    yield from plan.pool()
+    yield from plan.grid([3, 4])
+
+
+def train(journal: Journal, runs: Iterable[Run], steps: int | None = None) -> None:
+    """Train what the journal does not have, and say so; a candidate that fails is a result."""
+    import torch
+
+    from benchmarks.small_data.training import logits_of
+
+    torch.set_num_threads(1)
+    for run in runs:
+        if run in journal.rows:
+            continue
+        try:
+            logits, seconds = logits_of(run, steps)
+            journal.append(run, logits, seconds)
+            print(
+                f"{len(journal.rows)}: {run.task} {run.size} {run.candidate} seed {run.seed}: {seconds:.1f} s",
+                flush=True,
+            )
+        except (UnsupportedError, FloatingPointError) as error:
+            journal.append(run, None, 0.0, str(error))
+            print(f"{run.task} {run.size} {run.candidate}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

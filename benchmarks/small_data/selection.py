@@ -1,0 +1,46 @@
+"""Choosing from the random search by its validation rows, by accuracy or by what calibration cannot mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.small_data import plan
+from benchmarks.small_data.data import CLASSES, material
+from benchmarks.small_data.journal import Journal
+from benchmarks.small_data.plan import Run
+from calibration.temperature import cross_fitted_nll
+
+Rule = Callable[[NDArray[np.float64], NDArray[np.int64]], float]
+
+
+def errors(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the share of rows with a wrong top label."""
+    return float(np.mean(logits.argmax(axis=1) != labels))
+
+
+RULES: Mapping[str, Rule] = {"accuracy": errors, "calibrated NLL": cross_fitted_nll}
+"""What is smaller is chosen; the first of equals."""
+
+
+def picks(journal: Journal) -> Iterator[Run]:
+    """Yield what each rule chooses from the whole search, on every seed."""
+    for task in plan.TASKS:
+        runs = searched(journal, task)
+        for rule in RULES if runs else ():
+            candidate = chosen(journal, runs, rule).candidate
+            for seed in range(plan.SEEDS):
+                yield Run(task, plan.POOL_SIZE, 0, candidate, seed)
+
+
+def searched(journal: Journal, task: str) -> list[Run]:
+    """Return the runs of a task's search that have logits."""
+    return [run for run in plan.pool() if run.task == task and journal.has_logits(run)]
+
+
+def chosen(journal: Journal, runs: Sequence[Run], rule: str) -> Run:
+    """Return the run that a rule prefers, by the rows of the validation role."""
+    labels = material(runs[0].task).judged["validation"].labels
+    return min(runs, key=lambda run: RULES[rule](journal.logits(run, CLASSES[run.task])["validation"], labels))
