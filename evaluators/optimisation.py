@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.attach import Attached
+from search_space.candidate import Recipe
 
 
 def build_optimiser(attached: Attached) -> torch.optim.AdamW:
@@ -31,6 +32,22 @@ def build_schedule(optimiser: torch.optim.Optimizer, steps: int, warmup: float) 
         return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
 
     return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def loss_of_recipe(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    """Return the training loss of a batch: `loss_of`, on mixed examples where the recipe has mixup.
+
+    senMixup (Guo, Mao & Zhang 2019, arXiv:1905.08941): in each batch the last hidden states and the labels of pairs
+    are mixed with one weight from Beta(a, a). The last layer of a classifier is affine, so that mixing its outputs is
+    the same as mixing its inputs, whatever the architecture.
+    """
+    if not recipe.mixup:
+        return loss_of(logits, labels, recipe.label_smoothing)
+    weight = torch.distributions.Beta(recipe.mixup, recipe.mixup).sample().to(logits.device)
+    partners = torch.randperm(len(labels)).to(labels.device)
+    targets = nn.functional.one_hot(labels, logits.shape[1]).float()
+    mixed = [torch.lerp(one[partners], one, weight) for one in (logits.float(), targets)]
+    return nn.functional.cross_entropy(mixed[0], mixed[1], label_smoothing=recipe.label_smoothing)
 
 
 def loss_of(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -24,7 +24,7 @@ from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality
 from evaluators.memory import measure_peak_bytes
-from evaluators.optimisation import build_optimiser, build_schedule, loss_of, update
+from evaluators.optimisation import build_optimiser, build_schedule, loss_of, loss_of_recipe, update
 from evaluators.score import Score, Split
 from evaluators.tokens import Batch, TokenFolder, Tokens
 from search_space.candidate import Candidate
@@ -58,11 +58,13 @@ class TrainedRun:
         spec = evaluator.spec
         self.evaluator = evaluator
         self.hooks = hooks_of(attached)
+        self.share = attached.candidate.recipe.training_share
         self.attached = self.hooks.begin(attached, self._schooling(evaluator, seed))
         self.seed = seed
         self.step = 0
+        self.fidelity = 0.0
         self.optimiser = build_optimiser(self.attached)
-        self.schedule = build_schedule(self.optimiser, spec.steps, spec.training.warmup)
+        self.schedule = build_schedule(self.optimiser, self._own(spec.steps), spec.training.warmup)
         self.order = evaluator.tokens["train"].shuffled(spec.training.batch_size, seed)
         devices = ("cpu", *(("cuda",) if evaluator.backbone.device.type == "cuda" else ()))
         self.random = {name: torch.Generator(name).manual_seed(seed).get_state() for name in devices}
@@ -71,11 +73,12 @@ class TrainedRun:
         self.fit: TemperatureFit | None = None
 
     def advance(self, step: int) -> Score:
-        """Train up to `step`, then score on validation. Raises EvaluationError."""
+        """Train up to the candidate's share of `step`, then score on validation. Raises EvaluationError."""
         with _classified(self.step):
-            self._train(step)
+            self._train(self._own(step))
+            self.fidelity = min(1.0, step / self.evaluator.spec.steps)
             values = self._validate()
-            if self.step >= self.evaluator.spec.steps:
+            if self.fidelity >= 1.0:
                 values |= self._calibrate() | self._measure()
         return self._score(values, "validation")
 
@@ -100,8 +103,11 @@ class TrainedRun:
 
     def _score(self, values: dict[str, float], split: Split) -> Score:
         sizes = {"trainable_params": self.attached.trainable_params, "head_params": self.attached.head_params}
-        fidelity = min(1.0, self.step / self.evaluator.spec.steps)
-        return Score(values | {k: float(v) for k, v in sizes.items()}, self.step, fidelity, split, self.seed)
+        return Score(values | {k: float(v) for k, v in sizes.items()}, self.step, self.fidelity, split, self.seed)
+
+    def _own(self, step: int) -> int:
+        """Return the candidate's own steps at a step of the study: fewer where its recipe trains it for less."""
+        return max(1, round(self.share * step))
 
     def _train(self, until: int) -> None:
         self.attached.model.train()
@@ -129,7 +135,7 @@ class TrainedRun:
 
     def _step(self, batch: Batch) -> None:
         logits = self.attached.model(**batch.inputs).logits
-        loss = loss_of(logits, batch.labels, self.attached.candidate.recipe.label_smoothing)
+        loss = loss_of_recipe(logits, batch.labels, self.attached.candidate.recipe)
         del logits
         limit = self.evaluator.spec.training.max_grad_norm
         loss = self.hooks.penalised(loss)
@@ -137,14 +143,13 @@ class TrainedRun:
         if not torch.isfinite(norm):
             raise EvaluationError("diverged", f"the gradient is not finite at step {self.step + 1}")
 
-    @staticmethod
-    def _schooling(evaluator: TrainedEvaluator, seed: int) -> Schooling:
+    def _schooling(self, evaluator: TrainedEvaluator, seed: int) -> Schooling:
         """Offer a few examples one by one, as an estimate of the Fisher information wants them."""
         tokens = evaluator.tokens["train"]
         order = tokens.shuffled(1, seed)
         examples = min(_FIRST_LOOK, len(tokens.ids))
         batches = (tokens.batch(next(order), evaluator.backbone.device) for _ in range(examples))
-        return Schooling(evaluator.spec.steps, batches, _loss_on)
+        return Schooling(self._own(evaluator.spec.steps), batches, _loss_on)
 
     def predict(self, tokens: Tokens) -> NDArray[np.float64]:
         """Return logits of shape [examples, classes], in the order of the examples."""

@@ -31,9 +31,9 @@ class Halving:
         self._passed: dict[int, dict[int, Score]] = {step: {} for step in self.steps}
 
     def record(self, number: int, score: Score) -> None:
-        """Note that a trial reached a rung; scores at other steps are ignored."""
-        if score.step in self._passed:
-            self._passed[score.step][number] = score
+        """Note that a trial reached a rung; scores at other fidelities are ignored."""
+        if self._rung(score) in self._passed:
+            self._passed[self._rung(score)][number] = score
 
     def goes_on(self, number: int, score: Score) -> bool:
         """Record a score and say whether its trial goes on beyond this rung.
@@ -42,9 +42,9 @@ class Halving:
         where no objective is known yet, every trial goes on.
         """
         self.record(number, score)
-        if score.step >= self.steps[-1]:
+        if score.full:
             return False
-        rung = self._passed.get(score.step, {})
+        rung = self._passed.get(self._rung(score), {})
         known = [one for one in self._objectives if all(one.metric in seen.values for seen in rung.values())]
         if len(rung) <= self._grace or not known:
             return True
@@ -53,3 +53,7 @@ class Halving:
         best = order(values, [objective.direction for objective in known])
         kept = math.ceil(len(numbers) / self._eta)
         return numbers.index(number) in best[:kept]
+
+    def _rung(self, score: Score) -> int:
+        """Return the study's step that a score stands for: a candidate with a shorter training has done fewer."""
+        return round(score.fidelity * self.steps[-1])

@@ -199,6 +199,8 @@ def _params(trial: Trial) -> dict[str, str]:
         "weight_decay": repr(recipe.weight_decay),
         "label_smoothing": repr(recipe.label_smoothing),
         "dropout": repr(recipe.dropout),
+        "mixup": repr(recipe.mixup),
+        "training_share": repr(recipe.training_share),
     }
 
 

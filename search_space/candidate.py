@@ -77,6 +77,8 @@ class Recipe:
         weight_decay: AdamW's decoupled weight decay, on matrices only.
         label_smoothing: Mass spread over the other classes, in [0, 1).
         dropout: Probability of the backbone's own dropout layers while training.
+        mixup: Parameter of the Beta distribution from which examples are mixed in pairs; 0 for none.
+        training_share: Part of the study's training steps that it is trained for, in (0, 1].
     """
 
     learning_rates: tuple[float, ...]
@@ -84,6 +86,8 @@ class Recipe:
     weight_decay: float = 0.01
     label_smoothing: float = 0.0
     dropout: float = 0.0
+    mixup: float = 0.0
+    training_share: float = 1.0
 
     def __post_init__(self) -> None:
         rates = (*self.learning_rates, self.head_learning_rate)
@@ -92,8 +96,11 @@ class Recipe:
         for name in ("label_smoothing", "dropout"):
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise CandidateError(f"recipe: {name} must be in [0, 1), not {getattr(self, name)}")
-        if not (_is_number(self.weight_decay) and self.weight_decay >= 0):
-            raise CandidateError(f"recipe: weight_decay must be at least 0, not {self.weight_decay}")
+        for name in ("weight_decay", "mixup"):
+            if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
+                raise CandidateError(f"recipe: {name} must be at least 0, not {getattr(self, name)}")
+        if not (_is_number(self.training_share) and 0 < self.training_share <= 1):
+            raise CandidateError(f"recipe: training_share must be in (0, 1], not {self.training_share}")
         # 1 and 1.0 are one recipe, so they have one JSON text
         object.__setattr__(self, "learning_rates", tuple(map(float, self.learning_rates)))
         for one in fields(self)[1:]:

@@ -3,7 +3,8 @@
     candidate  = part { "+" part } [ "|" setting { " " setting } ]
     part       = method [ "(" knob "=" value { "," knob "=" value } ")" ] [ "@" placement ]
     value      = true | false | number | word | number { "/" number }         (one number per layer)
-    setting    = "lr=" number { "/" number } | "head_lr=" ... | "weight_decay=" ... | "label_smoothing=" ...
+    setting    = "lr=" number { "/" number } | ( "head_lr" | "weight_decay" | "label_smoothing" | "dropout" | "mixup"
+                 | "training_share" ) "=" number
 
 A knob that is left out takes the method's default, and so does the placement. Parsing is strict: anything else raises
 NotationError with the place. `parse(write(candidate)) == candidate` for every candidate.
@@ -29,6 +30,8 @@ _SETTINGS = {
     "weight_decay": "weight_decay",
     "label_smoothing": "label_smoothing",
     "dropout": "dropout",
+    "mixup": "mixup",
+    "training_share": "training_share",
 }
 
 

@@ -19,6 +19,8 @@ from search_space.knobs import Chooser, LogRange, draw_one, encode_one
 from search_space.strict import Strict
 
 _MOST_VALUES = 200
+_CHOSEN = ("label_smoothing", "dropout", "weight_decay", "mixup", "training_share")
+"""Settings that are chosen from a list."""
 _DEFAULT = Recipe((1.0,))
 _HEAD = LogRange(*[_DEFAULT.head_learning_rate] * 3)
 
@@ -30,15 +32,19 @@ class RecipeSpec(Strict):
         label_smoothing: Values to choose from, each in [0, 1).
         dropout: Values to choose from, each in [0, 1).
         weight_decay: Values to choose from, each at least 0.
+        mixup: Values to choose from, each at least 0.
+        training_share: Values to choose from, each in (0, 1].
         head_learning_rate: (low, high), searched on a logarithmic scale.
     """
 
     label_smoothing: tuple[float, ...] | None = None
     dropout: tuple[float, ...] | None = None
     weight_decay: tuple[float, ...] | None = None
+    mixup: tuple[float, ...] | None = None
+    training_share: tuple[float, ...] | None = None
     head_learning_rate: tuple[float, float] | None = None
 
-    @field_validator("label_smoothing", "dropout", "weight_decay", mode="before")
+    @field_validator(*_CHOSEN, mode="before")
     @classmethod
     def _read_values(cls, given: Any, info: Any) -> Any:
         if given is None:
@@ -80,12 +86,16 @@ class RecipeSpace:
         label_smoothing: Values in rising order.
         dropout: Values in rising order.
         weight_decay: Values in rising order.
+        mixup: Values in rising order.
+        training_share: Values in rising order.
         head_learning_rate: A range; one number where it is fixed.
     """
 
     label_smoothing: tuple[float, ...] = (_DEFAULT.label_smoothing,)
     dropout: tuple[float, ...] = (_DEFAULT.dropout,)
     weight_decay: tuple[float, ...] = (_DEFAULT.weight_decay,)
+    mixup: tuple[float, ...] = (_DEFAULT.mixup,)
+    training_share: tuple[float, ...] = (_DEFAULT.training_share,)
     head_learning_rate: LogRange = _HEAD
 
     @classmethod
@@ -128,7 +138,7 @@ class RecipeSpace:
         return parameters if bounds.low == bounds.high else {**parameters, "recipe.head_learning_rate": rate}
 
     def _choices(self) -> Iterator[tuple[str, tuple[float, ...]]]:
-        for name in ("label_smoothing", "dropout", "weight_decay"):
+        for name in _CHOSEN:
             yield name, getattr(self, name)
 
 

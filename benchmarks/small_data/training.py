@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from functools import cache
+from functools import cache, partial
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from transformers import PreTrainedModel
 
 from benchmarks.small_data.data import CLASSES, Material, material
 from benchmarks.small_data.plan import MODEL, STEPS, Run
@@ -70,9 +72,7 @@ def _train(attached: Attached, tokens: Tokens, steps: int, seed: int, backbone: 
         logits = attached.model(**batch.inputs).logits
         loss = hooks.penalised(loss_of(logits, batch.labels, attached.candidate.recipe.label_smoothing))
         with torch.autocast("cpu", enabled=False):
-            norm = update(
-                attached, optimiser, loss, TRAINING.max_grad_norm, lambda done=step: hooks.after_step(done + 1)
-            )
+            norm = update(attached, optimiser, loss, TRAINING.max_grad_norm, partial(hooks.after_step, step + 1))
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {step + 1}")
         schedule.step()
@@ -86,7 +86,7 @@ def _loss_on(model: nn.Module, batch: Batch) -> torch.Tensor:
 def _backbone(task: str) -> Backbone:
     backbone = load(MODEL, CLASSES[task])
     # Under autocast on a CPU, plain attention is twice as fast in training as the fused one.
-    backbone.model.config._attn_implementation = "eager"
+    cast(PreTrainedModel, backbone.model).config._attn_implementation = "eager"
     return backbone
 
 

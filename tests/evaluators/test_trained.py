@@ -17,7 +17,12 @@ from search_space.notation import parse
 from tests.evaluators.tiny import CLASSES, evaluator_spec
 
 TIMES = {"train_step_ms", "latency_ms"}
-CANDIDATES = ("lora(r=4) | lr=0.02 dropout=0.1", "full | lr=0.01", "lora(r=2) + bitfit | lr=0.01/0.02", "head")
+CANDIDATES = (
+    "lora(r=4) | lr=0.02 dropout=0.1 mixup=0.2",
+    "full | lr=0.01",
+    "lora(r=2) + bitfit | lr=0.01/0.02",
+    "head",
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,21 @@ def test_rungs_give_the_same_numbers_as_training_at_once(evaluator: TrainedEvalu
         by_rungs.advance(step)
     assert steady(by_rungs.advance(12)) == steady(at_once.advance(12))
     assert np.array_equal(by_rungs.logits["calibration"], at_once.logits["calibration"])
+
+
+def test_a_candidate_may_be_trained_for_less(evaluator: TrainedEvaluator) -> None:
+    run = run_of(evaluator, "lora(r=4) | lr=0.02 training_share=0.5")
+    rung, end = run.advance(4), run.advance(12)
+    assert [(one.step, one.fidelity) for one in (rung, end)] == [(2, 4 / 12), (6, 1.0)]
+    assert end.full
+    assert set(end.values) == set(METRICS)
+    assert run.schedule.get_last_lr()[0] == pytest.approx(0.0), "its learning rate has come down"
+
+
+def test_mixing_examples_changes_what_is_learnt_and_nothing_else(evaluator: TrainedEvaluator) -> None:
+    plain, mixed = run_of(evaluator, "full | lr=0.01"), run_of(evaluator, "full | lr=0.01 mixup=0.4")
+    assert plain.advance(1)["trainable_params"] == mixed.advance(1)["trainable_params"]
+    assert plain.advance(12)["nll"] != mixed.advance(12)["nll"]
 
 
 def test_candidates_in_between_change_nothing(evaluator: TrainedEvaluator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -47,6 +48,16 @@ def test_one_rung_trains_everybody_to_the_end() -> None:
     one = halving(rungs=1)
     assert one.steps == (90,)
     assert not one.goes_on(0, score(0.1, step=90))
+
+
+def test_a_shorter_training_is_compared_at_the_same_share_of_it() -> None:
+    one = halving(grace=1)
+    for number in range(3):
+        one.record(number, score(0.8))
+    half = Score({"accuracy": 0.7, "trainable_params": 1.0}, 5, 10 / 90, "validation", 0)
+    assert one.goes_on(3, half) is False
+    assert one.goes_on(4, replace(half, values={"accuracy": 0.9, "trainable_params": 1.0})) is True
+    assert one.goes_on(4, replace(half, step=45, fidelity=1.0)) is False, "it is at its end"
 
 
 def test_a_step_between_rungs_decides_nothing() -> None:

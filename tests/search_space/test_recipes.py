@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from random import Random
 
 import pytest
@@ -22,6 +23,8 @@ EVERYTHING = {
     "label_smoothing": [0, 0.1],
     "dropout": [0.1, 0.0],
     "weight_decay": [0.01],
+    "mixup": [0.4, 0],
+    "training_share": [1, 0.25, 0.5],
     "head_learning_rate": [1e-3, 2e-2],
 }
 
@@ -41,13 +44,17 @@ def test_what_is_listed_is_drawn_under_its_own_name() -> None:
     assert {one.label_smoothing for one in drawn} == {0.0, 0.1}
     assert {one.dropout for one in drawn} == {0.0, 0.1}
     assert {one.weight_decay for one in drawn} == {0.01}
+    assert {one.mixup for one in drawn} == {0.0, 0.4}
+    assert {one.training_share for one in drawn} == {0.25, 0.5, 1.0}
     assert all(1e-3 <= one.head_learning_rate <= 2e-2 for one in drawn)
     assert {name for name in chooser.domains if name.startswith("recipe.")} == {
         "recipe.label_smoothing.index",
         "recipe.dropout.index",
+        "recipe.mixup.index",
+        "recipe.training_share.index",
         "recipe.head_learning_rate",
     }
-    assert space.size == 4 * space_of(methods=["ia3"]).size
+    assert space.size == 24 * space_of(methods=["ia3"]).size
 
 
 @given(st.integers(0, 2**32))
@@ -78,10 +85,10 @@ def test_the_first_candidate_is_as_near_to_the_defaults_as_can_be(recipe: dict[s
 
 
 def _beside(recipe: Recipe) -> tuple[float, ...]:
-    return recipe.head_learning_rate, recipe.weight_decay, recipe.label_smoothing, recipe.dropout
+    return tuple(getattr(recipe, one.name) for one in fields(Recipe)[1:])
 
 
-@pytest.mark.parametrize("text", ["dropout=0.2", "head_lr=0.5", "weight_decay=0.0", "label_smoothing=0.05"])
+@pytest.mark.parametrize("text", ["dropout=0.2", "head_lr=0.5", "weight_decay=0.0", "label_smoothing=0.05", "mixup=1"])
 def test_a_recipe_from_outside_cannot_be_encoded(text: str) -> None:
     space = space_of(methods=["ia3"], recipe=EVERYTHING)
     rate = space.parts["ia3"].learning_rate.default
@@ -95,7 +102,7 @@ def test_the_section_is_written_as_it_is_read() -> None:
     assert spec.recipe.dropout == (0.0, 0.1)
     assert spec.to_json()["recipe"] == {
         "label_smoothing": [0.0, 0.1], "dropout": [0.0, 0.1], "weight_decay": [0.01],
-        "head_learning_rate": [1e-3, 2e-2],
+        "mixup": [0.0, 0.4], "training_share": [0.25, 0.5, 1.0], "head_learning_rate": [1e-3, 2e-2],
     }  # fmt: skip
     assert read(spec.to_json()) == spec
     assert read({"recipe": {"dropout": 0, "head_learning_rate": 1e-2}}) == read(
@@ -109,6 +116,9 @@ def test_the_section_is_written_as_it_is_read() -> None:
         ({"label_smoothing": [0, 1]}, "recipe.label_smoothing", r"label_smoothing must be in \[0, 1\), not 1.0"),
         ({"dropout": [-0.1]}, "recipe.dropout", "dropout must be in"),
         ({"weight_decay": -1}, "recipe.weight_decay", "weight_decay must be at least 0"),
+        ({"mixup": -0.1}, "recipe.mixup", "mixup must be at least 0, not -0.1"),
+        ({"training_share": [0, 1]}, "recipe.training_share", r"training_share must be in \(0, 1\], not 0.0"),
+        ({"training_share": 2}, "recipe.training_share", r"training_share must be in \(0, 1\], not 2.0"),
         ({"dropout": [True]}, "recipe.dropout", "expected numbers, not True"),
         ({"dropout": "0.1"}, "recipe.dropout", "expected numbers, not '0.1'"),
         ({"dropout": []}, "recipe.dropout", "expected 1 to 200 values, not 0"),
