@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.report import FOLDER
@@ -25,16 +25,11 @@ def main() -> None:
     given = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*lora_dropout.*")
     journal = Journal(given.journal)
-    train(journal, planned())
+    train(journal, plan.grid([0]))
+    train(journal, plan.ensembles())
+    train(journal, plan.pool())
     train(journal, picks(journal))
-
-
-def planned() -> Iterator[Run]:
-    """Yield every run, in the order in which results become useful."""
-    yield from plan.grid([0, 1, 2])
-    yield from plan.ensembles()
-    yield from plan.pool()
-    yield from plan.grid([3, 4])
+    train(journal, plan.grid(range(1, plan.SEEDS)))
 
 
 def train(journal: Journal, runs: Iterable[Run], steps: int | None = None) -> None:
