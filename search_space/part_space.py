@@ -62,13 +62,17 @@ class PartSpace:
                 if index == 0:
                     return None
                 given[knob.name] = knob.values[index - 1]
-        layers = shared if self.layers is None else self.layers.draw(name, chooser)
-        if layers is None:
-            return None
+        layers = shared
+        if self.layers is not None and self.layers.optional:
+            layers = self.layers.draw(name, chooser)
+            if layers is None:
+                return None
         knobs = [(one.name, given[one.name] if one.name in given else one.draw(name, chooser)) for one in self.knobs]
         projections = draw_one(f"{name}.projections", self.projections, False, chooser)
+        if layers is None and self.layers is not None:
+            layers = self.layers.draw(name, chooser)
         rate = self.learning_rate.draw(f"{name}.learning_rate", chooser)
-        return Part(self.rule.name, tuple(knobs), placement_of(projections, layers)), rate
+        return Part(self.rule.name, tuple(knobs), placement_of(projections, layers or Layers())), rate
 
     def default(self, shared: Layers | None = None) -> Drawn:
         """Return the method at its defaults, as near as this space comes to them."""
