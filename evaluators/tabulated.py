@@ -1,4 +1,4 @@
-"""A table of trained candidates: what each scored at each rung, kept so that searches can be replayed.
+"""A table of trained candidates: what each scored at each rung, and an evaluator that replays it.
 
 The file is JSON Lines. Its first line is the header: the study that the candidates were drawn for, the rungs, the names
 of the quality metrics in their order, and where it comes from. Every other line is one training: a candidate, a seed,
@@ -8,14 +8,20 @@ and either its rungs with the metrics on validation and on test apart, or why it
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-from evaluators.score import Cost
+from evaluators.score import Cost, Score, Split
 from search_space.candidate import Candidate
-from search_space.errors import DataError
+from search_space.errors import Cause, DataError, EvaluationError, UnsupportedError
+from search_space.placement import Anatomy
+
+Fault = Literal["raise", "nan", "oom", "missing", "hang", "exit"]
+"""What goes wrong with a candidate on purpose, for tests: an exception, a metric that is not finite, no memory, an
+objective that is not reported, no answer for ever, a process that ends."""
 
 SCHEMA_VERSION = 1
 _KIND = "paretune search table"
@@ -140,6 +146,98 @@ class Table:
     def main(self) -> list[Row]:
         """Return the rows of the first seed: one for each candidate, failed ones included."""
         return [row for row in self.rows.values() if row.seed == 0]
+
+    def score(self, row: Row, rung: int, split: Split) -> Score:
+        """Return what a row scored at a rung, counted from 0. What needs the end of training stands at the last only.
+
+        Raises:
+            EvaluationError: The training had failed before that rung.
+        """
+        if row.cause:
+            raise EvaluationError(cast(Cause, row.cause), row.message)
+        values = dict(zip(self.header.quality, (row.test if split == "test" else row.validation)[rung], strict=True))
+        steps = self.header.rungs
+        values |= {name: value for name, value in row.cost.values.items() if name != "peak_memory_bytes"}
+        if rung == len(steps) - 1:
+            values |= row.measured
+        return Score(values, steps[rung], steps[rung] / steps[-1], split, row.seed)
+
+
+class TabulatedCoster:
+    """Costs of the candidates of a table, as they were known before training."""
+
+    def __init__(self, table: Table, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.parameters = int(table.header.provenance["backbone_parameters"])
+        self._costs = {row.candidate.sha256: row.cost for row in table.main()}
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Return the cost. Raises UnsupportedError for a candidate that is not in the table."""
+        if candidate.sha256 not in self._costs:
+            raise UnsupportedError("this candidate is not in the table")
+        return self._costs[candidate.sha256]
+
+
+class TabulatedEvaluator:
+    """Replays the trainings of a table: scores at once, and how long the training took.
+
+    Args:
+        table: What was trained.
+        faults: What goes wrong on purpose, by the candidate's identity.
+    """
+
+    def __init__(self, table: Table, faults: Mapping[str, Fault] | None = None) -> None:
+        self.table = table
+        self.faults = faults or {}
+
+    def start(self, candidate: Candidate, seed: int) -> TabulatedRun:
+        """Begin a replay; a seed that is not in the table is answered by seed 0. Raises UnsupportedError."""
+        rows = self.table.rows
+        row = rows.get((candidate.sha256, seed)) or rows.get((candidate.sha256, 0))
+        if row is None:
+            raise UnsupportedError("this candidate is not in the table")
+        return TabulatedRun(self.table, row, self.faults.get(candidate.sha256))
+
+
+class TabulatedRun:
+    """One training that is replayed."""
+
+    def __init__(self, table: Table, row: Row, fault: Fault | None) -> None:
+        self.table, self.row, self.fault = table, row, fault
+        self.step = 0
+
+    def seconds(self, step: int) -> float:
+        """Return how long training from here up to `step` took; infinite where it is to hang."""
+        if self.fault == "hang":
+            return math.inf
+        return (step - self.step) * self.row.measured.get("train_step_ms", 0.0) / 1e3
+
+    def advance(self, step: int) -> Score:
+        """Return the score at a rung of the table.
+
+        Raises:
+            EvaluationError: The training failed, then or on purpose now.
+        """
+        if self.fault == "raise":
+            raise RuntimeError("told to raise")
+        if self.fault == "oom":
+            raise MemoryError("told to run out of memory")
+        if self.fault == "exit":
+            raise SystemExit("told to end its process")
+        score = self.table.score(self.row, self.table.header.rungs.index(step), "validation")
+        self.step = step
+        if self.fault == "nan":
+            return Score({**score.values, "accuracy": math.nan}, step, score.fidelity, "validation", score.seed)
+        left_out = {"accuracy"} if self.fault == "missing" else set()
+        kept = {name: value for name, value in score.values.items() if name not in left_out}
+        return Score(kept, step, score.fidelity, "validation", score.seed)
+
+    def save(self, folder: Path) -> None:
+        """Keep nothing."""
+
+    def test(self) -> Score:
+        """Return the score on the test split after full training."""
+        return self.table.score(self.row, len(self.table.header.rungs) - 1, "test")
 
 
 def _whole(lines: list[str]) -> Iterator[Any]:

@@ -14,12 +14,11 @@ import shutil
 import tempfile
 import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,66 +42,11 @@ from ray.tune.search import Searcher
 
 from evaluators.evaluation import Evaluator, EvaluatorSpec, Run, build_evaluator
 from evaluators.score import Score
+from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.spec import ResourcesSpec
-from search_space.candidate import Candidate
-from search_space.errors import Cause, EvaluationError, ParetuneError
+from search_space.errors import ParetuneError
 
 logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses files that we do not let it write
-
-
-@dataclass(frozen=True)
-class Job:
-    """One candidate to train, as it crosses to an actor.
-
-    Attributes:
-        key: Its trial's name inside the study, such as `search/12`.
-        candidate: What is trained.
-        seed: Seed of its training.
-        rungs: Training steps at which it reports, the last being full training.
-        folder: Where the actor writes the trained state; None keeps nothing.
-        test: Whether it is scored on the test split at the end.
-    """
-
-    key: str
-    candidate: Candidate
-    seed: int
-    rungs: tuple[int, ...]
-    folder: str | None = None
-    test: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return this as JSON data."""
-        return {**self.__dict__, "candidate": self.candidate.to_json(), "rungs": list(self.rungs)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Job:
-        """Read what `to_json` wrote."""
-        candidate = Candidate.from_json(data["candidate"])
-        return cls(**{**data, "candidate": candidate, "rungs": tuple(data["rungs"])})
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a job failed."""
-
-    cause: Cause
-    message: str
-
-
-class Work(Protocol):
-    """Where jobs come from and where their results go. All calls come from one thread."""
-
-    def next_job(self) -> Job | None:
-        """Return the next job, or None when there are no more."""
-
-    def on_score(self, job: Job, score: Score) -> bool:
-        """Take the score of a rung, or of the test split. Returns whether the job goes on."""
-
-    def on_end(self, job: Job, failure: Failure | None) -> None:
-        """Take note that a job ended: at its last rung, stopped at an earlier one, or failed."""
-
-    def should_stop(self) -> bool:
-        """Whether everything that runs is to be dropped now."""
 
 
 class CandidateTrainable(tune.Trainable):
@@ -129,7 +73,7 @@ class CandidateTrainable(tune.Trainable):
         try:
             report, done = self._advance()
         except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
-            report, done = {"failure": {"cause": _cause_of(error), "message": _describe(error)}}, True
+            report, done = {"failure": failure_of(error).__dict__}, True
             self._run = None
         return {"rung": self._rung, "report": json.dumps(report), "done": done}
 
@@ -186,22 +130,6 @@ class CandidateTrainable(tune.Trainable):
             self._late.touch()
         finally:
             os._exit(124)
-
-
-def _cause_of(error: Exception) -> Cause:
-    if isinstance(error, EvaluationError):
-        return error.cause
-    if isinstance(error, MemoryError):
-        return "out_of_memory"
-    return "unsupported" if isinstance(error, ParetuneError) else "raised"
-
-
-def _describe(error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    place = (
-        f" ({Path(last[0].filename).name}:{last[0].lineno})" if last and not isinstance(error, ParetuneError) else ""
-    )
-    return f"{type(error).__name__}: {error}{place}"
 
 
 @dataclass

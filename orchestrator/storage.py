@@ -6,11 +6,12 @@ A study has three phases, each an Optuna study of its own, so that samplers see 
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from evaluators.score import Cost, Score
+from orchestrator.samplers.choosers import Sampled, enter
 from orchestrator.spec import StudySpec, parse
 from search_space.candidate import Candidate
 from search_space.errors import Cause, StudyError, StudyExistsError, StudyNotFoundError, did_you_mean
@@ -36,9 +38,11 @@ PHASES: tuple[Phase, ...] = ("search", "references", "finalists")
 _OPTUNA_STATE = {
     "complete": TrialState.COMPLETE,
     "partial": TrialState.PRUNED,
-    "infeasible": TrialState.PRUNED,  # samplers learn from pruned trials, and would propose a failed one for ever
+    "infeasible": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+_TOLD = dict(zip(TrialState, TrialState, strict=True)) | {TrialState.FAIL: TrialState.PRUNED}
+"""What samplers are told: they learn nothing from a failed trial, and would propose it for ever."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -94,30 +98,18 @@ class Trial:
         return f"{self.phase}/{self.number}"
 
 
-class OptunaChooser:
-    """An Optuna trial seen as the space sees a sampler."""
-
-    def __init__(self, trial: optuna.Trial) -> None:
-        self._trial = trial
-
-    def choice(self, name: str, options: Sequence[str]) -> str:
-        """Suggest one of the options."""
-        return self._trial.suggest_categorical(name, list(options))
-
-    def integer(self, name: str, low: int, high: int) -> int:
-        """Suggest a whole number in [low, high]."""
-        return self._trial.suggest_int(name, low, high)
-
-    def real(self, name: str, low: float, high: float) -> float:
-        """Suggest a number in [low, high], on a logarithmic scale."""
-        return self._trial.suggest_float(name, low, high, log=True)
+IN_MEMORY = "memory:"
+"""URL of a storage that ends with its process: for simulations."""
 
 
 class Storage:
-    """All studies behind one Optuna storage URL."""
+    """All studies behind one Optuna storage URL, or in this process's memory."""
 
     def __init__(self, url: str) -> None:
         self.url = url
+        if url == IN_MEMORY:
+            self.optuna: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
+            return
         kwargs = {"connect_args": {"timeout": 60}} if _is_sqlite(url) else {"pool_pre_ping": True}
         rdb = _connect(url, kwargs)
         if _is_sqlite(url):
@@ -220,19 +212,29 @@ class StudyStore:
         return self._parsed(phase, one)
 
     def ask(
-        self, space: Space, sampler: optuna.samplers.BaseSampler, fixed: Candidate | None = None
+        self,
+        space: Space,
+        sampler: optuna.samplers.BaseSampler,
+        fixed: Candidate | None = None,
+        exchange: Callable[[Candidate], Candidate] = lambda drawn: drawn,
     ) -> tuple[int, Candidate]:
         """Draw a candidate with a sampler, or enter a given one as if it had been drawn. Returns its trial's number.
 
         The trial is in memory only until it is started, which must be before the next one is asked for.
+
+        Args:
+            space: What is drawn from.
+            sampler: Draws.
+            fixed: Taken instead of a draw; it may be from outside the space.
+            exchange: Gives another candidate for the one that was drawn: a point of a table near it.
         """
         if self._sampled is None:
             self._sampled = _in_memory(self._search)
         self._sampled.sampler = sampler
-        if fixed is not None:
-            self._sampled.enqueue_trial(space.encode(fixed))
         trial = self._sampled.ask()
-        return trial.number, space.draw(OptunaChooser(trial))
+        candidate = fixed or exchange(space.draw(Sampled(self._sampled, trial)))
+        enter(self._sampled, trial, space, candidate)
+        return trial.number, candidate
 
     def start(
         self, number: int, candidate: Candidate, cost: Cost | None, seed: int, violations: Mapping[str, float]
@@ -288,7 +290,7 @@ class StudyStore:
         self._set(phase, number, "outcome", {"state": state, "cause": cause, "message": message[:2000]})
         self.storage.optuna.set_trial_state_values(self._id(phase, number), _OPTUNA_STATE[state], values)
         if phase == "search" and self._sampled is not None:
-            self._sampled.tell(number, values, state=_OPTUNA_STATE[state])
+            self._sampled.tell(number, values, state=_TOLD[_OPTUNA_STATE[state]])
         self._running.pop((phase, number), None)
         return self.trial(phase, number)
 
@@ -325,9 +327,13 @@ class StudyStore:
 
 def _in_memory(study: optuna.Study) -> optuna.Study:
     """Copy a study into memory."""
-    copy = optuna.create_study(directions=study.directions)
-    copy.add_trials(study.get_trials(deepcopy=False))
-    return copy
+    copied = optuna.create_study(directions=study.directions)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state is TrialState.FAIL:
+            trial = copy.copy(trial)
+            trial.state = _TOLD[trial.state]
+        copied.add_trial(trial)
+    return copied
 
 
 def _live(study: optuna.Study, number: int) -> optuna.Trial:

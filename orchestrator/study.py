@@ -21,10 +21,11 @@ from orchestrator.figures import pareto_files
 from orchestrator.front import Front, front_of_study, is_feasible
 from orchestrator.halving import Halving
 from orchestrator.home import Home
+from orchestrator.jobs import Job
 from orchestrator.preparation import Prepared, note_facts, prepare, study_home
 from orchestrator.recorder import Recorder
 from orchestrator.recording import Recording
-from orchestrator.runner import Job, cluster, run_jobs
+from orchestrator.runner import cluster, run_jobs
 from orchestrator.storage import Phase, StudyStore, Trial
 from orchestrator.work import Bench, PhaseWork, SearchWork, Stop, Watcher
 from search_space.errors import PlacementError, UnsupportedError

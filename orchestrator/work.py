@@ -11,9 +11,9 @@ from typing import Protocol
 
 from evaluators.score import METRICS, Score
 from orchestrator.halving import Halving
+from orchestrator.jobs import Failure, Job
 from orchestrator.pick import format_value
 from orchestrator.preparation import Prepared
-from orchestrator.runner import Failure, Job
 from orchestrator.samplers import build_sampler
 from orchestrator.storage import Phase, StudyStore, Trial
 from search_space.budgets import violations

@@ -9,7 +9,7 @@ from typing import Any
 
 from evaluators.evaluation import Evaluator, EvaluatorSpec, build_evaluator
 from orchestrator.home import Home
-from orchestrator.runner import Failure, Job, Work, _cause_of, _describe
+from orchestrator.jobs import Job, Work, failure_of
 from orchestrator.spec import ResourcesSpec, StudySpec, parse
 from orchestrator.storage import Phase, Storage, StudyStore, Trial
 
@@ -64,7 +64,7 @@ def run_jobs(work: Work, spec: EvaluatorSpec, _resources: ResourcesSpec, _at_onc
         try:
             whole = _run(work, evaluator, job)
         except Exception as error:  # noqa: BLE001
-            work.on_end(job, Failure(_cause_of(error), _describe(error)))
+            work.on_end(job, failure_of(error))
         else:
             if whole:
                 work.on_end(job, None)

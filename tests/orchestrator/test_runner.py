@@ -16,7 +16,8 @@ from calibration.spec import CalibrationSpec
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Score
 from evaluators.spec import ModelSpec, SyntheticSpec, TrainingSpec
-from orchestrator.runner import CandidateTrainable, Failure, Job, _cause_of, _describe, _Jobs, _JobSearcher
+from orchestrator.jobs import Failure, Job, _cause_of, _describe
+from orchestrator.runner import CandidateTrainable, _Jobs, _JobSearcher
 from search_space.errors import DataError, EvaluationError, UnsupportedError
 from search_space.notation import parse
 
