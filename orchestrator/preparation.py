@@ -18,6 +18,7 @@ from orchestrator.home import Home
 from orchestrator.spec import StudySpec
 from orchestrator.storage import StudyStore
 from search_space.errors import PlacementError, UnsupportedError
+from search_space.points import Points
 from search_space.space import Space, at_defaults, bind
 
 _PACKAGES = (
@@ -44,6 +45,7 @@ class Prepared:
         limits: Hard limits by metric.
         evaluator: What the actors build.
         classes: Names of the task's classes.
+        points: The only candidates that can be trained, where a table is searched.
     """
 
     space: Space
@@ -51,6 +53,7 @@ class Prepared:
     limits: dict[str, float]
     evaluator: EvaluatorSpec
     classes: tuple[str, ...]
+    points: Points | None = None
 
 
 def prepare(spec: StudySpec, folder: Path) -> Prepared:

@@ -1,4 +1,4 @@
-"""Runs jobs on a simulated clock: several at once, in the order in which they would end, without waiting.
+"""Studies on a simulated clock: jobs run several at once, in the order in which they would end, without waiting.
 
 It stands in for Ray's door where an evaluator knows how long it would take. The work that it runs is the real one:
 sampler, screening, early stopping, budgets and storage. The same seed gives the same study to the last digit.
@@ -6,14 +6,23 @@ sampler, screening, early stopping, budgets and storage. The same seed gives the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from evaluators.evaluation import Run
+from evaluators.evaluation import EvaluatorSpec, Run
 from evaluators.score import Score
+from evaluators.tabulated import Fault, Table, TabulatedCoster, TabulatedEvaluator
+from orchestrator.halving import Halving
 from orchestrator.jobs import Failure, Job, Work, failure_of
+from orchestrator.preparation import Prepared
+from orchestrator.spec import StudySpec
+from orchestrator.storage import IN_MEMORY, Phase, Storage, StudyStore, Trial
+from orchestrator.work import Bench, SearchWork, Stop
 from search_space.candidate import Candidate
+from search_space.points import Points
+from search_space.space import Space
 
 
 class SimulatedClock:
@@ -77,7 +86,10 @@ class Simulation:
             self._fill(work)
             if not self._running:
                 return True
-            self._next(work)
+            one = self._next()
+            if work.should_stop():  # it would have been stopped on its way there
+                return False
+            self._go_on(work, one)
         return False
 
     def _fill(self, work: Work) -> None:
@@ -93,11 +105,14 @@ class Simulation:
             one = _Running(now + run.seconds(job.rungs[0]), self._started, job, run, 0, deadline)
             self._running.append(one)
 
-    def _next(self, work: Work) -> None:
-        """Go to what happens next: a job reaches a rung, or its limit."""
+    def _next(self) -> _Running:
+        """Set the clock to what happens next: a job reaches a rung, or its limit."""
         one = min(self._running, key=lambda running: (min(running.due, running.deadline), running.number))
         self._running.remove(one)
         self.clock.seconds = max(self.clock.seconds, min(one.due, one.deadline))
+        return one
+
+    def _go_on(self, work: Work, one: _Running) -> None:
         if one.due > one.deadline:
             work.on_end(one.job, Failure("timeout", f"longer than {self.limit:g} s, the limit of a trial"))
             return
@@ -121,3 +136,65 @@ class Simulation:
         one.rung += 1
         one.due = self.clock.seconds + one.run.seconds(one.job.rungs[one.rung])
         self._running.append(one)
+
+
+class _Unwatched:
+    """Nobody looks at a simulation."""
+
+    def phase(self, name: Phase, planned: int) -> None:
+        """Take no note."""
+
+    def changed(self, trial: Trial) -> None:
+        """Take no note."""
+
+
+def simulate(
+    spec: StudySpec,
+    space: Space,
+    table: Table,
+    *,
+    at_once: int = 1,
+    faults: Mapping[str, Fault] | None = None,
+    store: StudyStore | None = None,
+    until: Callable[[], bool] = lambda: False,
+) -> StudyStore:
+    """Run the search of a study on a table, or go on with one that was cut off.
+
+    Args:
+        spec: The study; its rungs must be the table's.
+        space: What the sampler draws from, bound to the table's model; draws are answered by the nearest point.
+        table: What was trained.
+        at_once: Trials at once.
+        faults: What goes wrong on purpose, by the candidate's identity.
+        store: The study in a storage; a new one in memory when None.
+        until: Ends the simulation in the middle, as a killed driver would.
+
+    Returns:
+        The study as the storage holds it.
+
+    Raises:
+        ValueError: The study's rungs are not the table's.
+    """
+    halving = Halving(spec.search.early_stopping, spec.objectives, table.header.rungs[-1])
+    if not set(halving.steps) <= set(table.header.rungs):
+        raise ValueError(f"the table has rungs {table.header.rungs}, the study wants {halving.steps}")
+    store = store or Storage(IN_MEMORY).create(spec)
+    store.abandon_unstarted()
+    clock = SimulatedClock()
+    bench = _bench(spec, space, table, store, clock)
+    running = [one for one in store.trials() if one.state == "running"]
+    jobs = [Job(one.key, one.candidate, one.seed, halving.steps) for one in running]
+    work = SearchWork(bench, jobs, halving)
+    ended = Simulation(TabulatedEvaluator(table, faults), clock, at_once, spec.budgets.trial_time).run(work, until)
+    if not ended and bench.stop.reason:
+        work.settle_running()
+    return store
+
+
+def _bench(spec: StudySpec, space: Space, table: Table, store: StudyStore, clock: SimulatedClock) -> Bench:
+    coster = TabulatedCoster(table, space.anatomy)
+    evaluator = EvaluatorSpec(spec.model, spec.training, spec.calibration, tokens="", steps=table.header.rungs[-1])
+    points = Points(space, [row.candidate for row in table.main()])
+    prepared = Prepared(space, coster, spec.budgets.limits(coster.parameters), evaluator, (), points)
+    stop = Stop(store, spec.budgets.time, 0.0, clock)
+    return Bench(store, prepared, Path("simulated"), _Unwatched(), stop, lambda _trial: None)

@@ -42,12 +42,15 @@ class Stop:
         by_user: Whether a person asked, so that running trials are kept to be trained again.
     """
 
-    def __init__(self, store: StudyStore, seconds: float | None, spent: float) -> None:
+    def __init__(
+        self, store: StudyStore, seconds: float | None, spent: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.reason = ""
         self.by_user = False
         self._store = store
-        self._deadline = None if seconds is None else time.monotonic() + seconds - spent
-        self._polled = time.monotonic()
+        self._clock = clock
+        self._deadline = None if seconds is None else clock() + seconds - spent
+        self._polled = clock()
 
     def ask(self, reason: str) -> None:
         """Ask to stop, as a person."""
@@ -55,7 +58,7 @@ class Stop:
 
     def look(self) -> bool:
         """Whether to stop; looks at the storage about once a second."""
-        now = time.monotonic()
+        now = self._clock()
         if not self.reason and now - self._polled > _POLL_SECONDS:
             self._polled = now
             if self._store.noted("stop"):
@@ -108,10 +111,17 @@ class PhaseWork:
         score = store.trial(phase, number).score
         if failure is not None:
             self._tell(store.finish(phase, number, "failed", failure.cause, failure.message))
+        elif score is not None and score.full and (missing := self._unmeasured(score)):
+            why = f"the evaluator did not report {missing}, which is an objective"
+            self._tell(store.finish(phase, number, "failed", "unmeasured", why))
         elif score is not None and score.full:
             self._tell(store.finish(phase, number, "complete"))
         else:
             self._tell(store.finish(phase, number, "partial", message="dominated at its rung"))
+
+    def _unmeasured(self, score: Score) -> str:
+        """Return the objectives that a score lacks, as text."""
+        return ", ".join(one.metric for one in self.bench.store.spec.objectives if one.metric not in score.values)
 
     def should_stop(self) -> bool:
         """Whether to drop everything now."""
@@ -188,11 +198,12 @@ class SearchWork(PhaseWork):
         """Ask the sampler until a candidate is within budget and new; None when the space seems used up."""
         nearest: tuple[float, str] | None = None
         for _ in range(_MOST_REJECTED):
+            if self._used_up():
+                return None
             number, candidate = self._ask()
             why, excess = self._screen(number, candidate)
             if not why:
                 self._trained += 1
-                self._known[candidate.sha256] = number
                 return self._job(number, candidate)
             self._tell(self.bench.store.finish("search", number, "infeasible", message=why))
             if excess is not None and (nearest is None or excess < nearest[0]):
@@ -207,9 +218,18 @@ class SearchWork(PhaseWork):
     def _ask(self) -> tuple[int, Candidate]:
         space, store = self.bench.prepared.space, self.bench.store
         sampler = build_sampler(store.spec.search, self._asked)
-        fixed = space.first() if self._asked == 0 else None
+        fixed = self._near(space.first()) if self._asked == 0 else None
         self._asked += 1
-        return store.ask(space, sampler, fixed)
+        return store.ask(space, sampler, fixed, self._near)
+
+    def _near(self, candidate: Candidate) -> Candidate:
+        """Return the candidate, or the point near it that was not tried, where a table is searched."""
+        points = self.bench.prepared.points
+        return (points.nearest(candidate, self._known) if points is not None else None) or candidate
+
+    def _used_up(self) -> bool:
+        points = self.bench.prepared.points
+        return points is not None and all(one.sha256 in self._known for one in points.candidates)
 
     def _screen(self, number: int, candidate: Candidate) -> tuple[str, float | None]:
         """Start a drawn trial in the storage. Returns why it is not trained, or an empty text, and its excess."""
@@ -222,8 +242,8 @@ class SearchWork(PhaseWork):
             return str(error), None
         excess = violations(limits, cost.values)
         store.start(number, candidate, cost, seed, excess)
-        if candidate.sha256 in self._known:
-            return f"the same candidate as trial {self._known[candidate.sha256]}", None
+        if (earlier := self._known.setdefault(candidate.sha256, number)) != number:
+            return f"the same candidate as trial {earlier}", None
         over = [
             f"{name} {format_value(cost.values[name], METRICS[name])} of {format_value(limits[name], METRICS[name])}"
             for name, one in excess.items()

@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Cause = Literal["out_of_memory", "diverged", "timeout", "crashed", "raised", "interrupted", "unsupported"]
+Cause = Literal["out_of_memory", "diverged", "unmeasured", "timeout", "crashed", "raised", "interrupted", "unsupported"]
 
 
 class ParetuneError(Exception):

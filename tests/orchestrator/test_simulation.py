@@ -1,0 +1,134 @@
+"""Studies on a simulated clock: what must hold for every sampler and storage, through faults, kills and budgets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from evaluators.tabulated import Fault, Table
+from orchestrator.simulation import simulate
+from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
+from search_space.candidate import Candidate
+from tests.orchestrator.tables import RUNGS, space_of, spec_of, table_of
+
+SAMPLERS = ("tpe", "random", "nsga2", "gp")
+FAULTS: tuple[Fault, ...] = ("raise", "nan", "oom", "missing", "hang", "exit")
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return table_of()
+
+
+def searched(table: Table, store: StudyStore | None = None, **given: object) -> list[Trial]:
+    options = {name: given.pop(name) for name in ("faults", "at_once", "until") if name in given}
+    spec = spec_of(**given)
+    return simulate(spec, space_of(spec), table, store=store, **options).trials()  # type: ignore[arg-type]
+
+
+def candidates(trials: list[Trial]) -> list[Candidate]:
+    return [one.candidate for one in trials]
+
+
+@pytest.mark.parametrize("url", [IN_MEMORY, "sqlite:///{}/studies.db"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+class TestEverySamplerOnEveryStorage:
+    def test_nothing_runs_twice_nothing_is_left_running_nothing_partial_is_complete(
+        self, table: Table, sampler: str, url: str, tmp_path: Path
+    ) -> None:
+        store = Storage(url.format(tmp_path)).create(spec_of(search={"sampler": sampler}))
+        faults = {row.candidate.sha256: FAULTS[at % len(FAULTS)] for at, row in enumerate(table.main()[::5])}
+        trials = searched(table, store, search={"sampler": sampler}, faults=faults, at_once=3)
+        assert not [one for one in trials if one.state == "running"]
+        assert max(Counter(one.candidate.sha256 for one in trials).values()) == 1
+        assert all(one.steps == RUNGS[-1] for one in trials if one.state == "complete")
+        assert all(one.steps < RUNGS[-1] for one in trials if one.state == "partial")
+        told = store.studies["search"].get_trials(deepcopy=False)
+        assert all((one.values is not None) == (one.state.name == "COMPLETE") for one in told)
+
+    def test_over_budget_is_never_trained(self, table: Table, sampler: str, url: str, tmp_path: Path) -> None:
+        budgets = {"trials": 8, "trainable_params": 3000}
+        store = Storage(url.format(tmp_path)).create(spec_of(search={"sampler": sampler}, budgets=budgets))
+        trials = searched(table, store, search={"sampler": sampler}, budgets=budgets)
+        assert all((one.state == "infeasible") == (one.cost.trainable_params > 3000) for one in trials if one.cost)
+        assert all(not one.scores for one in trials if one.state == "infeasible")
+
+    def test_a_killed_study_goes_on_with_the_candidates_that_it_would_have_had(
+        self, table: Table, sampler: str, url: str, tmp_path: Path
+    ) -> None:
+        whole = searched(table, search={"sampler": sampler})
+        store = Storage(url.format(tmp_path)).create(spec_of(search={"sampler": sampler}))
+        ticks = count()
+        searched(table, store, search={"sampler": sampler}, until=lambda: next(ticks) > 17)
+        again = StudyStore(store.storage, store.name)
+        resumed = searched(table, again, search={"sampler": sampler})
+        assert candidates(resumed) == candidates(whole)
+        assert [one.state for one in resumed] == [one.state for one in whole]
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("raise", "raised"),
+        ("nan", "diverged"),
+        ("oom", "out_of_memory"),
+        ("missing", "unmeasured"),
+        ("hang", "timeout"),
+        ("exit", "crashed"),
+    ],
+)
+def test_each_fault_has_its_cause_and_the_study_goes_on(table: Table, fault: Fault, cause: str) -> None:
+    spec = spec_of(search={"early_stopping": {"rungs": 1}}, budgets={"trials": 6, "trial_time": 1000})
+    first = simulate(spec, space_of(spec), table).trials()[0].candidate.sha256
+    trials = simulate(spec, space_of(spec), table, faults={first: fault}).trials()
+    assert (trials[0].state, trials[0].cause) == ("failed", cause)
+    assert [one.state for one in trials[1:]] == ["complete"] * 5
+
+
+def test_the_table_answers_with_what_was_trained(table: Table) -> None:
+    for trial in searched(table, budgets={"trials": 10}):
+        row = table.rows[trial.candidate.sha256, 0]
+        assert [score["accuracy"] for score in trial.scores] == [one[0] for one in row.validation][: len(trial.scores)]
+        assert trial.cost == row.cost
+
+
+def test_a_table_can_be_used_up(table: Table) -> None:
+    trials = searched(table, budgets={"trials": 500}, search={"sampler": "random"})
+    assert {one.candidate.sha256 for one in trials} == {row.candidate.sha256 for row in table.main()}
+
+
+def test_the_budget_of_time_is_that_of_the_clock(table: Table) -> None:
+    """About 0.1 s a step: 60 s are 600 steps, whatever the machine does."""
+    spec = spec_of(budgets={"trials": 500, "time": "60s"}, search={"early_stopping": {"rungs": 1}})
+    trials = simulate(spec, space_of(spec), table).trials()
+    steps = sum(one.steps for one in trials)
+    assert 360 <= steps <= 600
+    assert trials[-1].cause == "interrupted"
+    assert trials[-1].state == "partial"
+
+
+def test_the_budget_of_steps_stops_running_trials_too(table: Table) -> None:
+    trials = searched(table, budgets={"trials": 500, "steps": 400}, at_once=4)
+    assert 400 <= sum(one.steps for one in trials) <= 400 + 4 * RUNGS[-1]
+    assert not [one for one in trials if one.state == "running"]
+
+
+def test_sixty_four_at_once(table: Table) -> None:
+    trials = searched(table, budgets={"trials": 60}, at_once=64, search={"sampler": "random"})
+    assert len(trials) == 60
+    assert {one.state for one in trials} <= {"complete", "partial"}
+
+
+def test_trials_at_once_take_less_time_on_the_clock(table: Table) -> None:
+    """Four at once pass a rung in an order that follows from how long each takes."""
+    alone = searched(table, budgets={"trials": 500, "time": "60s"})
+    together = searched(table, budgets={"trials": 500, "time": "60s"}, at_once=4)
+    assert sum(one.steps for one in together) > 3 * sum(one.steps for one in alone)
+
+
+def test_other_rungs_than_the_tables_are_refused(table: Table) -> None:
+    with pytest.raises(ValueError, match=r"the table has rungs \(10, 30, 90\)"):
+        searched(table, search={"early_stopping": {"eta": 2}})
