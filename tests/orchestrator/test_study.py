@@ -267,7 +267,7 @@ class TestOnRay:
             synthetic={"faults": FAULTS},
             budgets={"trials": 9, "trainable_params": 20_000, "trial_time": "3s"},
             resources={"cpus": 0.5, "concurrency": 2},
-            search={"sampler": "random", "seed": 3},
+            search={"sampler": "random", "seed": 7},
         )
         store = store_of(home, spec)
         for method in FAULTS:
