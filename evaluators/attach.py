@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from evaluators import tuners
 from evaluators.backbone import copy_of, head_of
-from evaluators.from_shapes import freeze_constants, without_values
+from evaluators.from_shapes import freeze_constants, set_residuals_apart, takes_residuals, without_values
 from evaluators.prefixes import restrict_prefix
 from evaluators.quantization import is_bookkeeping
 from search_space.candidate import Candidate, Part
@@ -31,6 +31,9 @@ from search_space.registry import method
 from search_space.space import resolve
 
 tuners.register()
+
+REFUSALS = (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError)
+"""What peft raises where a part does not fit a model."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,13 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
     return Attached(attached, candidate, parts, head)
 
 
+def beside_head(state: Mapping[str, Tensor], heads: Iterable[str]) -> int:
+    """Return how many numbers a saved state has beside the head, under whatever name peft put it."""
+    prefixes = tuple(f"{head}." for head in heads)
+    names = (name for name in state if not name.removeprefix("base_model.").startswith(prefixes))
+    return sum(state[name].numel() for name in names)
+
+
 def _attach_parts(
     model: nn.Module, anatomy: Anatomy, candidate: Candidate
 ) -> tuple[nn.Module, tuple[tuple[nn.Parameter, ...], ...]]:
@@ -152,25 +162,45 @@ def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> n
     if rule.route == "full":
         _unshare(model, targets.layers, anatomy)
         return model
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type]
-    arguments = dict(rule.config(part, targets))
-    model.__dict__.pop("peft_config", None)  # left by the part before; a tuner reads all of them as its own type's
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft warns of what is meant here: several adapters on one model
-            if rule.route == "prompt":
-                prompted = get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
-                if len(targets.layers) < anatomy.n_layers:
-                    restrict_prefix(prompted, targets.layers, anatomy)
-                return prompted
-            # What peft's inject_adapter_in_model does, without its refusal of tuners that keep shared tensors: their
-            # layers hold them too.
-            config = without_values(model, config_class(**arguments))
-            changed: nn.Module = PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, config, name).model
-            freeze_constants(changed)
-            return changed
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError) as error:
+        changed = inject(model, part, rule.config(part, targets), name)
+        if isinstance(changed, PeftModel) and len(targets.layers) < anatomy.n_layers:
+            restrict_prefix(changed, targets.layers, anatomy)
+        return changed
+    except REFUSALS as error:
         raise UnsupportedError(f"{part.method} cannot be attached to {anatomy.architecture}: {error}") from error
+
+
+def inject(model: nn.Module, part: Part, arguments: Mapping[str, Any], name: str) -> nn.Module:
+    """Put one part into a model, or around it, and return what has it.
+
+    Args:
+        model: What is changed.
+        part: A part of a method that has a type of peft's.
+        arguments: Of the configuration of that type.
+        name: Of the adapter.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError: peft refuses.
+    """
+    rule = method(part.method)
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type]
+    model.__dict__.pop("peft_config", None)  # left by the part before; a tuner reads all of them as its own type's
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns of what is meant here: several adapters on one model
+        if rule.route == "prompt":
+            return get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
+        # What peft's inject_adapter_in_model does, without its refusal of tuners that keep shared tensors: their
+        # layers hold them too.
+        config = config_class(**arguments)
+        residuals = takes_residuals(model, config)
+        changed: nn.Module = PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](
+            model, without_values(model, config), name
+        ).model
+        if residuals:
+            set_residuals_apart(changed, name)
+        freeze_constants(changed)
+        return changed
 
 
 def _new_parameters(model: nn.Module, known: set[int], part: Part) -> tuple[nn.Parameter, ...]:

@@ -178,10 +178,12 @@ def load_config(spec: ModelSpec, classes: int) -> Any:
     return config
 
 
-def build_on_meta(config: Any, attention: str | None = None) -> nn.Module:
+def build_on_meta(config: Any, attention: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Build the classifier of a configuration on the `meta` device: shapes without memory, frozen."""
     with torch.device("meta"):
-        model = transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+        model = transformers.AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=attention, dtype=dtype
+        )
     model.eval().requires_grad_(False)
     return model
 

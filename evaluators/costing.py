@@ -9,6 +9,7 @@ from torch import nn
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
 from evaluators.backbone import build_on_meta, choose_machine, head_of, load_config
+from evaluators.counting import Counter
 from evaluators.memory import predict_step_bytes
 from evaluators.quantization import saved_bytes
 from evaluators.score import Cost
@@ -38,22 +39,25 @@ class MetaCoster:
 
     def __init__(self, spec: ModelSpec, config: Any, batch: int, length: int) -> None:
         machine = choose_machine(spec)
-        self._model: nn.Module = build_on_meta(config, machine.attention)
+        self._model: nn.Module = build_on_meta(config, machine.attention, machine.dtype)
         self._dtype = machine.dtype
         self._batch, self._length = batch, length
         self._known: dict[tuple[str, bool], Cost] = {}
         self._saved = saved_bytes(self._model, spec.quantization, self._dtype, head_of(self._model))
         self.anatomy = anatomy_of(self._model)
         self.parameters = count_backbone(self._model)
+        self._counter = Counter(self._model, self.anatomy)
 
     def cost(self, candidate: Candidate) -> Cost:
-        """Return the exact parameter counts and the predicted peak memory of a training step."""
+        """Return the exact parameter counts, the size of the checkpoint and the predicted memory of a step."""
         # Of the recipe only this costs anything: dropout keeps masks for the way back.
         key = (candidate.architecture_sha256, candidate.recipe.dropout > 0)
         if key not in self._known:
-            attached = attach(self._model, self.anatomy, candidate)
-            counts = attached.trainable_params, attached.head_params
-            self._known[key] = Cost(*counts, self._predict(attached))
+            counts = self._counter.count(candidate)
+            memory = self._predict(attach(self._model, self.anatomy, candidate))
+            self._known[key] = Cost(
+                counts.trainable_params, counts.head_params, memory, counts.deployed_params, counts.checkpoint_bytes
+            )
         return self._known[key]
 
     def _predict(self, attached: Attached) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from search_space.errors import EvaluationError, did_you_mean, one_of
@@ -48,6 +48,7 @@ _ALL = (
     Metric("brier", "minimize", "1", True, "Brier score, summed over classes", "Brier"),
     Metric("trainable_params", "minimize", "parameters", False, "trainable parameters without the head", "params"),
     Metric("head_params", "minimize", "parameters", False, "trainable parameters of the head", "head"),
+    Metric("deployed_params", "minimize", "parameters", False, "saved numbers without the head", "deployed"),
     Metric("checkpoint_bytes", "minimize", "B", False, "bytes of the saved candidate, head included", "checkpoint"),
     Metric("peak_memory_bytes", "minimize", "B", False, "peak bytes of tensors in a training step", "memory"),
     Metric("train_step_ms", "minimize", "ms", False, "median time of a training step", "step"),
@@ -121,21 +122,20 @@ class Cost:
         trainable_params: Exact, without the task's head.
         head_params: Exact, of the task's head.
         peak_memory_bytes: Predicted peak of a training step; None where it cannot be predicted.
+        deployed_params: Exact: what is saved beside the backbone, trained or not, without the head.
+        checkpoint_bytes: Size of the saved candidate: every tensor exact, names in a hybrid's file a little shorter.
     """
 
     trainable_params: int
     head_params: int
     peak_memory_bytes: int | None = None
+    deployed_params: int | None = None
+    checkpoint_bytes: int | None = None
 
     @property
     def values(self) -> dict[str, float]:
         """The known metrics by name."""
-        known = {
-            "trainable_params": self.trainable_params,
-            "head_params": self.head_params,
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
-        return {name: float(value) for name, value in known.items() if value is not None}
+        return {name: float(value) for name, value in asdict(self).items() if value is not None}
 
     def to_json(self) -> dict[str, int]:
         """Return this cost as JSON data; what is unknown is left out."""

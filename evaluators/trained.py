@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from calibration.proper_scores import nll_from_logits
 from calibration.temperature import TemperatureFit, fit_temperature
 from evaluators.anatomy import anatomy_of
-from evaluators.attach import Attached, attach
+from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import load
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE, EvaluatorSpec
 from evaluators.hooks import Schooling, hooks_of
@@ -182,6 +182,7 @@ class TrainedRun:
         device = self.evaluator.backbone.device
         values = {
             "checkpoint_bytes": float(len(safetensors.torch.save(self.saved))),
+            "deployed_params": float(beside_head(self.saved, self.evaluator.anatomy.head)),
             "train_step_ms": 1e3 * median(self.step_seconds),
             "latency_ms": latency_ms(self.attached.model, tokens, device),
         }

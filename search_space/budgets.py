@@ -34,7 +34,7 @@ class BudgetSpec(Strict):
         trainable_params: Trainable parameters without the task's head: a count, or a share of the backbone (`1%`).
         memory: Peak bytes of a training step, predicted before training and measured after.
         latency: Milliseconds for one example at inference, measured.
-        checkpoint: Bytes of the saved candidate, measured.
+        checkpoint: Bytes of the saved candidate, predicted before training and measured after.
         ece: Expected calibration error on validation after calibration (`calibrated_ece`), measured.
         trials: Candidates that are trained.
         time: Wall-clock seconds of the search; running trials are stopped at the end.

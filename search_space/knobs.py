@@ -37,6 +37,7 @@ class Knob:
         ordered: Whether neighbours in `values` behave alike (sizes do, flags do not).
         text: One line for people.
         low: For whole numbers: the least value a user may give beyond `values`; None admits `values` only.
+        shapes: Whether the shape of any tensor depends on it. Costs are shared by candidates that differ in others.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Knob:
     ordered: bool
     text: str
     low: int | None = None
+    shapes: bool = True
 
     def check(self, where: str, value: KnobValue) -> None:
         """Raise CandidateError unless this knob may be set to `value`."""
@@ -129,16 +131,16 @@ def _readable(value: float, low: float, high: float) -> float:
     return min(max(float(f"{value:.3g}"), low), high)
 
 
-def sizes(name: str, values: tuple[int, ...], default: int, text: str, low: int = 1) -> Knob:
+def sizes(name: str, values: tuple[int, ...], default: int, text: str, low: int = 1, *, shapes: bool = True) -> Knob:
     """Return a knob for a size: ordered whole numbers; users may give others from `low` on."""
-    return Knob(name, values, default, ordered=True, text=text, low=low)
+    return Knob(name, values, default, ordered=True, text=text, low=low, shapes=shapes)
 
 
-def flag(name: str, text: str) -> Knob:
+def flag(name: str, text: str, *, shapes: bool = True) -> Knob:
     """Return an on/off knob, off by default."""
-    return Knob(name, (False, True), False, ordered=False, text=text)
+    return Knob(name, (False, True), False, ordered=False, text=text, shapes=shapes)
 
 
-def words(name: str, values: tuple[str, ...], text: str) -> Knob:
+def words(name: str, values: tuple[str, ...], text: str, *, shapes: bool = True) -> Knob:
     """Return a knob over words; the first is the default."""
-    return Knob(name, values, values[0], ordered=False, text=text)
+    return Knob(name, values, values[0], ordered=False, text=text, shapes=shapes)

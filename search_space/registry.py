@@ -86,6 +86,8 @@ class Method:
         peft_type: peft's name of the type; empty for the references.
         merges: Whether it can be merged into the backbone's weights.
         config: From a part and its targets to the keyword arguments of peft's configuration class.
+        adds_up: Whether its numbers are a sum over modules, what all of them share counted once. Not where modules
+            share in groups: costs are then found by building the model whole.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Method:
     peft_type: str
     merges: bool
     config: Callable[[Part, Targets], Mapping[str, Any]]
+    adds_up: bool = True
 
     def knob(self, name: str) -> Knob:
         """Return a knob. Raises CandidateError when there is none of this name."""

@@ -33,7 +33,7 @@ METHOD = Method(
     summary="Adds a low-rank update like an SVD and gives rank to the matrices that need it.",
     knobs=(
         sizes("target_r", (1, 2, 4, 8, 16, 32), 8, "mean rank at the end; training starts with half as much again"),
-        sizes("alpha", (8, 16, 32, 64), 32, "numerator of the scale"),
+        sizes("alpha", (8, 16, 32, 64), 32, "numerator of the scale", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

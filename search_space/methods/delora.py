@@ -23,7 +23,7 @@ METHOD = Method(
     summary="Learns the direction and the strength of a low-rank update apart.",
     knobs=(
         sizes("r", (1, 2, 4, 8, 16, 32, 64), 8, "rank"),
-        sizes("delora_lambda", (4, 8, 15, 30), 15, "bound of the strength at the start"),
+        sizes("delora_lambda", (4, 8, 15, 30), 15, "bound of the strength at the start", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

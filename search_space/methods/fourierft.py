@@ -25,7 +25,7 @@ METHOD = Method(
     summary="Learns a few spectral coefficients of the update.",
     knobs=(
         sizes("n_frequency", (50, 100, 200, 500, 1000), 200, "number of trained coefficients in each matrix"),
-        sizes("scaling", (50, 100, 150, 300), 150, "factor on the update"),
+        sizes("scaling", (50, 100, 150, 300), 150, "factor on the update", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

@@ -31,7 +31,7 @@ METHOD = Method(
     summary="Cuts weight matrices into blocks and adds a low-rank update to each.",
     knobs=(
         sizes("r", (4, 8, 16, 32, 64), 16, "rank; a multiple of k"),
-        sizes("alpha", (8, 16, 32, 64), 32, "numerator of the scale"),
+        sizes("alpha", (8, 16, 32, 64), 32, "numerator of the scale", shapes=False),
         sizes("gralora_k", (2, 4), 2, "blocks in a row; it divides both widths and the rank"),
     ),
     placement=PlacementRule(

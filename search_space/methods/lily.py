@@ -41,4 +41,5 @@ METHOD = Method(
     peft_type="LILY",
     merges=False,
     config=config,
+    adds_up=False,
 )

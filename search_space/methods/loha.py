@@ -23,7 +23,7 @@ METHOD = Method(
     summary="Adds the element-wise product of two low-rank matrices to frozen weight matrices.",
     knobs=(
         sizes("r", (1, 2, 4, 8, 16, 32), 8, "rank of each product"),
-        sizes("alpha", (8, 16, 32, 64), 16, "numerator of the scale"),
+        sizes("alpha", (8, 16, 32, 64), 16, "numerator of the scale", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

@@ -32,7 +32,7 @@ METHOD = Method(
     summary="Adds a Kronecker product of small matrices to frozen weight matrices.",
     knobs=(
         sizes("r", (1, 2, 4, 8, 16, 32), 8, "rank of the second factor"),
-        sizes("alpha", (8, 16, 32, 64), 16, "numerator of the scale"),
+        sizes("alpha", (8, 16, 32, 64), 16, "numerator of the scale", shapes=False),
         words(
             "decompose_factor",
             ("auto", "two", "four", "eight", "sixteen"),

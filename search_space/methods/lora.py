@@ -30,8 +30,8 @@ METHOD = Method(
     summary="Adds a trainable low-rank matrix to frozen weight matrices.",
     knobs=(
         sizes("r", (1, 2, 4, 8, 16, 32, 64), 8, "rank"),
-        sizes("alpha", (8, 16, 32, 64), 16, "numerator of the scale"),
-        flag("use_rslora", "scale by alpha / sqrt(r) (rsLoRA)"),
+        sizes("alpha", (8, 16, 32, 64), 16, "numerator of the scale", shapes=False),
+        flag("use_rslora", "scale by alpha / sqrt(r) (rsLoRA)", shapes=False),
         flag("use_dora", "train the magnitude of each column apart (DoRA)"),
     ),
     placement=PlacementRule(

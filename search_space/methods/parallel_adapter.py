@@ -30,7 +30,7 @@ METHOD = Method(
     knobs=(
         sizes("r", (4, 8, 16, 32, 64), 16, "width of the bottleneck"),
         words("activation", ("relu", "gelu", "silu"), "non-linearity"),
-        sizes("scaling", (1, 2, 4), 4, "factor on its output: 4 is the scaled parallel adapter"),
+        sizes("scaling", (1, 2, 4), 4, "factor on its output: 4 is the scaled parallel adapter", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("mlp.down"),

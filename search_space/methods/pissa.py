@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_space.candidate import Part
+from search_space.divisors import require_at_most
 from search_space.knobs import LogRange, sizes
 from search_space.placement import Placement
 from search_space.registry import Method, PlacementRule, Targets
@@ -12,6 +13,7 @@ from search_space.registry import Method, PlacementRule, Targets
 
 def config(part: Part, targets: Targets) -> dict[str, Any]:
     """Return the arguments of peft's LoraConfig."""
+    require_at_most(part, "r", [min(site.in_features, site.out_features) for site in targets.sites])
     return {"r": part["r"], "lora_alpha": part["r"], "init_lora_weights": "pissa", "target_modules": targets.names}
 
 

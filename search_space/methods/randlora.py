@@ -28,7 +28,7 @@ METHOD = Method(
             32,
             "rank of each random matrix; a smaller one means more of them, and more parameters",
         ),
-        sizes("alpha", (64, 128, 320, 640), 640, "numerator of the scale"),
+        sizes("alpha", (64, 128, 320, 640), 640, "numerator of the scale", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

@@ -25,7 +25,7 @@ METHOD = Method(
         Knob(
             "sparsity", (0.999, 0.995, 0.99, 0.98, 0.95), 0.99, ordered=True, text="share of weights that stay frozen"
         ),
-        flag("smallest", "train the smallest weights instead"),
+        flag("smallest", "train the smallest weights instead", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

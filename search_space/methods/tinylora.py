@@ -42,4 +42,5 @@ METHOD = Method(
     peft_type="TINYLORA",
     merges=True,
     config=config,
+    adds_up=False,
 )

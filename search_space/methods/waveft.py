@@ -30,7 +30,7 @@ METHOD = Method(
     summary="Learns a few wavelet coefficients of the update.",
     knobs=(
         sizes("n_frequency", (50, 100, 200, 500, 1000), 200, "number of trained coefficients in each matrix"),
-        sizes("scaling", (5, 10, 25, 50), 25, "factor on the update"),
+        sizes("scaling", (5, 10, 25, 50), 25, "factor on the update", shapes=False),
         words("wavelet_family", ("db1", "db2", "sym3"), "wavelets"),
     ),
     placement=PlacementRule(
