@@ -25,7 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from evaluators.score import Cost, Score
-from orchestrator.samplers.choosers import Sampled, enter
+from orchestrator.drawing import Sampled, enter
 from orchestrator.spec import StudySpec, parse
 from search_space.candidate import Candidate
 from search_space.errors import Cause, StudyError, StudyExistsError, StudyNotFoundError, did_you_mean
