@@ -11,15 +11,21 @@ class CalibrationSpec(BaseModel):
     """How probabilities are calibrated and scored.
 
     Attributes:
-        method: What is fitted on the calibration split of every fully trained candidate.
-        folds: Folds of the cross-fitted temperature that validation scores use.
+        method: What is fitted on the calibration split of every fully trained candidate: one of the calibrators of
+            `calibration.calibrators`, `auto` for the one of least cross-fitted NLL among those that the rows can
+            carry, or none.
+        scarce: With fewer rows than that in the calibration split, validation is fitted on as well, cross-fitted.
+        folds: Folds of every cross-fitting.
         bins: Bins of the expected calibration error.
         floor_draws: Draws of the perfect-model floor.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    method: Literal["temperature", "none"] = "temperature"
+    method: Literal["auto", "temperature", "bias_corrected", "platt", "vector", "histogram", "isotonic", "none"] = (
+        "temperature"
+    )
+    scarce: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     bins: Annotated[int, Field(ge=2, le=100)] = 15
     floor_draws: Annotated[int, Field(ge=100, le=100_000)] = 1000

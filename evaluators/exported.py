@@ -2,8 +2,8 @@
 
 paretune.json       what was trained, on which model and data, with which result; the candidate, exactly
 state.safetensors   every tensor that is not the backbone's, by exact name
-calibration.json    the temperature that was fitted on data that training and selection did not see
-predictions.safetensors    raw logits and labels of the validation and the calibration split
+calibration.json    the calibrator, fitted on data that training did not see
+predictions.safetensors    raw logits and labels of the validation and the calibration split; validation calibrated
 adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pretrained` reads; single methods only
 """
 
@@ -25,8 +25,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from calibration.calibrators import Calibrator, calibrator_from_json
 from calibration.softmax import softmax
-from calibration.temperature import TemperatureFit
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
 from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
@@ -52,14 +52,14 @@ class Predictor:
         backbone: What it stands on.
         classes: Names of the classes.
         max_length: Most tokens of a text.
-        fit: The temperature that its logits are divided by.
+        fit: The calibrator of its logits; None where it is not calibrated.
     """
 
     model: nn.Module
     backbone: Backbone
     classes: tuple[str, ...]
     max_length: int
-    fit: TemperatureFit | None
+    fit: Calibrator | None
 
     def logits(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return raw logits of shape [texts, classes]."""
@@ -79,8 +79,8 @@ class Predictor:
         return calibrated_probabilities(logits, self.fit)
 
 
-def calibrated_probabilities(logits: NDArray[np.float64], fit: TemperatureFit | None) -> NDArray[np.float64]:
-    """Return probabilities of shape [texts, classes], by the fitted temperature where there is one."""
+def calibrated_probabilities(logits: NDArray[np.float64], fit: Calibrator | None) -> NDArray[np.float64]:
+    """Return probabilities of shape [texts, classes], by the fitted calibrator where there is one."""
     return softmax(logits) if fit is None or not len(logits) else np.asarray(fit.probabilities(logits))
 
 
@@ -192,6 +192,6 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
         raise ExportError(f"{folder} has no readable state: {error}") from error
 
 
-def _read_fit(folder: Path) -> TemperatureFit | None:
+def _read_fit(folder: Path) -> Calibrator | None:
     path = folder / CALIBRATION_FILE
-    return TemperatureFit.from_json(json.loads(path.read_text())) if path.exists() else None
+    return calibrator_from_json(json.loads(path.read_text())) if path.exists() else None

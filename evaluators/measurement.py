@@ -16,25 +16,22 @@ from calibration.floor import ece_floor
 from calibration.proper_scores import brier, nll_from_logits
 from calibration.softmax import softmax
 from calibration.spec import CalibrationSpec
-from calibration.temperature import TemperatureFit, cross_fitted_nll
+from calibration.temperature import cross_fitted_nll
 from evaluators.tokens import Tokens
 
 _WARM_UP, _RUNS = 3, 20
 
 
-def quality(
-    logits: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec, fit: TemperatureFit | None
-) -> dict[str, float]:
-    """Return the quality metrics of some logits.
+def quality(logits: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec) -> dict[str, float]:
+    """Return the quality metrics of some logits before calibration, and the NLL after a cross-fitted temperature.
 
     Args:
         logits: Shape [examples, classes].
         labels: Class indices, shape [examples].
         spec: Bins, folds and draws.
-        fit: A temperature fitted on other data; adds `calibrated_ece` and the floors of ECE before and after.
     """
     probabilities = softmax(logits)
-    values = {
+    return {
         "accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
         "macro_f1": _macro_f1(logits.argmax(axis=1), labels),
         "nll": nll_from_logits(logits, labels),
@@ -43,17 +40,23 @@ def quality(
         "debiased_squared_error": debiased_squared_error(probabilities, labels, bins=spec.bins),
         "brier": brier(probabilities, labels),
     }
-    return values if fit is None else values | calibrated_quality(logits, labels, spec, fit)
 
 
 def calibrated_quality(
-    logits: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec, fit: TemperatureFit
+    logits: NDArray[np.float64], after: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec
 ) -> dict[str, float]:
-    """Return what a temperature that was fitted on other data adds: `calibrated_ece`, and the floors of both ECEs."""
+    """Return what calibration adds: `calibrated_ece`, and the floors of ECE before and after.
+
+    Args:
+        logits: Shape [examples, classes].
+        after: Calibrated log-probabilities of the same rows, by calibrators that were not fitted on them.
+        labels: Class indices, shape [examples].
+        spec: Bins and draws.
+    """
     before = ece_floor(softmax(logits), labels, bins=spec.bins, draws=spec.floor_draws)
-    after = ece_floor(fit.probabilities(logits), labels, bins=spec.bins, draws=spec.floor_draws)
-    floors = {"ece_floor": before.floor_mean, "calibrated_ece_floor": after.floor_mean}
-    return {"calibrated_ece": after.ece} | floors
+    mended = ece_floor(np.exp(after), labels, bins=spec.bins, draws=spec.floor_draws)
+    floors = {"ece_floor": before.floor_mean, "calibrated_ece_floor": mended.floor_mean}
+    return {"calibrated_ece": mended.ece} | floors
 
 
 def predict_logits(

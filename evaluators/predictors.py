@@ -21,12 +21,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import nn
 
-from calibration.temperature import TemperatureFit, fit_temperature
+from calibration.calibrators import Calibrator
+from calibration.spec import CalibrationSpec
+from calibration.temperature import fit_temperature
+from evaluators.calibrated import calibrate
 from evaluators.evaluation import PREDICTIONS_FILE
 from evaluators.exported import Predictor, calibrated_probabilities, load_exported, read_about
 from evaluators.measurement import median_ms
 from search_space.errors import ExportError
 
+_ROLES = ("validation", "calibration")
 Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
 
 
@@ -51,11 +55,11 @@ class Ensemble:
 
     Attributes:
         members: At least two, of the same classes.
-        fit: The temperature of the mean; None where it is not calibrated.
+        fit: The calibrator of the mean; None where it is not calibrated.
     """
 
     members: tuple[Predictor, ...]
-    fit: TemperatureFit | None = None
+    fit: Calibrator | None = None
 
     def __post_init__(self) -> None:
         if len(self.members) < 2:
@@ -85,14 +89,14 @@ class DropoutEnsemble:
         rate: Probability of dropout, in (0, 1); that of its training is the one that has a meaning.
         passes: How many, at least two.
         seed: Decides what is dropped: the same texts in one call give the same probabilities.
-        fit: The temperature of the mean; None where it is not calibrated.
+        fit: The calibrator of the mean; None where it is not calibrated.
     """
 
     member: Predictor
     rate: float
     passes: int = 10
     seed: int = 0
-    fit: TemperatureFit | None = None
+    fit: Calibrator | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
@@ -150,7 +154,7 @@ def pooled_logits(logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def load_ensemble(folders: Sequence[str | Path]) -> Ensemble:
-    """Load exported candidates onto one backbone, with the temperature of their mean on the calibration split.
+    """Load exported candidates onto one backbone, with the calibrator of their mean that their study asks for.
 
     Args:
         folders: What `paretune export` wrote, at least two, of one study's data.
@@ -167,7 +171,7 @@ def load_ensemble(folders: Sequence[str | Path]) -> Ensemble:
         for path, about in zip(paths, abouts, strict=True):
             if about[name] != abouts[0][name]:
                 raise ExportError(f"{path} differs from {paths[0]} in its {name}; an ensemble stands on one backbone")
-    fit = _fit_of_mean(paths)
+    fit = _fit_of_mean(paths, CalibrationSpec.model_validate(abouts[0]["calibration"]))
     first = load_exported(paths[0])
     rest = [load_exported(path, backbone=first.backbone) for path in paths[1:]]
     return Ensemble((first, *rest), fit)
@@ -203,19 +207,20 @@ def _dropouts(model: nn.Module) -> list[nn.Dropout]:
     return [module for module in model.modules() if isinstance(module, nn.Dropout)]
 
 
-def _fit_of_mean(paths: Sequence[Path]) -> TemperatureFit:
-    """Fit the temperature of the mean on what each member recorded of the calibration split."""
+def _fit_of_mean(paths: Sequence[Path], spec: CalibrationSpec) -> Calibrator | None:
+    """Fit the calibrator of the mean on what each member recorded."""
     recorded = [_recorded(path) for path in paths]
-    labels = recorded[0][1]
-    for path, (logits, own) in zip(paths, recorded, strict=True):
-        if not np.array_equal(own, labels) or logits.shape != recorded[0][0].shape:
+    for path, arrays in zip(paths, recorded, strict=True):
+        if any(not np.array_equal(arrays[f"{role}_labels"], recorded[0][f"{role}_labels"]) for role in _ROLES):
             raise ExportError(f"{path} was calibrated on other examples than {paths[0]}; export both from one study")
-    return fit_temperature(pooled_logits([logits for logits, _ in recorded]), labels)
+    logits = {role: pooled_logits([arrays[f"{role}_logits"] for arrays in recorded]) for role in _ROLES}
+    done = calibrate(logits, {role: recorded[0][f"{role}_labels"] for role in _ROLES}, spec)
+    return done.calibrator if done else None
 
 
-def _recorded(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _recorded(path: Path) -> dict[str, NDArray[Any]]:
     try:
         arrays = safetensors.numpy.load_file(path / PREDICTIONS_FILE)
-        return arrays["calibration_logits"], arrays["calibration_labels"]
+        return {f"{role}_{kind}": arrays[f"{role}_{kind}"] for role in _ROLES for kind in ("logits", "labels")}
     except (OSError, SafetensorError, KeyError) as error:
-        raise ExportError(f"{path} holds no predictions of its calibration split: {error}") from error
+        raise ExportError(f"{path} holds no predictions to calibrate the mean on: {error}") from error

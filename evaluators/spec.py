@@ -64,7 +64,7 @@ class SplitSpec(Strict):
     Attributes:
         train: What candidates are trained on.
         validation: What the search sees.
-        calibration: What temperatures are fitted on.
+        calibration: What calibrators are fitted on.
         test: Read once, for finalists.
         seed: Seed of the drawing.
     """

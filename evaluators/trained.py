@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from calibration.calibrators import held_out_log_probabilities
 from calibration.proper_scores import nll_from_logits
-from calibration.temperature import TemperatureFit, fit_temperature
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import load
+from evaluators.calibrated import Calibrated, calibrate
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE, EvaluatorSpec
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality
@@ -70,7 +71,7 @@ class TrainedRun:
         self.random = {name: torch.Generator(name).manual_seed(seed).get_state() for name in devices}
         self.step_seconds: list[float] = []
         self.logits: dict[str, NDArray[np.float64]] = {}
-        self.fit: TemperatureFit | None = None
+        self.calibrated: Calibrated | None = None
 
     def advance(self, step: int) -> Score:
         """Train up to the candidate's share of `step`, then score on validation. Raises EvaluationError."""
@@ -87,18 +88,23 @@ class TrainedRun:
         atomic_write(folder / STATE_FILE, safetensors.torch.save(self.saved))
         arrays = {f"{role}_logits": torch.from_numpy(logits) for role, logits in self.logits.items()}
         labels = {f"{role}_labels": torch.from_numpy(self.evaluator.tokens[role].labels) for role in self.logits}
+        if self.calibrated is not None:
+            arrays["validation_calibrated"] = torch.from_numpy(self.calibrated.validation)
         atomic_write(folder / PREDICTIONS_FILE, safetensors.torch.save(arrays | labels))
-        if self.fit is not None:
-            atomic_write(folder / CALIBRATION_FILE, json.dumps(self.fit.to_json(), indent=1))
+        if self.calibrated is not None:
+            atomic_write(folder / CALIBRATION_FILE, json.dumps(self.calibrated.calibrator.to_json(), indent=1))
 
     def test(self) -> Score:
-        """Score on the test split, with the temperature that was fitted on the calibration split."""
+        """Score on the test split, with the calibrator that was fitted without it."""
         self.attached.load(self.saved, self.evaluator.backbone.storages)
         tokens = self.evaluator.folder.read("test")
         logits = self.predict(tokens)
-        values = quality(logits, tokens.labels, self.evaluator.spec.calibration, self.fit)
-        if self.fit is not None:
-            values["calibrated_nll"] = nll_from_logits(self.fit.apply(logits), tokens.labels)
+        spec = self.evaluator.spec.calibration
+        values = quality(logits, tokens.labels, spec)
+        if self.calibrated is not None:
+            after = held_out_log_probabilities(self.calibrated.calibrator, logits)
+            values |= calibrated_quality(logits, after, tokens.labels, spec)
+            values["calibrated_nll"] = nll_from_logits(after, tokens.labels)
         return self._score(values, "test")
 
     def _score(self, values: dict[str, float], split: Split) -> Score:
@@ -163,17 +169,17 @@ class TrainedRun:
     def _validate(self) -> dict[str, float]:
         tokens = self.evaluator.tokens["validation"]
         self.logits["validation"] = self.predict(tokens)
-        return quality(self.logits["validation"], tokens.labels, self.evaluator.spec.calibration, None)
+        return quality(self.logits["validation"], tokens.labels, self.evaluator.spec.calibration)
 
     def _calibrate(self) -> dict[str, float]:
-        """Fit the temperature on the calibration split and score validation with it."""
-        tokens = self.evaluator.tokens["calibration"]
-        self.logits["calibration"] = self.predict(tokens)
-        if self.evaluator.spec.calibration.method == "none":
+        """Fit the calibrator, and score validation with it or with others like it."""
+        tokens, spec = self.evaluator.tokens, self.evaluator.spec.calibration
+        self.logits["calibration"] = self.predict(tokens["calibration"])
+        self.calibrated = calibrate(self.logits, {role: tokens[role].labels for role in self.logits}, spec)
+        if self.calibrated is None:
             return {}
-        self.fit = fit_temperature(self.logits["calibration"], tokens.labels)
-        labels = self.evaluator.tokens["validation"].labels
-        return calibrated_quality(self.logits["validation"], labels, self.evaluator.spec.calibration, self.fit)
+        after = self.calibrated.validation
+        return calibrated_quality(self.logits["validation"], after, tokens["validation"].labels, spec)
 
     def _measure(self) -> dict[str, float]:
         """Measure what needs the end of training: bytes, memory, times. The state is kept before, for it changes."""

@@ -17,12 +17,14 @@ from search_space.errors import Problem, SpecError, did_you_mean, one_of
 from search_space.spec import SpaceSpec
 from search_space.strict import Strict
 
+LOSS = "calibrated_nll"
+"""The loss to select on and to stop on: raw NLL prefers what is trained too little, raw ECE prefers luck."""
 _BETTER = {"maximize": "the higher it is", "minimize": "the lower it is"}
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Objective(Strict):
-    """A metric to make as large or as small as possible. Written `maximize: accuracy`."""
+    """A metric to make as large or as small as possible. Written `maximize: accuracy`; `loss` is `calibrated_nll`."""
 
     metric: str
     direction: Direction
@@ -36,7 +38,7 @@ class Objective(Strict):
                 raise ValueError(
                     f"{direction!r} is not 'maximize' or 'minimize'{did_you_mean(str(direction), get_args(Direction))}"
                 )
-            return {"metric": name, "direction": direction}
+            return {"metric": LOSS if name == "loss" else name, "direction": direction}
         return data
 
     @model_validator(mode="after")

@@ -36,6 +36,7 @@ class BudgetSpec(Strict):
         latency: Milliseconds for one example at inference, measured.
         checkpoint: Bytes of the saved candidate, predicted before training and measured after.
         ece: Expected calibration error on validation after calibration (`calibrated_ece`), measured.
+        debiased_squared_error: Squared calibration error on validation before calibration, debiased, measured.
         trials: Candidates that are trained.
         time: Wall-clock seconds of the search; running trials are stopped at the end.
         steps: Training steps of the whole search.
@@ -48,6 +49,7 @@ class BudgetSpec(Strict):
     latency: Milliseconds | None = None
     checkpoint: Bytes | None = None
     ece: Annotated[float, Field(gt=0, lt=1)] | None = None
+    debiased_squared_error: Annotated[float, Field(gt=0, lt=1)] | None = None
     trials: Annotated[Count, Field(le=1_000_000)] = 24
     time: Seconds | None = None
     steps: Count | None = None
@@ -61,6 +63,7 @@ class BudgetSpec(Strict):
             "latency_ms": self.latency,
             "checkpoint_bytes": self.checkpoint,
             "calibrated_ece": self.ece,
+            "debiased_squared_error": self.debiased_squared_error,
         }
         return {metric: float(limit) for metric, limit in given.items() if limit is not None}
 

@@ -26,7 +26,7 @@ _USE_PARETUNE = """```python
 from evaluators.exported import load_exported
 
 predictor = load_exported("THIS_FOLDER")
-predictor.probabilities(["..."])   # calibrated: logits divided by the fitted temperature
+predictor.probabilities(["..."])   # calibrated
 ```
 """
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import html
-import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from calibration.calibrators import Calibrator, calibrator_from_json
 from calibration.figures import overview_figure, overview_png
 from calibration.softmax import softmax
-from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE
+from evaluators.evaluation import PREDICTIONS_FILE
 
 PAGE, PICTURE = "calibration.html", "calibration.png"
 _PAGE = """<!doctype html>
@@ -72,15 +70,9 @@ def trial_files(folder: Path, title: str, bins: int = 15) -> dict[str, bytes]:
         safetensors.SafetensorError: It is damaged.
         ValueError: It is damaged.
     """
-    predictions, calibrator = folder / PREDICTIONS_FILE, folder / CALIBRATION_FILE
-    if not (predictions.exists() and calibrator.exists()):
+    predictions = folder / PREDICTIONS_FILE
+    arrays = safetensors.numpy.load_file(predictions) if predictions.exists() else {}
+    if "validation_calibrated" not in arrays:
         return {}
-    arrays = safetensors.numpy.load_file(predictions)
-    logits, labels = arrays["validation_logits"], arrays["validation_labels"]
-    fitted: Calibrator = calibrator_from_json(_read(calibrator))
-    return calibration_files(softmax(logits), fitted.probabilities(logits), labels, title=title, bins=bins)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_text())
-    return document
+    before, after = softmax(arrays["validation_logits"]), np.exp(arrays["validation_calibrated"])
+    return calibration_files(before, after, arrays["validation_labels"], title=title, bins=bins)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 
+from calibration.calibrators import fit_calibrator
 from evaluators.anatomy import anatomy_of
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.exported import Predictor, as_peft_model, is_peft, load_exported, read_about, reload_peft
@@ -62,6 +64,7 @@ def export(evaluator: TrainedEvaluator, text: str, folder: Path) -> TrainedRun:
         "candidate": parse(text).to_json(),
         "seed": 3,
         "model": evaluator.spec.model.model_dump(mode="json", exclude_none=True),
+        "calibration": evaluator.spec.calibration.model_dump(mode="json"),
         "classes": list(CLASSES),
         "max_length": evaluator.spec.training.max_length,
     }
@@ -143,6 +146,17 @@ def test_probabilities_are_those_of_the_fitted_temperature(predictor: Predictor)
     assert predictor.fit is not None
     logits = predictor.logits(TEXTS[:5])
     assert np.allclose(predictor.probabilities(TEXTS[:5]), predictor.fit.probabilities(logits))
+
+
+@pytest.mark.parametrize("kind", ["bias_corrected", "vector", "histogram"])
+def test_the_calibrator_that_was_asked_for_travels_along(evaluator: TrainedEvaluator, tmp_path: Path, kind) -> None:
+    export(evaluator, "lora(r=2)", tmp_path)
+    arrays = safetensors.numpy.load_file(tmp_path / "predictions.safetensors")
+    fit = fit_calibrator(kind, arrays["calibration_logits"], arrays["calibration_labels"])
+    (tmp_path / "calibration.json").write_text(json.dumps(fit.to_json()))
+    predictor = load_exported(tmp_path)
+    assert predictor.fit == fit
+    assert np.allclose(predictor.probabilities(TEXTS[:5]), fit.probabilities(predictor.logits(TEXTS[:5])))
 
 
 def test_another_backbone_of_the_same_shape_can_be_named(predictor: Predictor, tmp_path: Path) -> None:

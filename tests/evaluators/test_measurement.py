@@ -7,10 +7,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from calibration.ece import debiased_squared_error, ece
-from calibration.softmax import softmax
+from calibration.softmax import log_softmax, softmax
 from calibration.spec import CalibrationSpec
 from calibration.temperature import fit_temperature
-from evaluators.measurement import quality
+from evaluators.measurement import calibrated_quality, quality
 from evaluators.score import METRICS
 
 SPEC = CalibrationSpec(floor_draws=200)
@@ -24,7 +24,7 @@ def made_up(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_what_every_rung_measures() -> None:
     logits, labels = made_up()
-    values = quality(logits, labels, SPEC, None)
+    values = quality(logits, labels, SPEC)
     assert values.keys() == {
         "accuracy", "macro_f1", "nll", "calibrated_nll", "ece", "debiased_squared_error", "brier",
     }  # fmt: skip
@@ -37,18 +37,16 @@ def test_what_every_rung_measures() -> None:
 def test_what_the_end_measures_beside_it() -> None:
     logits, labels = made_up()
     fit = fit_temperature(*made_up(seed=1))
-    values = quality(logits, labels, SPEC, fit)
-    assert values.keys() - quality(logits, labels, SPEC, None).keys() == {
-        "calibrated_ece", "ece_floor", "calibrated_ece_floor",
-    }  # fmt: skip
+    values = calibrated_quality(logits, log_softmax(fit.apply(logits)), labels, SPEC)
+    assert values.keys() == {"calibrated_ece", "ece_floor", "calibrated_ece_floor"}
     assert values["calibrated_ece"] == pytest.approx(ece(fit.probabilities(logits), labels, 15))
-    assert values["calibrated_ece"] < values["ece"]
+    assert values["calibrated_ece"] < quality(logits, labels, SPEC)["ece"]
 
 
 def test_the_debiased_error_is_signed_and_near_0_for_a_model_that_is_right_about_itself() -> None:
     found = []
     for seed in range(60):
         logits, labels = made_up(300, seed)
-        found.append(quality(logits / 3.0, labels, SPEC, None)["debiased_squared_error"])
+        found.append(quality(logits / 3.0, labels, SPEC)["debiased_squared_error"])
     assert min(found) < 0 < max(found)
     assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))

@@ -95,7 +95,7 @@ def test_what_does_not_belong_together_is_refused(folders: list[Path], tmp_path:
         load_ensemble([folders[0], other])
     (other / "paretune.json").write_text(json.dumps(about))
     (other / "predictions.safetensors").unlink()
-    with pytest.raises(ExportError, match="holds no predictions of its calibration split"):
+    with pytest.raises(ExportError, match="holds no predictions to calibrate the mean on"):
         load_ensemble([folders[0], other])
     with pytest.raises(ExportError, match="at least two folders"):
         load_ensemble(folders[:1])

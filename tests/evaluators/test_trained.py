@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from calibration.ece import ece
 from calibration.temperature import TemperatureFit
 from evaluators.evaluation import EvaluatorSpec, build_evaluator
 from evaluators.score import METRICS, Score
@@ -157,7 +158,17 @@ def test_the_calibrator_is_fitted_on_the_calibration_split(evaluator: TrainedEva
     run.save(tmp_path)
     saved = TemperatureFit.from_json(json.loads((tmp_path / "calibration.json").read_text()))
     fit = fit_temperature(run.logits["calibration"], evaluator.tokens["calibration"].labels)
-    assert saved == fit == run.fit
+    assert saved == fit
+
+
+def test_what_is_saved_of_validation_is_calibrated_by_others(evaluator: TrainedEvaluator, tmp_path: Path) -> None:
+    run = run_of(evaluator)
+    score = run.advance(12)
+    run.save(tmp_path)
+    kept = safetensors.numpy.load_file(tmp_path / "predictions.safetensors")
+    assert kept["validation_calibrated"].shape == kept["validation_logits"].shape
+    after = ece(np.exp(kept["validation_calibrated"]), kept["validation_labels"], 15)
+    assert after == pytest.approx(score["calibrated_ece"])
 
 
 def test_the_test_split_is_scored_with_the_saved_state(evaluator: TrainedEvaluator) -> None:

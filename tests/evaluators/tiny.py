@@ -69,4 +69,6 @@ def evaluator_spec(folder: Path, steps: int = 12, architecture: str = "bert", **
     task = read_task(TaskSpec(dataset=questions_file(folder)))
     write_tokens(task, tiny_tokenizer(model), training, folder / "tokens")
     spec = ModelSpec(name=str(model), dtype="float32", device="cpu")
-    return EvaluatorSpec(spec, training, CalibrationSpec(folds=2, floor_draws=100), str(folder / "tokens"), steps)
+    return EvaluatorSpec(
+        spec, training, CalibrationSpec(folds=2, floor_draws=100, scarce=0), str(folder / "tokens"), steps
+    )

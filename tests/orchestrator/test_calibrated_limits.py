@@ -6,8 +6,10 @@ import pytest
 
 from evaluators.score import METRICS
 from orchestrator.front import front_of, is_feasible, reference_point
+from orchestrator.spec import parse
 from search_space.errors import SpecError
 from tests.orchestrator.made_up import make_spec, make_trial
+from tests.orchestrator.test_spec import LEAST
 
 
 def trial(number: int, accuracy: float, calibrated: float | None, **more: float):
@@ -45,3 +47,18 @@ def test_the_debiased_error_can_be_searched_on() -> None:
     assert front.hypervolume is not None
     assert 0 < front.hypervolume <= 1
     assert METRICS["debiased_squared_error"].direction == "minimize"
+
+
+def test_the_debiased_error_can_be_a_limit_as_well() -> None:
+    spec = make_spec(budgets={"debiased_squared_error": 0.01})
+    limits = spec.budgets.limits(1000)
+    trials = [trial(number, 0.9, None, debiased_squared_error=one) for number, one in enumerate((0.02, 0.01, -0.005))]
+    assert [is_feasible(one, limits) for one in trials] == [False, True, True]
+
+
+def test_the_loss_is_the_one_that_calibration_cannot_mend() -> None:
+    spec = parse({**LEAST, "objectives": [{"minimize": "loss"}, {"minimize": "trainable_params"}]})
+    assert [one.metric for one in spec.objectives] == ["calibrated_nll", "trainable_params"]
+    assert parse(spec.to_json()) == spec
+    with pytest.raises(SpecError, match="calibrated_nll is better the lower it is"):
+        parse({**LEAST, "objectives": [{"maximize": "loss"}]})

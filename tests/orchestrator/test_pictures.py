@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ import safetensors.numpy
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from calibration.softmax import log_softmax
 from calibration.temperature import fit_temperature
 from orchestrator.figures.probabilities import trial_files
 from orchestrator.recorder import PICTURES, Recorder
@@ -33,9 +33,9 @@ def leave_files(folder: Path, seed: int = 0, count: int = 150) -> Path:
         arrays[f"{role}_logits"] = logits
         arrays[f"{role}_labels"] = (logits + random.gumbel(scale=3.0, size=logits.shape)).argmax(axis=1)
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(arrays, folder / "predictions.safetensors")
     fit = fit_temperature(arrays["calibration_logits"], arrays["calibration_labels"])
-    (folder / "calibration.json").write_text(json.dumps(fit.to_json()))
+    arrays["validation_calibrated"] = log_softmax(fit.apply(arrays["validation_logits"]))
+    safetensors.numpy.save_file(arrays, folder / "predictions.safetensors")
     return folder
 
 
@@ -93,9 +93,8 @@ def test_files_that_are_elsewhere_are_done_without_and_drawn_when_they_come(uri,
     assert rows(uri)["finalists/1"].info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("name", ["predictions.safetensors", "calibration.json"])
-def test_damaged_files_are_warned_of_and_hold_nothing_up(uri, recorder, folder, caplog, name):
-    (folder / "finalists" / "0" / name).write_text("{")
+def test_damaged_files_are_warned_of_and_hold_nothing_up(uri, recorder, folder, caplog):
+    (folder / "finalists" / "0" / "predictions.safetensors").write_text("{")
     with caplog.at_level(logging.WARNING):
         result = recorder.record_all()
     assert (result.problem, result.waiting) == ("", 0)
