@@ -17,6 +17,9 @@ PREDICTIONS_FILE = "predictions.safetensors"
 CALIBRATION_FILE = "calibration.json"
 """What a run leaves in its folder."""
 
+PREFIX_FOLDER = "prefix"
+"""Where the evaluators of a study keep states of the frozen prefix, in the folder of its tokens."""
+
 
 class Run(Protocol):
     """One candidate in training. It keeps its state between rungs and is dropped when it ends."""

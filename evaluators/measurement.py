@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from calibration.ece import debiased_squared_error, ece
 from calibration.floor import ece_floor
@@ -17,7 +17,7 @@ from calibration.proper_scores import brier, nll_from_logits
 from calibration.softmax import softmax
 from calibration.spec import CalibrationSpec
 from calibration.temperature import cross_fitted_nll
-from evaluators.tokens import Tokens
+from evaluators.tokens import Batch, Tokens
 
 _WARM_UP, _RUNS = 3, 20
 
@@ -60,13 +60,21 @@ def calibrated_quality(
 
 
 def predict_logits(
-    model: nn.Module, tokens: Tokens, classes: int, size: int, device: torch.device
+    forward: Callable[[list[int], Batch], Tensor], tokens: Tokens, classes: int, size: int, device: torch.device
 ) -> NDArray[np.float64]:
-    """Return logits of shape [examples, classes], in the order of the examples, `size` of them in a forward pass."""
+    """Return logits of shape [examples, classes], in the order of the examples.
+
+    Args:
+        forward: Takes the positions and the batch of some examples, gives their logits.
+        tokens: The examples.
+        classes: How many there are.
+        size: Examples of a forward pass.
+        device: Where batches go.
+    """
     logits = np.empty((len(tokens.ids), classes))
     with torch.inference_mode():
         for indices, batch in tokens.in_order(size, device):
-            logits[indices] = model(**batch.inputs).logits.double().cpu().numpy()
+            logits[indices] = forward(indices, batch).double().cpu().numpy()
     return logits
 
 

@@ -51,7 +51,14 @@ _ALL = (
     Metric("deployed_params", "minimize", "parameters", False, "saved numbers without the head", "deployed"),
     Metric("checkpoint_bytes", "minimize", "B", False, "bytes of the saved candidate, head included", "checkpoint"),
     Metric("peak_memory_bytes", "minimize", "B", False, "peak bytes of tensors in a training step", "memory"),
-    Metric("train_step_ms", "minimize", "ms", False, "median time of a training step", "step"),
+    Metric(
+        "train_step_ms",
+        "minimize",
+        "ms",
+        False,
+        "median time of a training step, from stored states where there are",
+        "step",
+    ),
     Metric("latency_ms", "minimize", "ms", False, "median time to classify one example", "latency"),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from search_space.errors import did_you_mean, one_of
+from search_space.quantities import parse_bytes
 from search_space.strict import Strict
 
 BUILTIN_MODELS = ("minilm-l6",)
@@ -24,6 +25,10 @@ def _check_builtin(value: str, known: tuple[str, ...]) -> str:
         allowed = [BUILTIN + one for one in known]
         raise ValueError(f"there is no {value!r}; allowed: {one_of(allowed)}{did_you_mean(value, allowed)}")
     return value
+
+
+def _bytes_or_none(value: object) -> int:
+    return 0 if type(value) is int and value == 0 else parse_bytes(value)
 
 
 class ModelSpec(Strict):
@@ -147,6 +152,7 @@ class TrainingSpec(Strict):
         max_length: Most tokens of an example; longer ones are cut.
         warmup: Share of the steps in which the learning rate rises.
         max_grad_norm: Gradients are scaled down to this norm.
+        prefix_cache: Most bytes on disk for what the frozen layers below a candidate give; 0 computes it every time.
     """
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -156,6 +162,7 @@ class TrainingSpec(Strict):
     max_length: Annotated[int, Field(ge=4, le=1_048_576)] = 128
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    prefix_cache: Annotated[int, BeforeValidator(_bytes_or_none)] = 2 * 2**30
 
 
 class SyntheticSpec(Strict):

@@ -65,27 +65,36 @@ class Tokens:
 
     def in_order(self, size: int, device: torch.device) -> Iterator[tuple[list[int], Batch]]:
         """Yield every example once, the longest first, each batch with the positions that it holds."""
-        order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
-        for start in range(0, len(order), size):
-            indices = order[start : start + size]
+        for indices in self.by_length(size):
             yield indices, self.batch(indices, device)
+
+    def by_length(self, size: int) -> list[list[int]]:
+        """Return the positions of every example once, the longest first, in batches."""
+        order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
     def shuffled(self, size: int, seed: int) -> Iterator[list[int]]:
         """Yield the positions of training batches for ever: a new order each pass, like lengths together."""
         generator = np.random.default_rng(seed)
-        size = min(size, len(self.ids))
         while True:
-            order = generator.permutation(len(self.ids))
-            batches: list[list[int]] = []
-            for start in range(0, len(order), size * _POOL):
-                pool = order[start : start + size * _POOL].tolist()
-                whole = (
-                    len(pool) - len(pool) % size
-                )  # what is left over is left by chance, before lengths are looked at
-                pool = sorted(pool[:whole], key=lambda i: len(self.ids[i]))
-                batches.extend(pool[at : at + size] for at in range(0, whole, size))
-            for position in generator.permutation(len(batches)):
-                yield batches[position]
+            yield from self._pass(size, generator)
+
+    def first_pass(self, size: int, seed: int) -> list[list[int]]:
+        """Return the batches of the first pass of `shuffled`, and a last one of the examples that it leaves out."""
+        batches = self._pass(size, np.random.default_rng(seed))
+        left = sorted(set(range(len(self.ids))) - {position for batch in batches for position in batch})
+        return [*batches, left] if left else batches
+
+    def _pass(self, size: int, generator: np.random.Generator) -> list[list[int]]:
+        size = min(size, len(self.ids))
+        order = generator.permutation(len(self.ids))
+        batches: list[list[int]] = []
+        for start in range(0, len(order), size * _POOL):
+            pool = order[start : start + size * _POOL].tolist()
+            whole = len(pool) - len(pool) % size  # what is left over is left by chance, before lengths are looked at
+            pool = sorted(pool[:whole], key=lambda i: len(self.ids[i]))
+            batches.extend(pool[at : at + size] for at in range(0, whole, size))
+        return [batches[position] for position in generator.permutation(len(batches))]
 
 
 def tokenise(task: Task, tokenizer: Any, training: TrainingSpec) -> dict[str, Tokens]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -21,11 +22,12 @@ from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import load
 from evaluators.calibrated import Calibrated, calibrate
-from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE, EvaluatorSpec
+from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, PREFIX_FOLDER, STATE_FILE, EvaluatorSpec
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality
 from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of, loss_of_recipe, update
+from evaluators.prefix_cache import Portion, PrefixCache
 from evaluators.score import Score, Split
 from evaluators.tokens import Batch, TokenFolder, Tokens
 from search_space.candidate import Candidate
@@ -46,10 +48,18 @@ class TrainedEvaluator:
         self.backbone = load(spec.model, len(self.folder.classes))
         self.anatomy = anatomy_of(self.backbone.model)
         self.tokens = {role: self.folder.read(role) for role in ("train", "validation", "calibration")}
+        about = f"{spec.model.model_dump_json()}|{self.folder.sha256}|{spec.training.max_length}"
+        where, limit = self.folder.folder / PREFIX_FOLDER, spec.training.prefix_cache
+        self.prefix = PrefixCache(self.backbone, self.anatomy, self.tokens, where, about, limit)
 
     def start(self, candidate: Candidate, seed: int) -> TrainedRun:
         """Attach a candidate and make its optimiser. Raises UnsupportedError."""
         return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed)
+
+    def portion(self, role: str, tokens: Tokens) -> Portion:
+        """Return the examples of a role, in the groups in which they are evaluated."""
+        size = self.spec.training.evaluation_batch_size
+        return Portion(f"{role}-{size}", tokens, tokens.by_length(size))
 
 
 class TrainedRun:
@@ -66,7 +76,10 @@ class TrainedRun:
         self.fidelity = 0.0
         self.optimiser = build_optimiser(self.attached)
         self.schedule = build_schedule(self.optimiser, self._own(spec.steps), spec.training.warmup)
-        self.order = evaluator.tokens["train"].shuffled(spec.training.batch_size, seed)
+        self.forward = evaluator.prefix.forward_of(self.attached.model)
+        tokens, size = evaluator.tokens["train"], spec.training.batch_size
+        self.order = tokens.shuffled(size, seed)
+        self.portion = Portion(f"train-{size}-{seed}", tokens, tokens.first_pass(size, seed))
         devices = ("cpu", *(("cuda",) if evaluator.backbone.device.type == "cuda" else ()))
         self.random = {name: torch.Generator(name).manual_seed(seed).get_state() for name in devices}
         self.step_seconds: list[float] = []
@@ -98,7 +111,7 @@ class TrainedRun:
         """Score on the test split, with the calibrator that was fitted without it."""
         self.attached.load(self.saved, self.evaluator.backbone.storages)
         tokens = self.evaluator.folder.read("test")
-        logits = self.predict(tokens)
+        logits = self.predict("test", tokens)
         spec = self.evaluator.spec.calibration
         values = quality(logits, tokens.labels, spec)
         if self.calibrated is not None:
@@ -119,12 +132,14 @@ class TrainedRun:
         self.attached.model.train()
         with self._own_random():
             while self.step < until:
-                started = time.perf_counter()
+                started, filling = time.perf_counter(), self.evaluator.prefix.filling_seconds
                 indices = next(self.order)
-                self._step(self.evaluator.tokens["train"].batch(indices, self.evaluator.backbone.device))
+                batch = self.portion.tokens.batch(indices, self.evaluator.backbone.device)
+                self._step(partial(self.forward, self.portion, indices, batch), batch.labels)
                 self.schedule.step()
                 self.step += 1
-                self.step_seconds.append(time.perf_counter() - started)
+                filling = self.evaluator.prefix.filling_seconds - filling  # paid once, by whoever comes first
+                self.step_seconds.append(time.perf_counter() - started - filling)
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -139,10 +154,8 @@ class TrainedRun:
             if on_cuda:
                 self.random["cuda"] = torch.cuda.get_rng_state()
 
-    def _step(self, batch: Batch) -> None:
-        logits = self.attached.model(**batch.inputs).logits
-        loss = loss_of_recipe(logits, batch.labels, self.attached.candidate.recipe)
-        del logits
+    def _step(self, forward: Callable[[], Tensor], labels: Tensor) -> None:
+        loss = loss_of_recipe(forward(), labels, self.attached.candidate.recipe)
         limit = self.evaluator.spec.training.max_grad_norm
         loss = self.hooks.penalised(loss)
         norm = update(self.attached, self.optimiser, loss, limit, lambda: self.hooks.after_step(self.step + 1))
@@ -157,24 +170,25 @@ class TrainedRun:
         batches = (tokens.batch(next(order), evaluator.backbone.device) for _ in range(examples))
         return Schooling(self._own(evaluator.spec.steps), batches, _loss_on)
 
-    def predict(self, tokens: Tokens) -> NDArray[np.float64]:
+    def predict(self, role: str, tokens: Tokens) -> NDArray[np.float64]:
         """Return logits of shape [examples, classes], in the order of the examples."""
         self.attached.model.eval()
         classes, size = len(self.evaluator.folder.classes), self.evaluator.spec.training.evaluation_batch_size
-        logits = predict_logits(self.attached.model, tokens, classes, size, self.evaluator.backbone.device)
+        forward = partial(self.forward, self.evaluator.portion(role, tokens))
+        logits = predict_logits(forward, tokens, classes, size, self.evaluator.backbone.device)
         if not np.isfinite(logits).all():
             raise EvaluationError("diverged", f"the logits are not finite at step {self.step}")
         return logits
 
     def _validate(self) -> dict[str, float]:
         tokens = self.evaluator.tokens["validation"]
-        self.logits["validation"] = self.predict(tokens)
+        self.logits["validation"] = self.predict("validation", tokens)
         return quality(self.logits["validation"], tokens.labels, self.evaluator.spec.calibration)
 
     def _calibrate(self) -> dict[str, float]:
         """Fit the calibrator, and score validation with it or with others like it."""
         tokens, spec = self.evaluator.tokens, self.evaluator.spec.calibration
-        self.logits["calibration"] = self.predict(tokens["calibration"])
+        self.logits["calibration"] = self.predict("calibration", tokens["calibration"])
         self.calibrated = calibrate(self.logits, {role: tokens[role].labels for role in self.logits}, spec)
         if self.calibrated is None:
             return {}
@@ -194,7 +208,10 @@ class TrainedRun:
         }
         self.attached.model.train()
         _, longest = next(tokens.in_order(self.evaluator.spec.training.batch_size, device))
-        peak = measure_peak_bytes(self.attached.model, self._optimiser_state(), lambda: self._step(longest), device)
+        whole = partial(self.forward.whole, longest)  # as predicted before training: nothing stored
+        peak = measure_peak_bytes(
+            self.attached.model, self._optimiser_state(), lambda: self._step(whole, longest.labels), device
+        )
         return values | {"peak_memory_bytes": float(peak)}
 
     def _optimiser_state(self) -> list[Tensor]:

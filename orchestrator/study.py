@@ -6,6 +6,7 @@ else here can be made again from it.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from types import FrameType
 
 import numpy as np
 
+from evaluators.evaluation import PREFIX_FOLDER
 from orchestrator.dominance import order
 from orchestrator.figures import pareto_files
 from orchestrator.front import Front, front_of_study, is_feasible
@@ -58,7 +60,7 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
             prepared = prepare(store.spec, folder)
             note_facts(store, prepared)
             recorder = Recorder(home.tracking_uri, home.artifacts, store, folder)
-            with Recording(recorder) as recording:
+            with Recording(recorder) as recording, _without_states(Path(prepared.evaluator.tokens) / PREFIX_FOLDER):
                 driver = _Driver(store, prepared, recording, watcher, folder)
                 with _stop_on_signals(driver.bench.stop):
                     driver.run()
@@ -168,6 +170,16 @@ class _Driver:
     def _job(self, trial: Trial, rungs: tuple[int, ...]) -> Job:
         folder = None if trial.phase == "references" else str(self.bench.folder / trial.phase / str(trial.number))
         return Job(trial.key, trial.candidate, trial.seed, rungs, folder, test=trial.phase == "finalists")
+
+
+@contextmanager
+def _without_states(folder: Path) -> Iterator[None]:
+    """Begin and end without stored states of the frozen prefix: actors make them again, and they are large."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _best(store: StudyStore, limits: dict[str, float], count: int) -> list[Trial]:

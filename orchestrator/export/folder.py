@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from evaluators import exported
 from evaluators.anatomy import anatomy_of
 from evaluators.backbone import Backbone, load
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
 from evaluators.measurement import predict_logits
-from evaluators.tokens import TokenFolder
+from evaluators.tokens import Batch, TokenFolder
 from orchestrator.export.card import model_card
 from orchestrator.export.script import TRAIN_SCRIPT
 from orchestrator.front import Front, front_of_study
@@ -164,9 +166,15 @@ def _verify(
         loaders["peft"] = lambda: exported.reload_peft(backbone, aside)
     validation, largest = tokens.read("validation"), 0.0
     for name, loader in loaders.items():
-        logits = predict_logits(loader(), validation, len(tokens.classes), size, backbone.device)
+        forward = partial(_forward, loader())
+        logits = predict_logits(forward, validation, len(tokens.classes), size, backbone.device)
         difference = float(np.abs(logits - recorded).max())
         if not difference <= TOLERANCE:
             raise ExportError(f"reloaded by {name}, its logits differ from the recorded ones by {difference:.2g}")
         largest = max(largest, difference)
     return largest
+
+
+def _forward(model: nn.Module, _positions: list[int], batch: Batch) -> Tensor:
+    logits: Tensor = model(**batch.inputs).logits
+    return logits

@@ -1,0 +1,176 @@
+"""A forward pass that begins at a later layer: those below are skipped, and stored states stand for what they gave.
+
+The model's own code still runs around its layers, so masks, positions and whatever else it hands to a layer are made
+anew for every batch, exactly as without a shortcut.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.tuners.streams import first_input, first_output
+from search_space.errors import UnsupportedError
+from search_space.placement import Anatomy
+
+
+class _Reached(Exception):  # noqa: N818  (no error: it ends a forward pass that has gone far enough)
+    """Carries the states that a layer gave."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+class Shortcut:
+    """Puts itself before the layers of one model, for as long as that model lives.
+
+    Args:
+        layers: The modules of the layers, in the order in which the model runs them.
+        entries: How many values each layer gives: 0 for a bare tensor, else the length of its tuple.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], entries: Sequence[int]) -> None:
+        self._entries = tuple(entries)
+        self._begin = 0
+        self._states: Tensor | None = None
+        self._end: int | None = None
+        for number, layer in enumerate(layers):  # a weak reference, or dropped candidates would wait for the collector
+            layer.forward = partial(self._forward, number, weakref.ref(layer))
+
+    @contextmanager
+    def beginning(self, depth: int, states: Tensor | None) -> Iterator[None]:
+        """Skip the first `depth` layers inside the context; `states` are what they give, [batch, tokens, width]."""
+        self._begin, self._states = depth, states
+        try:
+            yield
+        finally:
+            self._begin, self._states = 0, None
+
+    def states_after(self, depth: int, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run the model up to layer number `depth` and return what goes into it, [batch, tokens, width]."""
+        self._end = depth
+        try:
+            model(**inputs)
+        except _Reached as reached:
+            return reached.states
+        finally:
+            self._end = None
+        raise UnsupportedError("its layers do not run in their order")
+
+    def _forward(self, number: int, layer: weakref.ref[nn.Module], *args: Any, **kwargs: Any) -> Any:
+        if number >= self._begin:
+            module: Any = layer()
+            output = type(module).forward(module, *args, **kwargs)
+            if self._end == number + 1:
+                raise _Reached(first_output(output))
+            return output
+        last = self._states if number == self._begin - 1 else None
+        states = first_input(args, kwargs) if last is None else last
+        entries = self._entries[number]
+        return (states, *(None,) * (entries - 1)) if entries else states
+
+
+class Course:
+    """The order in which a bare model runs, watched once.
+
+    Attributes:
+        depth: Most layers that can be skipped: those of the first stack.
+        entries: How many values each layer gives: 0 for a bare tensor, else the length of its tuple.
+        places: For each module that runs, the number of layers that had begun when it first did; inside a layer,
+            that layer's number.
+
+    Raises:
+        UnsupportedError: Its layers cannot be skipped; the message says why.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Tensor]) -> None:
+        self._layers = [block.name for block in anatomy.blocks]
+        if not self._layers:
+            raise UnsupportedError(f"{anatomy.architecture} has no layers that are known")
+        self.depth = sum(block.stack == anatomy.blocks[0].stack for block in anatomy.blocks)
+        self.places: dict[str, int] = {}
+        self.entries: list[int] = []
+        self._begun: list[str] = []
+        with self._watching(model), torch.no_grad():
+            model(**inputs)
+        if self._begun != self._layers:
+            raise UnsupportedError(f"the layers of {anatomy.architecture} do not run once each, in their order")
+
+    @contextmanager
+    def _watching(self, model: nn.Module) -> Iterator[None]:
+        handles = []
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(partial(self._enter, name)))
+            if name in self._layers:
+                handles.append(module.register_forward_hook(self._leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str, _module: nn.Module, _args: Any) -> None:
+        if name in self._layers:
+            self._begun.append(name)
+        inside = bool(self._begun) and f"{name}.".startswith(f"{self._begun[-1]}.")
+        self.places.setdefault(name, len(self._begun) - inside)
+
+    def _leave(self, module: nn.Module, _args: Any, output: Any) -> None:
+        first_output(output)
+        entries = len(output) if isinstance(output, tuple) else 0
+        if entries and any(one is not None for one in output[1:]):
+            raise UnsupportedError(f"a {type(module).__name__} gives more than hidden states to the next layer")
+        self.entries.append(entries)
+
+    def unchanged_layers(self, bare: nn.Module, model: nn.Module) -> int:
+        """Return how many layers from the bottom compute in `model`, a copy of `bare`, what they compute there.
+
+        All that runs before and inside them must be of the same kind over the same frozen tensors, without hooks of
+        its own. 0 when something before the first layer differs.
+        """
+        now = dict(model.named_modules())
+        changed = (
+            place
+            for name, module in bare.named_modules()
+            if (place := self.places.get(name)) is not None and not _same(module, now.get(name))
+        )
+        return min([self.depth, *changed])
+
+    def may_drop_out(self, model: nn.Module, depth: int) -> bool:
+        """Whether a dropout below a depth is on while the model trains."""
+        dropouts = ((name, one) for name, one in model.named_modules() if isinstance(one, nn.Dropout) and one.p > 0)
+        return any(self.places.get(name, depth) < depth for name, _ in dropouts)
+
+
+def _same(one: nn.Module, other: nn.Module | None) -> bool:
+    """Whether two modules are one kind over the same frozen tensors; what stands inside them is not looked at."""
+    if other is None or type(one) is not type(other) or one._modules.keys() != other._modules.keys():
+        return False
+    if any(len(getattr(one, hooks)) != len(getattr(other, hooks)) for hooks in _HOOKS):
+        return False
+    return all(
+        mine.keys() == theirs.keys() and all(map(_same_tensor, mine.values(), theirs.values()))
+        for mine, theirs in ((one._parameters, other._parameters), (one._buffers, other._buffers))
+    )
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _same_tensor(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    same = (one.data_ptr(), one.shape, one.stride(), one.dtype) == (
+        other.data_ptr(),
+        other.shape,
+        other.stride(),
+        other.dtype,
+    )
+    return same and not other.requires_grad
