@@ -96,7 +96,7 @@ class SearchSpec(Strict):
         references: Fixed rows beside the search, not part of it.
     """
 
-    sampler: Literal["tpe", "random", "nsga2", "gp"] = "tpe"
+    sampler: Literal["tpe", "random", "nsga2", "gp", "forest"] = "tpe"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     startup_trials: Annotated[int, Field(ge=1, le=10_000)] = 10
     early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)

@@ -14,6 +14,7 @@ from orchestrator.halving import Halving
 from orchestrator.jobs import Failure, Job
 from orchestrator.pick import format_value
 from orchestrator.preparation import Prepared
+from orchestrator.proposals import Proposals
 from orchestrator.samplers import build_sampler
 from orchestrator.storage import Phase, StudyStore, Trial
 from search_space.budgets import violations
@@ -100,7 +101,7 @@ class PhaseWork:
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score; these jobs are trained to the end."""
         phase, number = _place(job)
-        self.bench.watcher.changed(self.bench.store.report(phase, number, score))
+        self._note(self.bench.store.report(phase, number, score))
         return True
 
     def on_end(self, job: Job, failure: Failure | None) -> None:
@@ -136,11 +137,15 @@ class PhaseWork:
 
     def _begin(self, job: Job) -> Job:
         self.running[job.key] = job
-        self.bench.watcher.changed(self.bench.store.trial(*_place(job)))
+        self._note(self.bench.store.trial(*_place(job)))
         return job
 
-    def _tell(self, trial: Trial) -> None:
+    def _note(self, trial: Trial) -> None:
+        """A trial was started, scored or settled."""
         self.bench.watcher.changed(trial)
+
+    def _tell(self, trial: Trial) -> None:
+        self._note(trial)
         self.bench.settled(trial)
 
 
@@ -156,6 +161,8 @@ class SearchWork(PhaseWork):
         self._steps = {one.key: one.steps for one in trials}
         self._asked = len(bench.store.studies["search"].get_trials(deepcopy=False))
         self._known = {one.candidate.sha256: one.number for one in trials}
+        self._tried = {one.number: one for one in trials}
+        self._proposals = Proposals(bench.store.spec, bench.prepared)
         for trial in trials:
             for score in trial.scores:
                 halving.record(trial.number, score)
@@ -191,6 +198,12 @@ class SearchWork(PhaseWork):
             self.bench.stop.reason = "the budget of steps is spent"
         return super().should_stop()
 
+    def _note(self, trial: Trial) -> None:
+        """Keep what was tried, for what is proposed next."""
+        super()._note(trial)
+        if trial.phase == "search":
+            self._tried[trial.number] = trial
+
     def _spent(self) -> bool:
         return self._budgets.steps is not None and sum(self._steps.values()) >= self._budgets.steps
 
@@ -218,9 +231,9 @@ class SearchWork(PhaseWork):
     def _ask(self) -> tuple[int, Candidate]:
         space, store = self.bench.prepared.space, self.bench.store
         sampler = build_sampler(store.spec.search, self._asked)
-        fixed = self._near(space.first()) if self._asked == 0 else None
+        proposed = self._proposals.propose(self._asked, list(self._tried.values()), self._known)
         self._asked += 1
-        return store.ask(space, sampler, fixed, self._near)
+        return store.ask(space, sampler, proposed and self._near(proposed), self._near)
 
     def _near(self, candidate: Candidate) -> Candidate:
         """Return the candidate, or the point near it that was not tried, where a table is searched."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Protocol, TypeVar
 
 from search_space.candidate import KnobValue
@@ -24,6 +25,25 @@ class Chooser(Protocol):
 
     def real(self, name: str, low: float, high: float) -> float:
         """Return a number in [low, high], drawn on a logarithmic scale."""
+
+
+class RandomChooser:
+    """Independent uniform draws."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)  # noqa: S311  (a search, not a secret)
+
+    def choice(self, name: str, options: Sequence[str]) -> str:
+        """Return one of the options."""
+        return self._random.choice(options)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """Return a whole number in [low, high]."""
+        return self._random.randint(low, high)
+
+    def real(self, name: str, low: float, high: float) -> float:
+        """Return a number in [low, high], uniform in its logarithm."""
+        return float(low * (high / low) ** self._random.random())
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from benchmarks.report import environment
 from benchmarks.table.tasks import COUNTS, RUNGS, candidates_path, spec_of
 from evaluators.score import Cost
 from evaluators.tabulated import Header, Row
-from orchestrator.cli.estimate import RandomChooser
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
 from search_space.budgets import violations
 from search_space.candidate import Candidate
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.files import atomic_write
+from search_space.knobs import RandomChooser
 
 QUALITY = ("accuracy", "macro_f1", "nll", "calibrated_nll", "ece", "debiased_squared_error", "brier")
 _SEEDS = {"trec": 1, "movie": 2}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from orchestrator.cli.output import cell, console, print_json, table
@@ -13,30 +11,12 @@ from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
 from search_space.budgets import violations
 from search_space.errors import PlacementError, UnsupportedError
+from search_space.knobs import RandomChooser
 from search_space.notation import write, write_parts
 from search_space.quantities import format_bytes, format_count
 
 _SAMPLES = 40
 _SHOWN = 12
-
-
-class RandomChooser:
-    """Independent uniform draws."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = Random(seed)  # noqa: S311  (a search, not a secret)
-
-    def choice(self, name: str, options: Sequence[str]) -> str:
-        """Return one of the options."""
-        return self._random.choice(options)
-
-    def integer(self, name: str, low: int, high: int) -> int:
-        """Return a whole number in [low, high]."""
-        return self._random.randint(low, high)
-
-    def real(self, name: str, low: float, high: float) -> float:
-        """Return a number in [low, high], uniform in its logarithm."""
-        return float(low * (high / low) ** self._random.random())
 
 
 def show_estimate(spec: StudySpec, json: bool) -> None:

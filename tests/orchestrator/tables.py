@@ -8,9 +8,9 @@ from typing import Any
 from evaluators.score import Cost
 from evaluators.synthetic import SyntheticCoster, synthetic_params
 from evaluators.tabulated import Header, Row, Table
-from orchestrator.cli.estimate import RandomChooser
 from orchestrator.spec import StudySpec, parse
 from search_space.candidate import Candidate
+from search_space.knobs import RandomChooser
 from search_space.registry import method
 from search_space.space import Space, bind
 

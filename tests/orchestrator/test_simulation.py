@@ -14,7 +14,7 @@ from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
 from search_space.candidate import Candidate
 from tests.orchestrator.tables import RUNGS, space_of, spec_of, table_of
 
-SAMPLERS = ("tpe", "random", "nsga2", "gp")
+SAMPLERS = ("tpe", "random", "nsga2", "gp", "forest")
 FAULTS: tuple[Fault, ...] = ("raise", "nan", "oom", "missing", "hang", "exit")
 
 

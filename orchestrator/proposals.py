@@ -1,0 +1,83 @@
+"""What is proposed to a study from outside Optuna's samplers: the first candidate, and what a model promises."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cached_property
+
+from evaluators.score import Cost
+from orchestrator.front import reference_point
+from orchestrator.preparation import Prepared
+from orchestrator.samplers import derived_seed
+from orchestrator.samplers.forest import Forest, Option
+from orchestrator.spec import StudySpec
+from orchestrator.storage import Trial
+from search_space.budgets import violations
+from search_space.candidate import Candidate
+from search_space.errors import PlacementError, UnsupportedError
+from search_space.features import features
+from search_space.knobs import RandomChooser
+
+_POOL = 256
+_MOST_DRAWS = 4 * _POOL
+_FRESH = 8
+
+
+class Proposals:
+    """Candidates for one study, each by the number of the trial that it is for; the same again in a resumed study."""
+
+    def __init__(self, spec: StudySpec, prepared: Prepared) -> None:
+        self.spec, self.prepared = spec, prepared
+        self._layers = prepared.space.anatomy.n_layers
+        self._options: dict[str, tuple[Candidate, Option]] = {}
+        self._drawn = 0
+
+    def propose(self, number: int, trials: Sequence[Trial], taken: Collection[str]) -> Candidate | None:
+        """Return the candidate for a trial; None where Optuna's sampler is to draw it.
+
+        Args:
+            number: Of the trial.
+            trials: What was tried so far, in order.
+            taken: Identities that were tried or rejected.
+        """
+        if number == 0:
+            return self.prepared.space.first()
+        if self.spec.search.sampler != "forest" or number < self.spec.search.startup_trials:
+            return None
+        pool = [self._options[key] for key in self._pool(number) if key not in taken]
+        if not pool:
+            return None
+        best = self._forest.best([option for _, option in pool], trials, derived_seed(self.spec.search.seed, number))
+        return None if best is None else pool[best][0]
+
+    @cached_property
+    def _forest(self) -> Forest:
+        backbone = self.prepared.coster.parameters
+        worst = reference_point(self.spec, self.prepared.limits, max(2, len(self.prepared.classes)), backbone)
+        return Forest(self.spec.objectives, worst, self.prepared.evaluator.steps, self._layers, self.spec.search.seed)
+
+    def _pool(self, number: int) -> list[str]:
+        """Return the identities that may be proposed: a table's points, or draws within budget, some new each time."""
+        if self.prepared.points is not None:
+            if not self._options:
+                for one in self.prepared.points.candidates:
+                    self._keep(one)
+            return list(self._options)
+        wanted = _POOL + _FRESH * number
+        while len(self._options) < wanted and self._drawn < _MOST_DRAWS + 2 * _FRESH * number:
+            self._keep(self.prepared.space.draw(RandomChooser(derived_seed(self.spec.search.seed, -1 - self._drawn))))
+            self._drawn += 1
+        return list(self._options)[-_POOL:]
+
+    def _keep(self, candidate: Candidate) -> None:
+        """Keep a candidate as an option, unless it cannot be attached or is known to be over budget."""
+        cost = self._cost(candidate)
+        if cost is None or any(one > 0 for one in violations(self.prepared.limits, cost.values).values()):
+            return
+        self._options[candidate.sha256] = (candidate, Option(features(candidate, self._layers), cost.values))
+
+    def _cost(self, candidate: Candidate) -> Cost | None:
+        try:
+            return self.prepared.coster.cost(candidate)
+        except (UnsupportedError, PlacementError):
+            return None

@@ -1,0 +1,208 @@
+"""A forest over all methods at once, learning from every rung, and expected hypervolume improvement.
+
+One ensemble of extremely randomized trees (Geurts et al. 2006) predicts each objective that has to be measured from
+what every candidate has: its methods, places, layers, learning rates and costs, and from how long it was trained. So a
+candidate that was stopped early teaches too, and one method teaches about another. What is known before training
+(parameters, bytes) is not predicted but taken. Of a pool of new candidates the one is proposed whose predictions, one
+for each tree, add most volume to the front on average (Emmerich et al. 2006); with one objective that is expected
+improvement. Costs count by their logarithm.
+
+The pool is drawn from the space, and beside it stand neighbours of the front: candidates that share most with a member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import log10
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from evaluators.score import METRICS
+from orchestrator.dominance import non_dominated
+from orchestrator.spec import Objective
+from orchestrator.storage import Trial
+from search_space.features import features
+
+FloatArray = NDArray[np.float64]
+_TREES = 64
+_MOST_ROWS = 800
+_LEAST_TRIALS = 4
+
+
+@dataclass(frozen=True)
+class Option:
+    """A candidate that could be proposed, in numbers.
+
+    Attributes:
+        features: Named numbers of the candidate.
+        costs: What is known of it before training, by metric.
+    """
+
+    features: Mapping[str, float]
+    costs: Mapping[str, float]
+
+
+@dataclass
+class Forest:
+    """Ranks options by what they promise.
+
+    Attributes:
+        objectives: What is searched for.
+        worst: The reference point: the worst value of each objective that counts.
+        steps: Optimiser steps of full training.
+        n_layers: Layers of the model.
+        seed: Seed of the trees.
+    """
+
+    objectives: Sequence[Objective]
+    worst: Mapping[str, float]
+    steps: int
+    n_layers: int
+    seed: int
+    _names: list[str] = field(default_factory=list)
+
+    def best(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> int | None:
+        """Return the position of the most promising option; None while there is too little to learn from.
+
+        Args:
+            options: What could be tried, at least one.
+            trials: What was tried, in order; running ones count by what they promise.
+            seed: Seed of this proposal.
+        """
+        learnt = [one for one in trials if one.scores and one.cost is not None]
+        measured = [one.metric for one in self.objectives if one.metric not in options[0].costs]
+        if len(learnt) < _LEAST_TRIALS:
+            return None
+        rows = self._rows(learnt)
+        self._names = sorted({name for row in rows for name in row} | {n for one in options for n in one.features})
+        asked = self._matrix([self._with_costs(one.features, one.costs, 1.0) for one in options])
+        running = [one for one in learnt if one.state == "running"]
+        unfinished = self._matrix([self._row(one, 1.0) for one in running])
+        promised: dict[str, FloatArray] = {}
+        expected: dict[str, FloatArray] = {}
+        for metric in measured:
+            trees = self._trees(learnt, rows, metric, seed)
+            promised[metric] = np.stack([tree.predict(asked) for tree in trees])
+            if running:
+                expected[metric] = np.mean([tree.predict(unfinished) for tree in trees], axis=0)
+        gains = self._gains(options, promised, self._front(learnt, running, expected))
+        return int(np.argmax(gains))
+
+    def _trees(self, learnt: Sequence[Trial], rows: list[dict[str, float]], metric: str, seed: int) -> list[Any]:
+        from sklearn.ensemble import ExtraTreesRegressor
+
+        pairs = [(row, score.values.get(metric)) for row, score in zip(rows, _scores(learnt), strict=True)]
+        known = [(row, value) for row, value in pairs if value is not None][-_MOST_ROWS:]
+        forest = ExtraTreesRegressor(
+            n_estimators=_TREES, min_samples_leaf=2, max_features=0.5, bootstrap=True, random_state=seed
+        )
+        forest.fit(self._matrix([row for row, _ in known]), np.array([value for _, value in known]))
+        return list(forest.estimators_)
+
+    def _rows(self, learnt: Sequence[Trial]) -> list[dict[str, float]]:
+        return [self._row(trial, score.step / self.steps) for trial in learnt for score in trial.scores]
+
+    def _row(self, trial: Trial, share: float) -> dict[str, float]:
+        assert trial.cost is not None
+        return self._with_costs(features(trial.candidate, self.n_layers), trial.cost.values, share)
+
+    @staticmethod
+    def _with_costs(numbers: Mapping[str, float], costs: Mapping[str, float], share: float) -> dict[str, float]:
+        logs = {f"log {name}": log10(max(1.0, value)) for name, value in costs.items()}
+        return {**numbers, **logs, "log share of training": log10(share)}
+
+    def _matrix(self, rows: Sequence[Mapping[str, float]]) -> NDArray[np.float32]:
+        names = [*self._names]
+        return np.array([[row.get(name, 0.0) for name in names] for row in rows], dtype=np.float32)
+
+    def _front(
+        self, learnt: Sequence[Trial], running: Sequence[Trial], expected: Mapping[str, FloatArray]
+    ) -> FloatArray:
+        """Return the front in the unit box, [members, objectives], lower is better; running ones by what they promise."""
+        done = [
+            [score.values[one.metric] for one in self.objectives]
+            for trial in learnt
+            if trial.state == "complete" and (score := trial.score) is not None
+        ]
+        hoped = [
+            [
+                float(expected[one.metric][at]) if one.metric in expected else trial.cost.values[one.metric]  # type: ignore[union-attr]
+                for one in self.objectives
+            ]
+            for at, trial in enumerate(running)
+        ]
+        values = self._boxed(np.array([*done, *hoped], dtype=np.float64).reshape(-1, len(self.objectives)))
+        inside = values[(values < 1).all(axis=1)]
+        return inside[non_dominated(inside, ["minimize"] * inside.shape[1])] if len(inside) else inside
+
+    def _boxed(self, values: FloatArray) -> FloatArray:
+        """Return values as shares of the way from the best (0) to the reference point (1); costs by their logarithm."""
+        columns = []
+        for at, one in enumerate(self.objectives):
+            worst, column = self.worst[one.metric], values[..., at]
+            if METRICS[one.metric].on_split:
+                best = 1.0 if one.direction == "maximize" else 0.0
+                columns.append((column - best) / (worst - best))
+            else:
+                columns.append(np.log10(np.maximum(column, 1.0)) / log10(max(worst, 10.0)))
+        return np.stack(columns, axis=-1)
+
+    def _gains(self, options: Sequence[Option], promised: Mapping[str, FloatArray], front: FloatArray) -> FloatArray:
+        """Return the mean gain of each option over the trees, shape [options]."""
+        columns = [
+            promised[one.metric]
+            if one.metric in promised
+            else np.broadcast_to([option.costs[one.metric] for option in options], (_TREES, len(options)))
+            for one in self.objectives
+        ]
+        boxed = np.minimum(self._boxed(np.stack(columns, axis=-1)), 1.0)
+        return np.asarray(added_volume(boxed.reshape(-1, boxed.shape[-1]), front).reshape(_TREES, -1).mean(axis=0))
+
+
+def added_volume(points: FloatArray, front: FloatArray) -> FloatArray:
+    """Return what each point alone adds to the volume that a front dominates in the unit box, shape [points].
+
+    Exact for one and two objectives. For three, the mean over slices of the third.
+
+    Args:
+        points: Shape [points, objectives], in [0, 1], lower is better.
+        front: Shape [members, objectives], non-dominated.
+    """
+    if points.shape[1] == 1:
+        best = front.min() if len(front) else 1.0
+        return np.maximum(best - points[:, 0], 0.0)
+    if points.shape[1] == 2:
+        return _added_area(points, front)
+    edges = np.linspace(0.0, 1.0, 17)
+    total = np.zeros(len(points))
+    for low, high in pairwise(edges):
+        below = front[front[:, 2] <= low][:, :2]
+        kept = below[non_dominated(below, ["minimize"] * 2)] if len(below) else below
+        thick = np.clip(high - np.maximum(points[:, 2], low), 0.0, None)
+        total += thick * _added_area(points[:, :2], kept)
+    return total
+
+
+def _added_area(points: FloatArray, front: FloatArray) -> FloatArray:
+    """Sum over the steps of the front's staircase what lies between a point and the stair above it."""
+    stairs = front[np.argsort(front[:, 0])]
+    left = np.concatenate([[0.0], stairs[:, 0]])
+    right = np.concatenate([stairs[:, 0], [1.0]])
+    top = np.concatenate([[1.0], stairs[:, 1]])
+    widths = np.clip(right - np.maximum(points[:, :1], left), 0.0, None)
+    heights = np.clip(top - points[:, 1:], 0.0, None)
+    return np.asarray((widths * heights).sum(axis=1))
+
+
+def _scores(trials: Sequence[Trial]) -> list[Any]:
+    return [score for trial in trials for score in trial.scores]
+
+
+def build(seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of the trials before there is enough to learn from: independent uniform draws."""
+    return optuna.samplers.RandomSampler(seed=seed)

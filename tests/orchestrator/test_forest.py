@@ -1,0 +1,69 @@
+"""The forest: the volume that a point adds, and what it proposes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.dominance import hypervolume, non_dominated
+from orchestrator.preparation import Prepared
+from orchestrator.proposals import Proposals
+from orchestrator.samplers.forest import added_volume
+from orchestrator.simulation import simulate
+from tests.orchestrator.tables import space_of, spec_of, table_of
+
+unit = st.floats(0.0, 1.0)
+
+
+@given(st.integers(1, 2), st.data())
+def test_what_a_point_adds_is_the_difference_of_two_hypervolumes(objectives: int, data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.lists(unit, min_size=objectives, max_size=objectives), max_size=8))
+    point = data.draw(st.lists(unit, min_size=objectives, max_size=objectives))
+    down, corner = ["minimize"] * objectives, np.ones(objectives)
+    values = np.array(rows).reshape(-1, objectives)
+    front = values[non_dominated(values, down)] if rows else values
+    before = hypervolume(values, corner, down) if rows else 0.0
+    after = hypervolume(np.vstack([values, point]), corner, down)
+    assert added_volume(np.array([point]), front)[0] == pytest.approx(after - before, abs=1e-9)
+
+
+def test_with_three_objectives_it_is_near() -> None:
+    rng = np.random.default_rng(0)
+    values, points = rng.random((12, 3)), rng.random((20, 3))
+    down = ["minimize"] * 3
+    front = values[non_dominated(values, down)]
+    exact = [
+        hypervolume(np.vstack([front, one]), np.ones(3), down) - hypervolume(front, np.ones(3), down) for one in points
+    ]
+    assert added_volume(points, front) == pytest.approx(np.array(exact), abs=0.02)
+
+
+def test_it_finds_more_than_chance_on_the_same_steps() -> None:
+    table = table_of(200)
+
+    def found(sampler: str, seed: int) -> float:
+        search = {"sampler": sampler, "seed": seed, "early_stopping": {"rungs": 1}}
+        spec = spec_of(search=search, budgets={"trials": 25})
+        done = [one for one in simulate(spec, space_of(spec), table).trials() if one.state == "complete" and one.cost]
+        values = [[one.scores[-1]["accuracy"], np.log10(one.cost.trainable_params)] for one in done if one.cost]
+        return hypervolume(np.array(values), [0.5, 5.5], ["maximize", "minimize"])
+
+    assert np.mean([found("forest", seed) for seed in range(3)]) > np.mean([found("random", s) for s in range(3)])
+
+
+def test_what_it_proposes_follows_from_the_history_alone() -> None:
+    table, spec = table_of(80), spec_of(search={"sampler": "forest"})
+    space = space_of(spec)
+    trials = simulate(spec, space, table).trials()
+    again = [_fresh(spec, space, table).propose(20, trials, set()) for _ in range(2)]
+    assert again[0] == again[1] is not None
+
+
+def _fresh(spec, space, table):
+    from orchestrator.simulation import SimulatedClock, _bench
+    from orchestrator.storage import IN_MEMORY, Storage
+
+    prepared: Prepared = _bench(spec, space, table, Storage(IN_MEMORY).create(spec), SimulatedClock()).prepared
+    return Proposals(spec, prepared)
