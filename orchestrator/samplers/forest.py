@@ -123,7 +123,7 @@ class Forest:
     def _front(
         self, learnt: Sequence[Trial], running: Sequence[Trial], expected: Mapping[str, FloatArray]
     ) -> FloatArray:
-        """Return the front in the unit box, [members, objectives], lower is better; running ones by what they promise."""
+        """Return the front in the unit box, [members, objectives], lower is better; running ones as they promise."""
         done = [
             [score.values[one.metric] for one in self.objectives]
             for trial in learnt
