@@ -77,7 +77,7 @@ def _by_rungs(run: TrainedRun, rungs: tuple[int, ...]) -> Iterator[tuple[Score, 
     tokens = run.evaluator.folder.read("test")
     for step in rungs:
         score = run.advance(step)
-        yield score, quality(run.predict("test", tokens), tokens.labels, run.evaluator.spec.calibration, None)
+        yield score, quality(run.predict("test", tokens), tokens.labels, run.evaluator.spec.calibration)
 
 
 def _begin(task: str) -> None:
