@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from evaluators import tuners
 from evaluators.backbone import copy_of, head_of
 from evaluators.from_shapes import freeze_constants, set_residuals_apart, takes_residuals, without_values
-from evaluators.prefixes import restrict_prefix
+from evaluators.prefixes import prefix_lengths, restrict_prefix
 from evaluators.quantization import is_bookkeeping
 from search_space.candidate import Candidate, Part
 from search_space.errors import ExportError, UnsupportedError
 from search_space.placement import Anatomy
 from search_space.registry import method
 from search_space.space import resolve
+from search_space.spread import in_one_size
 
 tuners.register()
 
@@ -138,7 +139,9 @@ def _attach_parts(
     trained: dict[int, tuple[nn.Parameter, ...]] = {}
     for index in order:
         known = {id(parameter) for parameter in model.parameters()}
-        model = _attach_part(model, anatomy, candidate.parts[index], f"part{index}")
+        part = candidate.parts[index]
+        for one in in_one_size(part, anatomy) if method(part.method).route == "inject" else (part,):
+            model = _attach_part(model, anatomy, one, f"part{index}")
         trained[index] = _new_parameters(model, known, candidate.parts[index])
     _activate_all(model)
     for parameter in (one for part in trained.values() for one in part):
@@ -163,9 +166,10 @@ def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> n
         _unshare(model, targets.layers, anatomy)
         return model
     try:
-        changed = inject(model, part, rule.config(part, targets), name)
-        if isinstance(changed, PeftModel) and len(targets.layers) < anatomy.n_layers:
-            restrict_prefix(changed, targets.layers, anatomy)
+        arguments = rule.config(part, targets)
+        changed = inject(model, part, arguments, name)
+        if isinstance(changed, PeftModel) and "num_layers" in arguments:
+            restrict_prefix(changed, prefix_lengths(part, targets.layers), anatomy)
         return changed
     except REFUSALS as error:
         raise UnsupportedError(f"{part.method} cannot be attached to {anatomy.architecture}: {error}") from error

@@ -25,6 +25,7 @@ from search_space.errors import PlacementError, UnsupportedError
 from search_space.placement import Anatomy, Layers, Placement, Site
 from search_space.registry import Method, Targets, method
 from search_space.space import resolve
+from search_space.spread import in_one_size
 
 Law = Literal["alone", "shared", "whole"]
 """How a method's numbers add up: module by module, with shared ones beside them, or not at all."""
@@ -135,7 +136,7 @@ class Counter:
 
     def count(self, candidate: Candidate) -> Counts:
         """Count a candidate. Raises UnsupportedError or PlacementError where the model cannot carry it."""
-        parts = tuple(map(self._canonical, candidate.parts))
+        parts = tuple(one for part in candidate.parts for one in self._pieces(self._canonical(part)))
         if parts not in self._known:
             try:
                 self._known[parts] = self._count(parts)
@@ -156,6 +157,10 @@ class Counter:
         rule.check(part)
         shapeless = {knob.name: knob.default for knob in rule.knobs if not knob.shapes}
         return replace(part, knobs=tuple({**dict(part.knobs), **shapeless}.items())) if shapeless else part
+
+    def _pieces(self, part: Part) -> tuple[Part, ...]:
+        """Return the parts of one size each that a part is attached as."""
+        return in_one_size(part, self._anatomy) if method(part.method).route == "inject" else (part,)
 
     def _count(self, parts: tuple[Part, ...]) -> Counts:
         plans = [self._plan(part) for part in parts]

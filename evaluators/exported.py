@@ -119,12 +119,14 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def is_peft(candidate: Candidate) -> bool:
-    """Whether peft can hold this candidate: one part, of a type that peft knows, ours included.
+    """Whether peft can hold this candidate: one part of one size, of a type that peft knows, ours included.
 
     Of prefixes peft knows only those on all layers.
     """
     part, *others = candidate.parts
     rule = method(part.method)
+    if any(isinstance(value, tuple) for _, value in part.knobs):
+        return False
     return not others and bool(rule.peft_type) and (rule.route != "prompt" or part.placement.layers.kind == "all")
 
 

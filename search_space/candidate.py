@@ -28,7 +28,8 @@ class Part:
 
     Attributes:
         method: Name of a method in the registry.
-        knobs: (name, value) pairs, sorted by name. A tuple value gives a size for each layer of the placement.
+        knobs: (name, value) pairs, sorted by name. A tuple value gives a size for each layer of the placement; where
+            all are equal it is kept as one number, so that equal architectures are one.
         placement: Where. An empty set of projections means the method's own fixed place.
     """
 
@@ -40,7 +41,8 @@ class Part:
         names = [name for name, _ in self.knobs]
         if len(set(names)) != len(names):
             raise CandidateError(f"{self.method}: a knob is given twice in {names}")
-        object.__setattr__(self, "knobs", tuple(sorted(self.knobs)))
+        knobs = sorted((name, in_one(value)) for name, value in self.knobs)
+        object.__setattr__(self, "knobs", tuple(knobs))
         for name, value in self.knobs:
             if isinstance(value, float) and not math.isfinite(value):
                 raise CandidateError(f"{self.method}.{name}: {value} is not a finite number")
@@ -191,6 +193,11 @@ def _default_knobs(method: object) -> dict[str, KnobValue]:
 
 def _same(value: KnobValue, default: KnobValue | None) -> bool:
     return type(value) is type(default) and value == default
+
+
+def in_one(value: KnobValue) -> KnobValue:
+    """Return one number for sizes that are equal on all layers, and anything else as it is."""
+    return value[0] if isinstance(value, tuple) and value and len(set(value)) == 1 else value
 
 
 def _is_number(value: object) -> bool:

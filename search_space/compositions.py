@@ -36,9 +36,13 @@ class Composition:
     @property
     def size(self) -> int:
         """Number of different candidates, recipes aside. At least one part is in each."""
-        parts = math.prod(part.size + part.optional for _, part in self.parts)
         none = all(part.optional for _, part in self.parts)
-        return (parts - none) * (1 if self.layers is None else self.layers.size)
+        if self.layers is None:
+            return math.prod(part.size + part.optional for _, part in self.parts) - none
+        apart = any(part.apart for _, part in self.parts)
+        return self.layers.total(
+            lambda on: math.prod(part.size_on(on) + part.optional for _, part in self.parts) - none, apart=apart
+        )
 
     def draw(self, chooser: Chooser) -> tuple[Drawn, ...]:
         """Draw the parts. Where every one is left out, the first is meant, at its defaults: every draw is valid."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 from search_space.errors import CandidateError, PlacementError
 from search_space.knobs import Chooser, draw_one, encode_one
@@ -12,6 +14,7 @@ from search_space.layers import Layers, group_sizes
 
 NONE = "none"
 SUBSET = "subset"
+_MOST_UNITS = 12
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,28 @@ class LayerChoice:
     def size(self) -> int:
         """Number of different choices, having none not counted."""
         return len(self.options) or 2 ** len(self.units) - 1
+
+    def total(self, size_on: Callable[[Layers], int], *, apart: bool) -> int:
+        """Return the sum of something over all choices.
+
+        Args:
+            size_on: What is summed.
+            apart: Whether it depends on which layers are chosen; else on how many only.
+
+        Raises:
+            CandidateError: There are too many choices to look at each.
+        """
+        count = len(self.units)
+        if self.options:
+            return sum(map(size_on, self.options))
+        if not apart and count == self.n_layers:
+            chosen = ([1] * many + [0] * (count - many) for many in range(1, count + 1))
+            return sum(math.comb(count, sum(bits)) * size_on(self._bits(bits)) for bits in chosen)
+        if count > _MOST_UNITS:
+            raise CandidateError(
+                f"sizes per group go with listed layers, or with 'subset:4'; any subset of {count} layers is too many"
+            )
+        return sum(size_on(self._bits(bits)) for bits in product((0, 1), repeat=count) if any(bits))
 
     def draw(self, name: str, chooser: Chooser) -> Layers | None:
         """Draw layers; `name` starts the names of the parameters. None where the part is left out.
@@ -111,6 +136,17 @@ class LayerChoice:
 def is_subset(text: str) -> bool:
     """Whether a text asks for any subset of the layers: `subset`, or `subset:4` for four groups of them."""
     return text.partition(":")[0] == SUBSET
+
+
+def reaches_beyond(text: str, n_layers: int) -> bool:
+    """Whether a text names layers that a model of so many layers does not have."""
+    if text == NONE or is_subset(text):
+        return False
+    try:
+        Layers.parse(text).indices(n_layers)
+    except PlacementError:
+        return True
+    return False
 
 
 def groups_of(text: str) -> int | None:

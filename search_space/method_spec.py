@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import Field
 
-from search_space.candidate import KnobValue
+from search_space.candidate import KnobValue, in_one
 from search_space.errors import CandidateError, PlacementError, did_you_mean, one_of
 from search_space.knobs import Knob, LogRange
 from search_space.layer_choice import NONE, SUBSET, groups_of, is_subset
 from search_space.placement import Layers, Placement
 from search_space.registry import Method, method
+from search_space.spread import Spread
 from search_space.strict import Strict
 
 MOST_OPTIONS = 200
@@ -23,13 +24,14 @@ class MethodSpec(Strict):
     """How one method is searched: knobs by name, and where it goes.
 
     Attributes:
-        knobs: Values to choose from for each knob that differs from the method's own list.
+        knobs: Values to choose from for each knob that differs from the method's own list; a spread where a size
+            differs between layers.
         learning_rate: (low, high), searched on a logarithmic scale.
         projections: Sets of projections to choose from, in notation.
         layers: Layer selectors to choose from; all of `top:1` .. `all` when None.
     """
 
-    knobs: dict[str, tuple[KnobValue, ...]] = Field(default_factory=dict)
+    knobs: dict[str, tuple[KnobValue, ...] | Spread] = Field(default_factory=dict)
     learning_rate: tuple[float, float] | None = None
     projections: tuple[str, ...] | None = None
     layers: tuple[str, ...] | None = None
@@ -64,7 +66,8 @@ def read_part(given: Any) -> PartSpec:
 def write_method(one: MethodSpec) -> dict[str, Any]:
     """Return the settings as they would be written in a study file."""
     data: dict[str, Any] = {"method": one.method} if isinstance(one, PartSpec) else {}
-    data |= {name: list(values) for name, values in one.knobs.items()}
+    for name, values in one.knobs.items():
+        data[name] = values.to_json() if isinstance(values, Spread) else list(values)
     for key in _OWN_KEYS:
         if (value := getattr(one, key)) is not None:
             data[key] = list(value)
@@ -96,13 +99,13 @@ def as_tuple(where: str, value: Any) -> tuple[Any, ...]:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not 0 < len(values) <= MOST_OPTIONS:
         raise ValueError(f"{where}: expected 1 to {MOST_OPTIONS} values, not {len(values)}")
-    values = tuple(tuple(one) if isinstance(one, list) else one for one in values)
+    values = tuple(in_one(tuple(one)) if isinstance(one, list) else one for one in values)
     if not where.endswith(".learning_rate") and len(set(map(repr, values))) != len(values):
         raise ValueError(f"{where}: a value is listed twice")
     return values
 
 
-def absence_of(rule: Method, knobs: Mapping[str, tuple[KnobValue, ...]]) -> str:
+def absence_of(rule: Method, knobs: Mapping[str, tuple[KnobValue, ...] | Spread]) -> str:
     """Return the name of the size for which 0 is listed, which leaves a part out; empty where there is none.
 
     Raises:
@@ -114,7 +117,9 @@ def absence_of(rule: Method, knobs: Mapping[str, tuple[KnobValue, ...]]) -> str:
     return names[0] if names else ""
 
 
-def _leaves_out(knob: Knob, values: tuple[KnobValue, ...]) -> bool:
+def _leaves_out(knob: Knob, values: tuple[KnobValue, ...] | Spread) -> bool:
+    if isinstance(values, Spread):
+        return False
     return knob.low is not None and knob.low > 0 and any(type(value) is int and value == 0 for value in values)
 
 
@@ -130,18 +135,25 @@ def _read_settings(name: str, given: Any, optional: bool) -> dict[str, Any]:
         if key not in (allowed := (*(knob.name for knob in rule.knobs), *_OWN_KEYS)):
             raise ValueError(f"{name} has no {key!r}; allowed: {one_of(allowed)}{did_you_mean(str(key), allowed)}")
     try:
-        return _checked(rule, {key: as_tuple(f"{name}.{key}", value) for key, value in given.items()}, optional)
+        return _checked(rule, {key: _values(f"{name}.{key}", value) for key, value in given.items()}, optional)
     except (CandidateError, PlacementError) as error:
         raise ValueError(str(error)) from None
 
 
-def _checked(rule: Method, given: dict[str, tuple[Any, ...]], optional: bool) -> dict[str, Any]:
+def _values(where: str, given: Any) -> tuple[Any, ...] | Spread:
+    return Spread.read(where, given) if isinstance(given, Mapping) else as_tuple(where, given)
+
+
+def _checked(rule: Method, given: dict[str, Any], optional: bool) -> dict[str, Any]:
     knobs = {knob.name: given[knob.name] for knob in rule.knobs if knob.name in given}
     absence = absence_of(rule, knobs) if optional else ""
     if absence and len(knobs[absence]) == 1:
         raise ValueError(f"{rule.name}.{absence}: 0 alone leaves nothing to put anywhere; list a size beside it")
     for name, values in knobs.items():
-        rule.knob(name).narrowed([value for value in values if name != absence or value != 0])
+        _check_values(rule.knob(name), values, may_be_zero=name == absence)
+    for key in set(given) & set(_OWN_KEYS):
+        if isinstance(given[key], Spread):
+            raise ValueError(f"{rule.name}.{key} takes no sizes")
     if "projections" in given and rule.placement.fixed:
         raise ValueError(f"{rule.name} has its own place and takes no projections")
     if "layers" in given and not rule.placement.layers and not set(given["layers"]) <= {NONE, "all"}:
@@ -153,6 +165,15 @@ def _checked(rule: Method, given: dict[str, tuple[Any, ...]], optional: bool) ->
         "projections": _canonical(where, given["projections"], _projections) if "projections" in given else None,
         "layers": as_layers(f"{rule.name}.layers", given["layers"], optional) if "layers" in given else None,
     }
+
+
+def _check_values(knob: Knob, values: tuple[KnobValue, ...] | Spread, may_be_zero: bool) -> None:
+    if isinstance(values, Spread):
+        if knob.low is None:
+            raise CandidateError(f"space.{knob.name} is not a size, so it cannot differ between layers")
+        knob.narrowed(values.values)
+        return
+    knob.narrowed([value for value in values if not may_be_zero or value != 0])
 
 
 def _layers(text: str, optional: bool) -> str:

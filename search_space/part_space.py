@@ -11,6 +11,7 @@ from search_space.knobs import Chooser, Knob, LogRange, draw_one, encode_one
 from search_space.layer_choice import LayerChoice
 from search_space.placement import Layers, Placement
 from search_space.registry import Method
+from search_space.spread import SpreadKnob
 
 Drawn = tuple[Part, float]
 """A part and its learning rate."""
@@ -23,6 +24,7 @@ class PartSpace:
     Attributes:
         rule: Its method.
         knobs: Its knobs, with the values that are searched.
+        spreads: Those of its knobs whose sizes differ between layers.
         projections: Sets of projections, in notation; one empty text where the method has its own place.
         layers: Which layers; None where the hybrid draws them for all of its parts.
         learning_rate: Range, searched on a logarithmic scale.
@@ -35,12 +37,23 @@ class PartSpace:
     layers: LayerChoice | None
     learning_rate: LogRange
     absence: str = ""
+    spreads: tuple[SpreadKnob, ...] = ()
 
     @property
     def size(self) -> int:
-        """Number of different parts, being left out not counted."""
-        layers = 1 if self.layers is None else self.layers.size
-        return math.prod([*(len(knob.values) for knob in self.knobs), len(self.projections), layers])
+        """Number of different parts where the layers are its own, being left out not counted."""
+        layers = self.layers or LayerChoice.of(("all",), 1)
+        return layers.total(self.size_on, apart=self.apart)
+
+    @property
+    def apart(self) -> bool:
+        """Whether it matters which layers are chosen, and not only how many, to the number of parts."""
+        return any(one.spread.per != "layer" for one in self.spreads)
+
+    def size_on(self, layers: Layers) -> int:
+        """Number of different parts on some layers."""
+        sizes = (one.size(layers) for one in self.spreads)
+        return math.prod([*(len(knob.values) for knob in self.knobs), len(self.projections), *sizes])
 
     @property
     def optional(self) -> bool:
@@ -71,8 +84,10 @@ class PartSpace:
         projections = draw_one(f"{name}.projections", self.projections, False, chooser)
         if layers is None and self.layers is not None:
             layers = self.layers.draw(name, chooser)
+        layers = layers or Layers()
+        knobs += [(one.name, one.draw(name, chooser, layers)) for one in self.spreads]
         rate = self.learning_rate.draw(f"{name}.learning_rate", chooser)
-        return Part(self.rule.name, tuple(knobs), placement_of(projections, layers or Layers())), rate
+        return Part(self.rule.name, tuple(knobs), placement_of(projections, layers)), rate
 
     def default(self, shared: Layers | None = None) -> Drawn:
         """Return the method at its defaults, as near as this space comes to them."""
@@ -80,8 +95,11 @@ class PartSpace:
         projections = str(Placement(wanted.projections)) if wanted.projections else ""
         chosen = projections if projections in self.projections else self.projections[0]
         layers = shared if self.layers is None else self.layers.default(wanted.layers)
-        knobs = tuple((knob.name, knob.default) for knob in self.knobs)
-        return Part(self.rule.name, knobs, placement_of(chosen, layers or Layers())), self.learning_rate.default
+        layers = layers or Layers()
+        knobs = [(one.name, one.default) for one in self.knobs] + [
+            (one.name, one.first(layers)) for one in self.spreads
+        ]
+        return Part(self.rule.name, tuple(knobs), placement_of(chosen, layers)), self.learning_rate.default
 
     def encode(self, name: str, drawn: Drawn | None) -> dict[str, str | int | float]:
         """Return the parameters that `draw` would need to draw this part. ValueError when it is not in the space."""
@@ -94,6 +112,8 @@ class PartSpace:
                 parameters[f"{name}.{knob.name}.index"] = knob.values.index(part[knob.name]) + 1
             else:
                 parameters |= encode_one(f"{name}.{knob.name}", knob.values, knob.ordered, part[knob.name])
+        for one in self.spreads:
+            parameters |= one.encode(name, part[one.name], part.placement.layers)
         projections = str(Placement(part.placement.projections)) if part.placement.projections else ""
         parameters |= encode_one(f"{name}.projections", self.projections, False, projections)
         if self.layers is not None:

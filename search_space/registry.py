@@ -128,6 +128,8 @@ class Method:
             raise CandidateError(f"{self.name}: {one_of(missing)} not set")
         if not self.placement.layers and part.placement.layers.kind != "all":
             raise CandidateError(f"{self.name} goes into all layers and takes no choice of them")
+        if not self.placement.layers and any(isinstance(value, tuple) for _, value in part.knobs):
+            raise CandidateError(f"{self.name} goes into all layers with one size, not one for each")
         if self.placement.fixed and part.placement.projections:
             raise CandidateError(f"{self.name} has its own place and takes no projections")
         if not self.placement.fixed and not part.placement.projections:

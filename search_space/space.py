@@ -6,19 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from search_space.candidate import Candidate, Part, Recipe
+from search_space.candidate import Candidate, KnobValue, Part, Recipe
 from search_space.compositions import Composition
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 from search_space.hybrid_spec import HybridSpec
 from search_space.hybrids import require_sharing
-from search_space.knobs import Chooser, draw_one, encode_one
-from search_space.layer_choice import LayerChoice
-from search_space.method_spec import MethodSpec, absence_of
+from search_space.knobs import Chooser, Knob, draw_one, encode_one
+from search_space.layer_choice import LayerChoice, reaches_beyond
+from search_space.method_spec import MethodSpec, PartSpec, absence_of
 from search_space.part_space import Drawn, PartSpace, placement_of
 from search_space.placement import Anatomy, Layers, Placement, Site
 from search_space.recipes import AT_DEFAULTS, RecipeSpace
 from search_space.registry import Method, Targets, method
 from search_space.spec import SpaceSpec, presets
+from search_space.spread import Spread, SpreadKnob, require_size_for_each_layer
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def bind(spec: SpaceSpec, anatomy: Anatomy) -> Space:
     """
     given = spec.methods if spec.methods is not None else _preset_methods(spec.preset)
     hybrids = spec.hybrids if spec.hybrids is not None else _preset_hybrids(spec.preset, tuple(given))
-    compositions = (*_alone_and_together(spec, given, hybrids, anatomy), *_with_own_parts(hybrids, anatomy))
+    own = _with_own_parts(hybrids, anatomy, written=spec.hybrids is not None)
+    compositions = (*_alone_and_together(spec, given, hybrids, anatomy), *own)
     if not compositions:
         raise EmptySpaceError("space: no method is left; list at least one under space.methods")
     for one in compositions:
@@ -108,6 +110,7 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
     """
     rule = method(part.method)
     layers = part.placement.layers.indices(anatomy.n_layers)
+    require_size_for_each_layer(part, layers)
     if rule.placement.fixed:
         return Targets((), layers, anatomy)
     sites = anatomy.resolve(part.placement)
@@ -132,13 +135,30 @@ def _alone_and_together(
             yield Composition(" + ".join(names), tuple((label, spaces[name]) for name, label in _labels(names)))
 
 
-def _with_own_parts(hybrids: tuple[str | HybridSpec, ...], anatomy: Anatomy) -> Iterator[Composition]:
+def _with_own_parts(hybrids: tuple[str | HybridSpec, ...], anatomy: Anatomy, *, written: bool) -> Iterator[Composition]:
+    """Yield each hybrid with parts of its own; of a preset's, the parts that the model can carry."""
     for one in hybrids:
         if isinstance(one, HybridSpec):
             shared = None if one.layers is None else LayerChoice.of(one.layers, anatomy.n_layers)
-            labels = [f"{one.name}.{label}" for _, label in _labels([part.method for part in one.parts])]
-            parts = [_bind_part(method(part.method), part, anatomy, shared) for part in one.parts]
-            yield Composition(one.name, tuple(zip(labels, parts, strict=True)), shared)
+            parts: list[tuple[str, PartSpace]] = []
+            problem: PlacementError | UnsupportedError | None = None
+            for part, (_, label) in zip(one.parts, _labels([part.method for part in one.parts]), strict=True):
+                part = part if written else _within(part, anatomy.n_layers)
+                try:
+                    parts.append((f"{one.name}.{label}", _bind_part(method(part.method), part, anatomy, shared)))
+                except (PlacementError, UnsupportedError) as error:
+                    if written:
+                        raise
+                    problem = error
+            if problem is not None and not parts:
+                raise problem
+            yield Composition(one.name, tuple(parts), shared)
+
+
+def _within(part: PartSpec, n_layers: int) -> PartSpec:
+    """Return a preset's part without the layers that the model does not have."""
+    fitting = tuple(text for text in part.layers or () if not reaches_beyond(text, n_layers))
+    return part.model_copy(update={"layers": fitting}) if fitting else part
 
 
 def _carried(spec: SpaceSpec, wanted: dict[str, MethodSpec], anatomy: Anatomy) -> Iterator[tuple[str, PartSpace]]:
@@ -186,17 +206,24 @@ def _preset_hybrids(preset: str, searched: tuple[str, ...]) -> tuple[str | Hybri
 
 def _bind_part(rule: Method, given: MethodSpec, anatomy: Anatomy, shared: LayerChoice | None = None) -> PartSpace:
     absence = absence_of(rule, given.knobs)
-    present = {
-        name: [value for value in values if name != absence or value != 0] for name, values in given.knobs.items()
-    }
-    knobs = tuple(knob.narrowed(present[knob.name]) if knob.name in present else knob for knob in rule.knobs)
+    knobs = {knob.name: _narrowed(knob, given.knobs.get(knob.name), absence) for knob in rule.knobs}
+    spreads = {name: values for name, values in given.knobs.items() if isinstance(values, Spread)}
+    spread = tuple(SpreadKnob(knobs.pop(name), values, anatomy.n_layers) for name, values in spreads.items())
     rate = rule.learning_rate.narrowed(*given.learning_rate) if given.learning_rate else rule.learning_rate
     own = given.layers if rule.placement.layers or given.layers else ("all",)
     layers = None if shared is not None else LayerChoice.of(own, anatomy.n_layers)
     where = shared or layers or LayerChoice.of(("all",), anatomy.n_layers)
     widest = where.default(Layers())
     projections = ("",) if rule.placement.fixed else tuple(_projections(rule, given, widest, anatomy))
-    return PartSpace(rule, knobs, projections, layers, rate, absence)
+    return PartSpace(rule, tuple(knobs.values()), projections, layers, rate, absence, spread)
+
+
+def _narrowed(knob: Knob, values: tuple[KnobValue, ...] | Spread | None, absence: str) -> Knob:
+    if values is None:
+        return knob
+    if isinstance(values, Spread):
+        return knob.narrowed(values.values)
+    return knob.narrowed([value for value in values if knob.name != absence or value != 0])
 
 
 def _projections(rule: Method, given: MethodSpec, widest: Layers, anatomy: Anatomy) -> Iterator[str]:

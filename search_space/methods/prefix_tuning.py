@@ -11,10 +11,15 @@ from search_space.registry import Method, PlacementRule, Targets
 
 
 def config(part: Part, targets: Targets) -> dict[str, Any]:
-    """Return the arguments of peft's PrefixTuningConfig; on some layers it holds the prefixes of these alone."""
-    length = {"num_virtual_tokens": part["num_virtual_tokens"], "prefix_projection": False}
-    some = len(targets.layers) < targets.anatomy.n_layers
-    return {**length, "num_layers": len(targets.layers)} if some else length
+    """Return the arguments of peft's PrefixTuningConfig; on some layers it holds the prefixes of these alone.
+
+    Where lengths differ it has the longest, and what the others lack is cut off later.
+    """
+    length = part["num_virtual_tokens"]
+    longest = max(length) if isinstance(length, tuple) else length
+    some = len(targets.layers) < targets.anatomy.n_layers or isinstance(length, tuple)
+    layers = {"num_layers": len(targets.layers)} if some else {}
+    return {"num_virtual_tokens": longest, "prefix_projection": False, **layers}
 
 
 METHOD = Method(

@@ -8,6 +8,8 @@ matrix of the feed-forward block, as everywhere in Paretune.
 
 from typing import Any
 
+from search_space.presets import part
+
 _SIZES = [0, 1, 3, 6, 12, 24, 48, 96, 192, 384, 768]
 
 PRESET: dict[str, Any] = {
@@ -16,22 +18,9 @@ PRESET: dict[str, Any] = {
         {
             "name": "autopeft",
             "parts": [
-                {
-                    "method": "serial_adapter",
-                    "r": _SIZES,
-                    "activation": "relu",
-                    "projections": "mlp.down",
-                    "learning_rate": 2e-3,
-                },
-                {
-                    "method": "parallel_adapter",
-                    "r": _SIZES,
-                    "activation": "relu",
-                    "scaling": 4,
-                    "projections": "mlp.down",
-                    "learning_rate": 1e-3,
-                },
-                {"method": "prefix_tuning", "num_virtual_tokens": _SIZES, "learning_rate": 1e-2},
+                part("serial_adapter", r=_SIZES, activation="relu", projections="mlp.down"),
+                part("parallel_adapter", r=_SIZES, activation="relu", scaling=4, projections="mlp.down"),
+                part("prefix_tuning", num_virtual_tokens=_SIZES),
             ],
             "layers": "subset",
         }

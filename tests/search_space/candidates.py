@@ -24,11 +24,13 @@ RECIPES = {
 }
 
 
-def _knob_values(knob: Knob) -> SearchStrategy[KnobValue]:
+def _knob_values(knob: Knob, layers: bool) -> SearchStrategy[KnobValue]:
     known = st.sampled_from(knob.values)
     if knob.low is None:
         return known
     wide = st.integers(knob.low, 1_000_000)
+    if not layers:
+        return known | wide
     return known | wide | st.lists(wide, min_size=2, max_size=6).map(tuple)
 
 
@@ -41,7 +43,9 @@ def _placements(rule: Method) -> SearchStrategy[Placement]:
 
 def parts_of(rule: Method) -> SearchStrategy[Part]:
     """Parts of one method: every knob at any value that it admits, anywhere that it may be put."""
-    knobs = st.tuples(*(st.tuples(st.just(knob.name), _knob_values(knob)) for knob in rule.knobs))
+    knobs = st.tuples(
+        *(st.tuples(st.just(knob.name), _knob_values(knob, rule.placement.layers)) for knob in rule.knobs)
+    )
     return st.builds(Part, st.just(rule.name), knobs, _placements(rule))
 
 

@@ -22,7 +22,7 @@ def test_a_named_hybrid_is_its_methods(name: str) -> None:
 @pytest.mark.parametrize("name", list(presets()))
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
 def test_a_preset_leaves_out_what_a_model_cannot_carry(name: str, kind: str) -> None:
-    space = bind(SpaceSpec(preset=name), tiny_anatomy(kind=kind))  # type: ignore[arg-type]
+    space = bind(SpaceSpec(preset=name), tiny_anatomy(4, kind))  # type: ignore[arg-type]
     assert space.size > 0
     assert kind == "linear" or "vera" not in space.parts
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
-from search_space.spec import SpaceSpec
+from search_space.errors import PlacementError
+from search_space.spec import SpaceSpec, presets
+from tests.search_space.choosers import Recorded
 from tests.search_space.test_space import space_of
 
 
@@ -35,3 +39,44 @@ def test_a_preset_is_widened_by_methods_beside_its_hybrid() -> None:
 def test_a_hybrid_of_its_own_is_kept_as_it_was_written() -> None:
     spec = SpaceSpec.model_validate({"preset": "autopeft", "hybrids": [{"name": "autopeft", "layers": "subset:4"}]})
     assert SpaceSpec.model_validate(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "size"),
+    [
+        ("noah", 12, (3**3 + 3**6 + 3**9 + 3**12) ** 3),
+        ("noah", 6, (3**3 + 3**6) ** 3),
+        ("s3delta", 12, 2 ** (15 * 12) - 1),
+        ("bipeft", 12, 2 ** (23 * 12) - 1),
+        ("s4", 12, (65 + 1) ** 3 * (15 + 1) - 1),
+        ("s4", 6, (65 + 1) ** 3 * (15 + 1) - 1),
+        ("lonas", 12, 531_441),
+    ],
+)
+def test_the_published_spaces_have_the_sizes_that_they_say(preset: str, layers: int, size: int) -> None:
+    assert space_of(layers, preset=preset).size == size
+
+
+@pytest.mark.parametrize("preset", ["bipeft", "s3delta", "lonas", "noah", "s4"])
+def test_the_sizes_are_right_on_one_layer_or_few_by_enumeration(preset: str) -> None:
+    """Spaces that are small enough are drawn until nothing new comes."""
+    layers = {"bipeft": 1, "s3delta": 1, "lonas": 3, "noah": 2, "s4": 4}[preset]
+    spec = {"bipeft": [0, 6, 12], "s3delta": [0, 6, 12, 13], "lonas": [0], "noah": [0, 1], "s4": [3]}[preset]
+    whole = presets()[preset]["hybrids"][0]
+    chosen = [whole["parts"][index] for index in spec]
+    few = {**whole, "parts": [one | {"layers": ["first:1", "all"]} for one in chosen] if preset == "noah" else chosen}
+    space = space_of(layers, methods={}, hybrids=[few])
+    chooser = Recorded(Random(0))
+    seen = {space.draw(chooser).architecture_sha256 for _ in range(40 * space.size)}
+    assert len(seen) == space.size < 1500
+
+
+@pytest.mark.parametrize("name", ["autopeft", "noah", "s3delta", "s4", "bipeft", "lonas"])
+def test_a_published_space_searches_no_learning_rate(name: str) -> None:
+    for _, part in space_of(12, preset=name).compositions[0].parts:
+        assert part.learning_rate.low == part.learning_rate.high == part.rule.learning_rate.default
+
+
+def test_a_preset_that_a_model_cannot_carry_at_all_says_why() -> None:
+    with pytest.raises(PlacementError, match="4 groups need at least as many layers"):
+        space_of(3, preset="s4")

@@ -80,7 +80,7 @@ def test_a_parameter_has_one_domain_whatever_the_composition() -> None:
 
 @pytest.mark.parametrize("name", list(presets()))
 def test_the_first_candidate_is_in_the_space_and_plain_lora_where_that_is(name: str) -> None:
-    space = space_of(preset=name)
+    space = space_of(4, preset=name)
     first = space.first()
     assert first == at_defaults("lora") or "lora" not in presets()[name]["methods"]
     assert space.draw(Replayed(space.encode(first))) == first
