@@ -33,7 +33,8 @@ HYBRIDS = (
     "lora(r=2,use_dora=true) + ia3@mlp.down",
     "serial_adapter(r=4)@mlp.down[bits:10] + prefix_tuning(num_virtual_tokens=4)@[bits:10]",
 )
-SINGLES = (*METHODS, "head", "full", "full@[top:1]", "lora(r=2,use_dora=true)@linear[top:1]")
+PER_LAYER = ("lora(r=2/4)@attention", "prefix_tuning(num_virtual_tokens=2/4)")
+SINGLES = (*METHODS, *PER_LAYER, "head", "full", "full@[top:1]", "lora(r=2,use_dora=true)@linear[top:1]")
 
 
 @cache
@@ -207,7 +208,7 @@ def test_a_state_of_another_size_is_refused() -> None:
         ("bert", "lora@mlp.gate", "bert has no mlp.gate"),
         ("bert", "lora@mlp[top:9]", "need at least 9 layers"),
         ("gpt2", "vera(r=8)@attention", "vera cannot wrap"),
-        ("bert", "lora(r=2/4)@mlp", "lora cannot be attached to bert"),
+        ("bert", "lora(r=2/4/8)@mlp", "lora.r has 3 sizes, one for each layer, and is put on 2 layers"),
     ],
 )
 def test_what_the_model_cannot_carry_is_said(architecture: str, text: str, message: str) -> None:

@@ -32,7 +32,7 @@ SINGLES = (
 )
 OTHERS = (
     *("head", "full", "full@[top:1]", "lora(r=2) + bitfit", "serial_adapter(r=4) + lora(r=2)@mlp.down"),
-    "prefix_tuning(num_virtual_tokens=4)@[top:1]",
+    *("prefix_tuning(num_virtual_tokens=4)@[top:1]", "lora(r=2/4)"),
     *("prefix_tuning(num_virtual_tokens=4) + lora(r=2)", "lora(r=2) + prefix_tuning(num_virtual_tokens=4)"),
 )
 TEXTS = [row["text"] for row in questions()]

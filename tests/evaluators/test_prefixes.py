@@ -90,3 +90,24 @@ def test_a_prefix_changes_the_output_from_either_layer_and_only_chosen_layers_co
 def test_where_layers_cannot_be_told_apart_it_is_said(architecture: str, what: str) -> None:
     with pytest.raises(UnsupportedError, match=what):
         prefixed(architecture, "bits:1000" if architecture == "t5" else "bits:10")
+
+
+@pytest.mark.parametrize("architecture", MODELS)
+def test_lengths_of_each_layer_are_those_of_prefixes_that_are_cut(architecture: str) -> None:
+    """A prefix of 2 beside one of 5 gives what its layer gave alone: the mask and the cache are cut to it."""
+    model = tiny_model(architecture, num_labels=3).requires_grad_(False)
+    anatomy = anatomy_of(model)
+    one = attach(model, anatomy, parse("prefix_tuning(num_virtual_tokens=2/5)"))
+    sizes = [parameter.numel() for parameter in one.parts[0]]
+    assert sizes[0] * 5 == sizes[1] * 2
+    assert one.trainable_params == sum(sizes)
+    _, given, output = watched(one, anatomy, 0, architecture)
+    mask = {**given, **given.get("kwargs", {})}["attention_mask"]
+    assert mask is None or mask.shape[-1] == output.shape[1] + 2
+    _, given, _ = watched(one, anatomy, 1, architecture)
+    mask = {**given, **given.get("kwargs", {})}["attention_mask"]
+    assert mask is None or mask.shape[-1] == output.shape[1] + 5
+
+
+def test_equal_lengths_for_each_layer_are_plain_prefix_tuning() -> None:
+    assert parse("prefix_tuning(num_virtual_tokens=4/4)") == parse("prefix_tuning(num_virtual_tokens=4)")
