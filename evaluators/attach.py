@@ -15,12 +15,15 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.shira.layer import _warn_once_about_module_hooks as _shira_warning
+from peft.tuners.supertuning.layer import _warn_once_about_module_hooks as _supertuning_warning
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from evaluators import tuners
 from evaluators.backbone import copy_of, head_of
+from evaluators.dropout import set_dropout
 from evaluators.from_shapes import freeze_constants, set_residuals_apart, takes_residuals, without_values
 from evaluators.prefixes import prefix_lengths, restrict_prefix
 from evaluators.quantization import is_bookkeeping
@@ -32,6 +35,9 @@ from search_space.space import resolve
 from search_space.spread import in_one_size
 
 tuners.register()
+
+_HOLD_LAYERS = (_supertuning_warning, _shira_warning)
+"""What peft keeps so as to warn once: every layer that ever ran, and the candidate with it."""
 
 REFUSALS = (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError, KeyError)
 """What peft raises where a part does not fit a model."""
@@ -109,6 +115,8 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
         UnsupportedError: The model cannot carry it, or two parts cannot share it.
         PlacementError: A placement matches nothing.
     """
+    for holds_layers in _HOLD_LAYERS:
+        holds_layers.cache_clear()
     copied = copy_of(model)
     heads = head_of(model)
     with torch.random.fork_rng(devices=_cuda_devices()):
@@ -116,9 +124,7 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
         _renew_head(copied, heads)
         attached, parts = _attach_parts(copied, anatomy, candidate)
     head = _free_head(attached, heads)
-    for module in copied.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = candidate.recipe.dropout
+    set_dropout(copied, candidate.recipe.dropout)
     attached.eval()
     return Attached(attached, candidate, parts, head)
 

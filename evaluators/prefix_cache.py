@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from evaluators.backbone import Backbone, copy_of
+from evaluators.dropout import set_dropout
 from evaluators.shortcut import Course, Shortcut
 from evaluators.state_files import Shape, StateFile, boot, make_room
 from evaluators.tokens import Batch, Tokens
@@ -97,9 +98,7 @@ class PrefixCache:
     def _look(self, anatomy: Anatomy, tokens: Tokens) -> None:
         """Watch the model run, on the shortest examples."""
         self._reader = copy_of(self._bare)
-        for module in self._reader.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        set_dropout(self._reader, 0.0)
         try:
             self._course = Course(self._reader, anatomy, tokens.batch(tokens.by_length(2)[-1], self._device).inputs)
             self._shortcut = self._shortcut_on(self._reader)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluators.dropout import drops_out
 from evaluators.tuners.streams import first_input, first_output
 from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
@@ -145,8 +146,8 @@ class Course:
 
     def may_drop_out(self, model: nn.Module, depth: int) -> bool:
         """Whether a dropout below a depth is on while the model trains."""
-        dropouts = ((name, one) for name, one in model.named_modules() if isinstance(one, nn.Dropout) and one.p > 0)
-        return any(self.places.get(name, depth) < depth for name, _ in dropouts)
+        dropping = (name for name, one in model.named_modules() if drops_out(one))
+        return any(self.places.get(name, depth) < depth for name in dropping)
 
 
 def _same(one: nn.Module, other: nn.Module | None) -> bool:

@@ -238,3 +238,16 @@ def test_every_method_of_the_registry_is_counted_exactly_at_its_defaults(name: s
             pytest.skip(str(error))
         counts.append((one.trainable_params, one.head_params))
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "opt", "bart", "llama"])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_recipe_sets_every_dropout_that_the_model_has(architecture: str, rate: float) -> None:
+    model = tiny_model(architecture).requires_grad_(False)
+    model.config.pad_token_id = 0
+    inputs = tiny_inputs(architecture)
+    candidate = attach(model, anatomy_of(model), parse(f"head | dropout={rate}")).model
+    with torch.no_grad():
+        before = candidate(**inputs).logits
+        after = candidate.train()(**inputs).logits
+    assert torch.equal(before, after) == (rate == 0 or architecture == "llama")  # llama has none
