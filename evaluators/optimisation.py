@@ -67,6 +67,16 @@ def update(
     `before_freeing` is called after the step, while the gradients are still there.
     """
     loss.backward()
+    return descend(attached, optimiser, max_grad_norm, before_freeing)
+
+
+def descend(
+    attached: Attached,
+    optimiser: torch.optim.Optimizer,
+    max_grad_norm: float,
+    before_freeing: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Go one step down the gradients that are there, and free them: `update` without the way back."""
     norm = nn.utils.clip_grad_norm_(attached.trainable, max_grad_norm, foreach=False)
     optimiser.step()
     before_freeing()

@@ -16,7 +16,6 @@ than hidden states, or does not run its layers in order. Every depth is tried on
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from evaluators.backbone import Backbone, copy_of
+from evaluators.clock import Clock
 from evaluators.dropout import set_dropout
 from evaluators.shortcut import Course, Shortcut
 from evaluators.state_files import Shape, StateFile, boot, make_room
@@ -70,21 +70,29 @@ class PrefixCache:
         folder: Where the files go.
         about: What else the states depend on: the model's spec and the data.
         limit: Most bytes of all files together; 0 turns the cache off.
+        clock: Counts the time spent on computing states.
 
     Attributes:
         why_off: Why no candidate can use it, or empty.
-        filling_seconds: Time spent on computing states that were not stored yet.
+        clock: Counts the time spent on computing states that were not stored yet.
     """
 
     def __init__(
-        self, backbone: Backbone, anatomy: Anatomy, tokens: Mapping[str, Tokens], folder: Path, about: str, limit: int
+        self,
+        backbone: Backbone,
+        anatomy: Anatomy,
+        tokens: Mapping[str, Tokens],
+        folder: Path,
+        about: str,
+        limit: int,
+        clock: Clock,
     ) -> None:
         self._bare, self._device, self._dtype = backbone.model, backbone.device, backbone.dtype
         self._folder, self._limit = folder, limit
         self._forms: dict[int, tuple[int, torch.dtype]] = {}
         self._names = [block.name for block in anatomy.blocks]
         self._tokens = sum(len(ids) for one in tokens.values() for ids in one.ids)
-        self.filling_seconds = 0.0
+        self.clock = clock
         self._files: dict[Path, StateFile] = {}
         self._worth: dict[Path, int] = defaultdict(int)
         self._tried: dict[tuple[int, bool], str] = {}
@@ -121,7 +129,7 @@ class PrefixCache:
     def why_not(self, depth: int, batch: Batch, training: bool) -> str:
         """Return why states of a depth cannot be used, or an empty text; tries it on a batch the first time."""
         if (depth, training) not in self._tried:
-            with torch.inference_mode():
+            with torch.inference_mode(), self.clock.phase("prefix"):
                 self._tried[depth, training] = self._draws(depth, batch) if training else self._try(depth, batch)
         return self._tried[depth, training]
 
@@ -158,10 +166,9 @@ class PrefixCache:
             OSError: There is no room on the disk.
         """
         file = self._file(depth, portion)
-        began = time.perf_counter()
         for number in sorted({portion.group_of[index] for index in file.lacking(indices)}):
-            self._compute(depth, portion, portion.groups[number], file)
-        self.filling_seconds += time.perf_counter() - began
+            with self.clock.phase("prefix"):
+                self._compute(depth, portion, portion.groups[number], file)
         self._worth[file.path] += depth
         return file.read(indices, batch.inputs["input_ids"].shape[1]).to(self._device)
 

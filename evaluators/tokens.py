@@ -53,6 +53,11 @@ class Tokens:
         """Tokens of the longest example."""
         return max(map(len, self.ids))
 
+    def wasted(self, groups: Sequence[Sequence[int]]) -> float:
+        """Return the share of padding among the tokens of some batches, each padded to its longest example."""
+        lengths = [[len(self.ids[i]) for i in group] for group in groups]
+        return 1.0 - sum(map(sum, lengths)) / sum(max(group) * len(group) for group in lengths)
+
     def batch(self, indices: Sequence[int], device: torch.device) -> Batch:
         """Return some examples, padded on the right to the longest of them."""
         width = max(len(self.ids[i]) for i in indices)

@@ -22,11 +22,12 @@ from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import load
 from evaluators.calibrated import Calibrated, calibrate
+from evaluators.clock import Clock
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, PREFIX_FOLDER, STATE_FILE, EvaluatorSpec
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality
 from evaluators.memory import measure_peak_bytes
-from evaluators.optimisation import build_optimiser, build_schedule, loss_of, loss_of_recipe, update
+from evaluators.optimisation import build_optimiser, build_schedule, descend, loss_of, loss_of_recipe
 from evaluators.prefix_cache import Portion, PrefixCache
 from evaluators.score import Score, Split
 from evaluators.tokens import Batch, TokenFolder, Tokens
@@ -50,11 +51,13 @@ class TrainedEvaluator:
         self.tokens = {role: self.folder.read(role) for role in ("train", "validation", "calibration")}
         about = f"{spec.model.model_dump_json()}|{self.folder.sha256}|{spec.training.max_length}"
         where, limit = self.folder.folder / PREFIX_FOLDER, spec.training.prefix_cache
-        self.prefix = PrefixCache(self.backbone, self.anatomy, self.tokens, where, about, limit)
+        self.clock = Clock()
+        self.prefix = PrefixCache(self.backbone, self.anatomy, self.tokens, where, about, limit, self.clock)
 
     def start(self, candidate: Candidate, seed: int) -> TrainedRun:
         """Attach a candidate and make its optimiser. Raises UnsupportedError."""
-        return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed)
+        with self.clock.phase("attach"):
+            return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed)
 
     def portion(self, role: str, tokens: Tokens) -> Portion:
         """Return the examples of a role, in the groups in which they are evaluated."""
@@ -68,6 +71,7 @@ class TrainedRun:
     def __init__(self, evaluator: TrainedEvaluator, attached: Attached, seed: int) -> None:
         spec = evaluator.spec
         self.evaluator = evaluator
+        self.clock = evaluator.clock
         self.hooks = hooks_of(attached)
         self.share = attached.candidate.recipe.training_share
         self.attached = self.hooks.begin(attached, self._schooling(evaluator, seed))
@@ -89,11 +93,15 @@ class TrainedRun:
     def advance(self, step: int) -> Score:
         """Train up to the candidate's share of `step`, then score on validation. Raises EvaluationError."""
         with _classified(self.step):
-            self._train(self._own(step))
+            self.train(self._own(step))
             self.fidelity = min(1.0, step / self.evaluator.spec.steps)
-            values = self._validate()
+            with self.clock.phase("evaluation"):
+                values = self._validate()
+                if self.fidelity >= 1.0:
+                    values |= self._calibrate()
             if self.fidelity >= 1.0:
-                values |= self._calibrate() | self._measure()
+                with self.clock.phase("measurement"):
+                    values |= self._measure()
         return self._score(values, "validation")
 
     def save(self, folder: Path) -> None:
@@ -128,17 +136,19 @@ class TrainedRun:
         """Return the candidate's own steps at a step of the study: fewer where its recipe trains it for less."""
         return max(1, round(self.share * step))
 
-    def _train(self, until: int) -> None:
+    def train(self, until: int) -> None:
+        """Train up to a step of the candidate's own. Raises EvaluationError."""
         self.attached.model.train()
         with self._own_random():
             while self.step < until:
-                started, filling = time.perf_counter(), self.evaluator.prefix.filling_seconds
-                indices = next(self.order)
-                batch = self.portion.tokens.batch(indices, self.evaluator.backbone.device)
+                started, filling = time.perf_counter(), self.clock.seconds["prefix"]
+                with self.clock.phase("tokens"):
+                    indices = next(self.order)
+                    batch = self.portion.tokens.batch(indices, self.evaluator.backbone.device)
                 self._step(partial(self.forward, self.portion, indices, batch), batch.labels)
                 self.schedule.step()
                 self.step += 1
-                filling = self.evaluator.prefix.filling_seconds - filling  # paid once, by whoever comes first
+                filling = self.clock.seconds["prefix"] - filling  # paid once, by whoever comes first
                 self.step_seconds.append(time.perf_counter() - started - filling)
 
     @contextmanager
@@ -155,10 +165,14 @@ class TrainedRun:
                 self.random["cuda"] = torch.cuda.get_rng_state()
 
     def _step(self, forward: Callable[[], Tensor], labels: Tensor) -> None:
-        loss = loss_of_recipe(forward(), labels, self.attached.candidate.recipe)
-        limit = self.evaluator.spec.training.max_grad_norm
-        loss = self.hooks.penalised(loss)
-        norm = update(self.attached, self.optimiser, loss, limit, lambda: self.hooks.after_step(self.step + 1))
+        with self.clock.phase("forward"):
+            loss = loss_of_recipe(forward(), labels, self.attached.candidate.recipe)
+            loss = self.hooks.penalised(loss)
+        with self.clock.phase("backward"):
+            loss.backward()
+        with self.clock.phase("optimiser"):
+            limit = self.evaluator.spec.training.max_grad_norm
+            norm = descend(self.attached, self.optimiser, limit, lambda: self.hooks.after_step(self.step + 1))
         if not torch.isfinite(norm):
             raise EvaluationError("diverged", f"the gradient is not finite at step {self.step + 1}")
 

@@ -145,7 +145,7 @@ def test_the_first_pass_and_every_evaluation_have_the_same_bits(
 def test_later_passes_are_equal_up_to_rounding(cached: TrainedEvaluator, whole: TrainedEvaluator) -> None:
     one, other = run_of(cached, TOP), run_of(whole, TOP)
     for run in (one, other):
-        run._train(3 * len(cached.tokens["train"].ids) // cached.spec.training.batch_size)
+        run.train(3 * len(cached.tokens["train"].ids) // cached.spec.training.batch_size)
     states = state_of(one), state_of(other)
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-6)
@@ -200,7 +200,7 @@ def test_a_deeper_file_is_filled_from_a_shallower_one(cached: TrainedEvaluator) 
 
 def test_dropout_is_drawn_anew_in_training_and_evaluation_is_cached(cached: TrainedEvaluator) -> None:
     run = run_of(cached, TOP + " dropout=0.1")
-    run._train(1)
+    run.train(1)
     assert run.forward.why_whole == "dropout below the candidate's lowest change"
     run._validate()
     assert run.forward.why_whole == ""
@@ -211,7 +211,7 @@ def test_a_model_that_draws_in_its_lower_layers_trains_whole(cached: TrainedEval
     layer = cached.prefix._reader.get_submodule(cached.anatomy.blocks[0].name)
     layer.register_forward_hook(lambda module, _, out: nn.functional.dropout(out, 0.5, module.training))
     run = run_of(cached, TOP)
-    run._train(1)
+    run.train(1)
     assert "random numbers" in run.forward.why_whole
     run._validate()
     assert run.forward.why_whole == ""
@@ -253,7 +253,7 @@ def test_a_file_that_was_deleted_is_made_again(cached: TrainedEvaluator, tmp_pat
 
 
 def test_the_files_lie_in_the_folder_of_the_tokens(spec: EvaluatorSpec) -> None:
-    run_of(evaluator_of(spec), TOP)._train(1)
+    run_of(evaluator_of(spec), TOP).train(1)
     assert list((Path(spec.tokens) / PREFIX_FOLDER).glob("*.states"))
 
 

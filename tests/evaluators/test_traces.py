@@ -52,7 +52,7 @@ def train(evaluator: TrainedEvaluator, count: int) -> int:
             run = evaluator.start(candidate, number)
         except UnsupportedError:
             continue
-        run._train(2)
+        run.train(2)
         run._validate()
         carried += 1
     return carried

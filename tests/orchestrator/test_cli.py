@@ -18,6 +18,7 @@ from orchestrator.home import Home
 from orchestrator.storage import Storage
 from search_space.errors import InstallationError
 from tests.dashboards import stored
+from tests.evaluators.tiny import questions_file, tiny_folder
 
 SYNTHETIC = """
 name: tried
@@ -126,6 +127,36 @@ class TestDryRun:
         assert cost["head_params"] == 384 * 6 + 6
         assert cost["peak_memory_bytes"] > 4 * 22_000_000
         assert data["backbone_parameters"] == 22_713_216
+
+
+class TestProfile:
+    @staticmethod
+    def tiny(folder: Path) -> str:
+        model, data = tiny_folder(folder / "model", num_labels=3), questions_file(folder)
+        training = "{steps: 4, batch_size: 8, max_length: 16}"
+        text = (
+            f"name: tiny\nmodel: {{name: {model}, dtype: float32, device: cpu}}\ntask: {data}\ntraining: {training}\n"
+        )
+        return written(folder, text)
+
+    def test_it_says_where_the_time_of_a_trial_goes(self, paretune, tmp_path: Path) -> None:
+        chosen = ["--candidate", "bitfit", "--candidate", "head"]
+        data = told(paretune("profile", self.tiny(tmp_path), *chosen, "--steps", "2", "--json"))
+        assert [one["candidate"].partition(" ")[0] for one in data["trials"]] == ["bitfit", "head"]
+        assert data["trials"][0]["measured"]["backward"] > 0
+        assert 0 < data["padding"]["to_the_longest"] < 1
+
+    def test_people_get_a_table(self, paretune, tmp_path: Path) -> None:
+        code, out, _ = paretune("profile", self.tiny(tmp_path), "--steps", "2")
+        assert code == 0
+        for word in ("forward", "backward", "optimiser", "evaluation", "overhead", "total", "Padding"):
+            assert word in out
+        assert "2 layers start from stored states" in out
+
+    def test_a_synthetic_study_has_no_time_to_tell(self, paretune, tmp_path: Path) -> None:
+        code, _, errors = paretune("profile", written(tmp_path, SYNTHETIC))
+        assert code == 2
+        assert "synthetic" in errors
 
 
 class TestMistakes:
