@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class CalibrationSpec(BaseModel):
@@ -16,6 +16,9 @@ class CalibrationSpec(BaseModel):
             carry, or none.
         scarce: With fewer rows than that in the calibration split, validation is fitted on as well, cross-fitted.
         folds: Folds of every cross-fitting.
+        predictors: What else is made of the finalists: ensembles of their seeds or of the front, MC-dropout, Laplace.
+        passes: Forward passes of MC-dropout.
+        alpha: Miss rate that the finalists' conformal sets promise.
         bins: Bins of the expected calibration error.
         floor_draws: Draws of the perfect-model floor.
     """
@@ -27,5 +30,13 @@ class CalibrationSpec(BaseModel):
     )
     scarce: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     folds: Annotated[int, Field(ge=2, le=20)] = 5
+    predictors: tuple[Literal["seeds", "front", "dropout", "laplace"], ...] = ("seeds", "front", "dropout", "laplace")
+    passes: Annotated[int, Field(ge=2, le=1000)] = 10
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
     bins: Annotated[int, Field(ge=2, le=100)] = 15
     floor_draws: Annotated[int, Field(ge=100, le=100_000)] = 1000
+
+    @field_validator("predictors", mode="before")
+    @classmethod
+    def _from_list(cls, given: Any) -> Any:
+        return tuple(given) if isinstance(given, list) else given

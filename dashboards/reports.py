@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -167,7 +167,7 @@ class Reports:
         state, reason = self._state(store, submission)
         trials = {phase: tuple(store.trials(phase)) for phase in PHASES}
         limits = _limits(store)
-        version = _version(state, reason, submission, limits, trials)
+        version = _version(state, reason, submission, limits, trials, store.noted("predictors"))
         if kept.report is not None and kept.report.version == version:
             return kept.report
         return Report(store.spec, state, reason, submission, trials, _front(store, limits, trials), version)
@@ -199,7 +199,8 @@ def _front(
 ) -> Front | None:
     if limits is None:
         return None
-    return front_of(store.spec, trials["search"], limits, trials["finalists"], store.noted("reference_point"))
+    front = front_of(store.spec, trials["search"], limits, trials["finalists"], store.noted("reference_point"))
+    return replace(front, predictors=tuple(store.noted("predictors") or ()))
 
 
 def _version(
@@ -208,8 +209,9 @@ def _version(
     submission: Submission | None,
     limits: object,
     trials: Mapping[Phase, tuple[Trial, ...]],
+    predictors: object,
 ) -> str:
-    seen = hashlib.sha256(repr((state, reason, submission, limits)).encode())
+    seen = hashlib.sha256(repr((state, reason, submission, limits, predictors)).encode())
     for phase in PHASES:
         for one in trials[phase]:
             seen.update(f"{one.key} {one.state} {one.steps} {one.test is None};".encode())

@@ -15,6 +15,7 @@ from search_space.candidate import Candidate
 STATE_FILE = "state.safetensors"
 PREDICTIONS_FILE = "predictions.safetensors"
 CALIBRATION_FILE = "calibration.json"
+TEST_FILE = "test.safetensors"
 """What a run leaves in its folder."""
 
 PREFIX_FOLDER = "prefix"
@@ -34,8 +35,12 @@ class Run(Protocol):
     def save(self, folder: Path) -> None:
         """Write the trained state, its logits and its calibrator."""
 
-    def test(self) -> Score:
-        """Return the score on the test split. Called once, for finalists."""
+    def test(self, folder: Path | None = None) -> Score:
+        """Return the score on the test split. Called once, for finalists.
+
+        Args:
+            folder: Where to leave what it and its variants say of the test split.
+        """
 
 
 class Evaluator(Protocol):

@@ -109,7 +109,8 @@ class DropoutEnsemble:
     def logits(self, texts: Texts) -> NDArray[np.float64]:
         """Return the logarithm of the mean probabilities over the passes, shape [texts, classes]."""
         device = self.member.backbone.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), self._dropping():
+        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with forked, dropping(self.member.model, self.rate):
             torch.manual_seed(self.seed)
             return pooled_logits([self.member.logits(texts) for _ in range(self.passes)])
 
@@ -122,18 +123,18 @@ class DropoutEnsemble:
         """The passes, and the bytes of the one candidate."""
         return replace(cost_of(self.member), passes=self.passes)
 
-    @contextmanager
-    def _dropping(self) -> Iterator[None]:
-        """Turn dropout on, and nothing else that training does; off again whatever happens."""
-        layers = _dropouts(self.member.model)
-        before = [(layer, layer.p, layer.training) for layer in layers]
-        try:
-            for layer in layers:
-                layer.p, layer.training = self.rate, True
-            yield
-        finally:
-            for layer, rate, training in before:
-                layer.p, layer.training = rate, training
+
+@contextmanager
+def dropping(model: nn.Module, rate: float) -> Iterator[None]:
+    """Turn a model's dropout on, and nothing else that training does; off again whatever happens."""
+    before = [(layer, layer.p, layer.training) for layer in _dropouts(model)]
+    try:
+        for layer, *_ in before:
+            layer.p, layer.training = rate, True
+        yield
+    finally:
+        for layer, was, training in before:
+            layer.p, layer.training = was, training
 
 
 _Averaging = TypeVar("_Averaging", Ensemble, DropoutEnsemble)

@@ -52,7 +52,7 @@ class SyntheticRun:
     def save(self, folder: Path) -> None:
         """Keep nothing."""
 
-    def test(self) -> Score:
+    def test(self, folder: Path | None = None) -> Score:
         """Score as on validation, a little lower."""
         return self._score("test")
 

@@ -235,7 +235,7 @@ class TabulatedRun:
     def save(self, folder: Path) -> None:
         """Keep nothing."""
 
-    def test(self) -> Score:
+    def test(self, folder: Path | None = None) -> Score:
         """Return the score on the test split after full training."""
         return self.table.score(self.row, len(self.table.header.rungs) - 1, "test")
 

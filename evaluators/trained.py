@@ -31,6 +31,7 @@ from evaluators.optimisation import build_optimiser, build_schedule, descend, lo
 from evaluators.prefix_cache import Portion, PrefixCache
 from evaluators.score import Score, Split
 from evaluators.tokens import Batch, TokenFolder, Tokens
+from evaluators.variants import Bench, FinalistLogits, make_variants
 from search_space.candidate import Candidate
 from search_space.errors import EvaluationError
 from search_space.files import atomic_write
@@ -115,8 +116,8 @@ class TrainedRun:
         if self.calibrated is not None:
             atomic_write(folder / CALIBRATION_FILE, json.dumps(self.calibrated.calibrator.to_json(), indent=1))
 
-    def test(self) -> Score:
-        """Score on the test split, with the calibrator that was fitted without it."""
+    def test(self, folder: Path | None = None) -> Score:
+        """Score on the test split, with the calibrator that was fitted without it; leave logits in the folder."""
         self.attached.load(self.saved, self.evaluator.backbone.storages)
         tokens = self.evaluator.folder.read("test")
         logits = self.predict("test", tokens)
@@ -126,7 +127,15 @@ class TrainedRun:
             after = held_out_log_probabilities(self.calibrated.calibrator, logits)
             values |= calibrated_quality(logits, after, tokens.labels, spec)
             values["calibrated_nll"] = nll_from_logits(after, tokens.labels)
+        if folder is not None:
+            FinalistLogits(logits, tokens.labels, *make_variants(self._bench(tokens), spec)).save(folder)
         return self._score(values, "test")
+
+    def _bench(self, test: Tokens) -> Bench:
+        tokens, folder = self.evaluator.tokens, self.evaluator.folder
+        roles = {"validation": tokens["validation"], "calibration": tokens["calibration"], "test": test}
+        size, device = self.evaluator.spec.training.evaluation_batch_size, self.evaluator.backbone.device
+        return Bench(self.attached, roles, tokens["train"], len(folder.classes), size, device, self.seed)
 
     def _score(self, values: dict[str, float], split: Split) -> Score:
         sizes = {"trainable_params": self.attached.trainable_params, "head_params": self.attached.head_params}

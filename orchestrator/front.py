@@ -52,6 +52,7 @@ class Front:
             ideal (1 for what is maximized, 0 for what is minimized), on linear scales; None without a reference point.
         reference_point: Fixed before the search, by metric.
         history: How the hypervolume grew: pairs of how many trials were settled, and the hypervolume from there on.
+        predictors: What predicts better than one candidate and what it costs, as `orchestrator/predictors.py` tells it.
     """
 
     study: str
@@ -64,6 +65,7 @@ class Front:
     hypervolume: float | None
     reference_point: Mapping[str, float] | None
     history: tuple[tuple[int, float], ...] = ()
+    predictors: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return this front as JSON data."""
@@ -78,6 +80,7 @@ class Front:
             "pick": self.pick.to_json() if self.pick else None,
             "members": [member.to_json() for member in self.members],
             "neighbours": [member.to_json() for member in self.neighbours],
+            "predictors": [dict(one) for one in self.predictors],
             "counts": dict(sorted(Counter(self.tags.values()).items())),
             "tags": {str(number): tag for number, tag in sorted(self.tags.items())},
         }
@@ -147,7 +150,8 @@ def front_of_study(store: StudyStore) -> Front:
         StudyError: A limit is a share of the backbone, and the backbone's size was not noted.
     """
     limits = limits_of(store)
-    return front_of(store.spec, store.trials(), limits, store.trials("finalists"), store.noted("reference_point"))
+    front = front_of(store.spec, store.trials(), limits, store.trials("finalists"), store.noted("reference_point"))
+    return replace(front, predictors=tuple(store.noted("predictors") or ()))
 
 
 def limits_of(store: StudyStore) -> dict[str, float]:

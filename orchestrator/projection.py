@@ -107,6 +107,28 @@ def run_of(trial: Trial, tag: Tag | None = None) -> Run:
     )
 
 
+def runs_of_predictors(points: Sequence[Mapping[str, Any]], finalists: Sequence[Trial]) -> Iterator[Run]:
+    """Yield the runs of what predicts better than one candidate: settled when the last of its finalists was."""
+    for point in points:
+        used = [one for one in finalists if one.key in point["members"]]
+        started, finished = span_of(used)
+        values = {f"{split}_{name}": value for split in ("validation", "test") for name, value in point[split].items()}
+        values |= point["costs"] | {"passes": float(point["passes"])}
+        for method, found in point["conformal"].items():
+            values |= {f"test_{method}_{name}": found[name] for name in ("coverage", "mean_size")} if found else {}
+        yield Run(
+            key=f"predictors/{point['name']}",
+            name=point["title"][:MOST_NAME],
+            status="FINISHED",
+            started_ms=started,
+            finished_ms=finished,
+            params=_cut({"kind": point["kind"], "members": ", ".join(point["members"])}),
+            points=tuple(Point(name, value, 0, finished) for name, value in values.items() if math.isfinite(value)),
+            tags=_cut({"paretune.trial": f"predictors/{point['name']}", "paretune.phase": "predictors",
+                       "pareto": "predictor"}),
+        )  # fmt: skip
+
+
 def run_of_study(spec: StudySpec, front: Front | None, status: object, span: tuple[int, int]) -> Run:
     """Return the run that holds the others.
 

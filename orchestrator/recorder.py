@@ -30,7 +30,17 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.front import Front, Tag, front_of_study
-from orchestrator.projection import STUDY_KEY, Point, Run, has_ended, run_of, run_of_study, span_of, study_files
+from orchestrator.projection import (
+    STUDY_KEY,
+    Point,
+    Run,
+    has_ended,
+    run_of,
+    run_of_study,
+    runs_of_predictors,
+    span_of,
+    study_files,
+)
 from orchestrator.redaction import redact
 from orchestrator.storage import PHASES, StudyStore, Trial
 
@@ -206,6 +216,8 @@ class Recorder:
         front = front_of_study(self.store)
         for one in (one for phase in PHASES for one in trials[phase]):
             self._runs[one.key] = run_of(one, front.tags.get(one.number) if one.phase == "search" else None)
+        for run in runs_of_predictors(front.predictors, trials["finalists"]):
+            self._runs[run.key] = run
         self._take(front, pareto_files(front, trials["search"], trials["references"]))
         self._resume_at = 0.0
         self._write()

@@ -103,7 +103,7 @@ class CandidateTrainable(tune.Trainable):
         if last and self._job.folder:
             self._run.save(Path(self._job.folder))
         if last and self._job.test:
-            report["test"] = self._run.test().to_json()
+            report["test"] = self._run.test(Path(self._job.folder) if self._job.folder else None).to_json()
         return report, last
 
     @contextmanager

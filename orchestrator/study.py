@@ -193,7 +193,11 @@ def _best(store: StudyStore, limits: dict[str, float], count: int) -> list[Trial
 
 
 def _write_front(store: StudyStore, home: Home, recorder: Recorder) -> Front:
-    """Write the front's files into the study's folder, and bring the record in step."""
+    """Note how finalists predict together, write the front's files, and bring the record in step."""
+    from orchestrator.predictors import predictor_points  # torch comes with it
+
+    points = predictor_points(front_of_study(store), home.study(store.name), store.spec.calibration)
+    store.note("predictors", [one.to_json() for one in points])
     front = front_of_study(store)
     for name, content in pareto_files(front, store.trials(), store.trials("references")).items():
         atomic_write(home.study(store.name) / "front" / name, content)

@@ -48,10 +48,10 @@ def logits_of(run: Run, steps: int | None = None) -> tuple[dict[str, NDArray[np.
     with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16):
         torch.manual_seed(run.seed)
         _train(attached, _train_tokens(run, data, backbone), steps or STEPS[run.size], run.seed, backbone)
-        attached.model.eval()
+        model = attached.model.eval()
         logits = {
             role: predict_logits(
-                attached.model, tokens, CLASSES[run.task], TRAINING.evaluation_batch_size, backbone.device
+                partial(_forward, model), tokens, CLASSES[run.task], TRAINING.evaluation_batch_size, backbone.device
             )
             for role, tokens in _judged(run.task).items()
         }
@@ -76,6 +76,11 @@ def _train(attached: Attached, tokens: Tokens, steps: int, seed: int, backbone: 
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {step + 1}")
         schedule.step()
+
+
+def _forward(model: nn.Module, _indices: list[int], batch: Batch) -> torch.Tensor:
+    logits: torch.Tensor = model(**batch.inputs).logits
+    return logits
 
 
 def _loss_on(model: nn.Module, batch: Batch) -> torch.Tensor:

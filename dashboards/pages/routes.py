@@ -14,7 +14,7 @@ from dashboards.api.shapes import StudyDetail, StudySummary
 from dashboards.context import Context, Here
 from dashboards.pages.described import described
 from dashboards.pages.rendering import EXAMPLE, page
-from dashboards.pages.views import FinalistsView, PickView
+from dashboards.pages.views import FinalistsView, PickView, PredictorRow
 from dashboards.submissions import read_study
 from dashboards.tokens import set_cookie
 from search_space.errors import Problem, SpecError, StudyExistsError, StudyLockedError
@@ -56,6 +56,7 @@ def study(name: str, request: Request, context: Here) -> Response:
         limits=report.front.limits if report.front else {},
         pick=PickView.of(report),
         finalists=FinalistsView.of(report),
+        predictors=PredictorRow.all_of(report),
     )
 
 

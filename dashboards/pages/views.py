@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from dashboards.reports import Report
 from evaluators.score import METRICS
@@ -82,6 +83,29 @@ class FinalistsView:
         pick = front.pick.number if front and front.pick else None
         rows = tuple(_row(one, columns, one.number == pick) for one in members)
         return cls(columns, rows, any(one.test for one in members))
+
+
+@dataclass(frozen=True)
+class PredictorRow:
+    """One way to predict: what it is, what it costs, how good it is on test, and what its sets cover there."""
+
+    title: str
+    passes: int
+    cells: tuple[str, ...]
+
+    @classmethod
+    def all_of(cls, report: Report) -> list[PredictorRow]:
+        """Describe what predicts better than one candidate, where there is anything."""
+        return [_predictor(one) for one in report.front.predictors] if report.front else []
+
+
+def _predictor(one: Mapping[str, Any]) -> PredictorRow:
+    costs = [(name, one["costs"].get(name)) for name in ("checkpoint_bytes", "latency_ms")]
+    tested = [(name, one["test"].get(name)) for name in ("accuracy", "nll", "calibrated_nll", "calibrated_ece")]
+    cells = [_NOTHING if value is None else format_value(value, METRICS[name]) for name, value in (*costs, *tested)]
+    sets = [one["conformal"].get(method) for method in ("lac", "aps")]
+    covered = [f"{found['coverage']:.3f} ({found['mean_size']:.2f})" if found else _NOTHING for found in sets]
+    return PredictorRow(one["title"], one["passes"], (*cells, *covered))
 
 
 def ago(moment: datetime, now: datetime | None = None) -> str:

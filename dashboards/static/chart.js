@@ -70,7 +70,7 @@ const Chart = (() => {
       color: color(tag), symbol, size: 8, opacity: tag === "dominated" ? 0.75 : 1, line: { width: 1.6, color: color(tag) },
     })).filter((one) => one.x.length);
     const references = all.filter((one) => one.phase === "references").map((one) => referenceTrace(one, search));
-    return [...references, ...groups, ...frontTraces(search), ...finalistTraces(search), ...rings(all)];
+    return [...references, ...groups, ...frontTraces(search), ...finalistTraces(search), ...predictorTraces(), ...rings(all)];
   }
 
   // References are levels to compare with, often far away across: a line as wide as the search.
@@ -110,6 +110,21 @@ const Chart = (() => {
       x: known.map(([trial]) => at(x.value, trial)), y: known.map(([, one]) => one.mean),
       marker: { symbol: "line-ew-open", size: 9, color: color("text"), line: { width: 1.5, color: color("text") } },
       error_y: { type: "data", array: known.map(([, one]) => (one.high - one.low) / 2), thickness: 1.2, width: 0, color: color("quiet") },
+    }];
+  }
+
+  function predictorTraces() {
+    const value = (one, name) => one.costs[name] ?? one.validation[name];
+    const all = ((state.front && state.front.predictors) || []).filter((one) => one.kind !== "single");
+    const known = all.filter((one) => value(one, x.value) !== undefined && value(one, y.value) !== undefined);
+    if (!known.length) return [];
+    const symbols = { seeds: "triangle-up-open", front: "triangle-down-open", dropout: "triangle-left-open", laplace: "triangle-right-open" };
+    const place = (name) => known.map((one) => at(name, { metrics: { [name]: value(one, name) } }));
+    const passes = (one) => `${one.passes} forward pass${one.passes > 1 ? "es" : ""}`;
+    return [{
+      type: "scatter", mode: "markers", name: "other predictors", x: place(x.value), y: place(y.value),
+      marker: { symbol: known.map((one) => symbols[one.kind]), size: 10, color: color("pick"), line: { width: 2 } },
+      hovertext: known.map((one) => `<b>${one.title}</b><br>${passes(one)}`), hovertemplate: "%{hovertext}<extra></extra>",
     }];
   }
 

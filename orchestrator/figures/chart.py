@@ -27,6 +27,7 @@ WORDS = {
     "failed": "failed",
     "running": "still training",
     "reference": "not searched",
+    "predictor": "another predictor",
 }
 """What tags are called in pictures."""
 MOST_TICKS = 8
@@ -119,6 +120,7 @@ class Chart:
         dots: Trials that have a value.
         untrained: Costs of those that were over budget before training.
         references: Head only and full fine-tuning.
+        predictors: What predicts better than one candidate, by its validation.
         stairs: Corners of the front, from the cheapest on.
         bars: Finalists.
         pick: The recommended trial.
@@ -133,6 +135,7 @@ class Chart:
     dots: tuple[Dot, ...]
     untrained: tuple[float, ...]
     references: tuple[Dot, ...]
+    predictors: tuple[Dot, ...]
     stairs: tuple[tuple[float, float], ...]
     bars: tuple[Bar, ...]
     pick: Dot | None
@@ -165,16 +168,18 @@ def chart_of(front: Mapping[str, Any], trials: Sequence[Trial], references: Sequ
         _values(one)[x.name] for one in trials if one.state == "infeasible" and _has(one, x) and not one.scores
     ]
     limit = front["limits"].get(x.name)
+    predictors = [dot for one in front.get("predictors", ()) for dot in _predictor(one, x, y)]
     searched = [*(dot.x for dot in dots), *untrained, *([limit] if limit else [])]
-    x_axis = _x_axis(x, searched, [dot.x for dot in beside])
+    x_axis = _x_axis(x, searched, [dot.x for dot in (*beside, *predictors)])
     chart = Chart(
         title=front["study"],
         subtitle=_subtitle(front, again),
         x=x_axis,
-        y=_y_axis(y, dots, beside, bars),
+        y=_y_axis(y, dots, [*beside, *predictors], bars),
         dots=tuple(dots),
         untrained=tuple(map(x_axis.place, untrained)),
         references=tuple(replace(dot, x=x_axis.place(dot.x)) for dot in beside),
+        predictors=tuple(replace(dot, x=x_axis.place(dot.x)) for dot in predictors),
         stairs=(),
         bars=tuple(replace(bar, x=x_axis.place(bar.x)) for bar in bars),
         pick=None,
@@ -230,6 +235,16 @@ def _dot(trial: Trial, tag: str, x: Metric, y: Metric, again: Mapping[str, Any] 
         *(_said(again, y) if again else ()),
     ]
     return Dot(trial.number, trial.candidate.method, tag, values[x.name], values[y.name], tuple(lines))
+
+
+def _predictor(one: Mapping[str, Any], x: Metric, y: Metric) -> list[Dot]:
+    """Return the dot of a predictor; none for one pass of one seed, which the finalists' bars show."""
+    values = one["costs"] | one["validation"]
+    if one["kind"] == "single" or x.name not in values or y.name not in values:
+        return []
+    passes = f"{one['passes']} forward pass{'es' if one['passes'] > 1 else ''}"
+    lines = (one["title"], passes, *_measured(values, True), *_measured(values, False))
+    return [Dot(one["trials"][0], one["kind"], "predictor", values[x.name], values[y.name], lines)]
 
 
 def _measured(values: Mapping[str, float], on_split: bool) -> list[str]:
@@ -304,7 +319,8 @@ def _powers(base: float, low: float, high: float) -> list[float]:
 
 def _y_axis(metric: Metric, dots: Sequence[Dot], beside: Sequence[Dot], bars: Sequence[Bar]) -> Axis:
     """Show what counts whole; early scores and wide intervals at most as far again to each side."""
-    whole = [dot.y for dot in (*dots, *beside) if dot.tag in (*BOLD, "reference")] + [bar.mean for bar in bars]
+    counted = (*BOLD, "reference", "predictor")
+    whole = [dot.y for dot in (*dots, *beside) if dot.tag in counted] + [bar.mean for bar in bars]
     early = [dot.y for dot in dots] + [end for bar in bars for end in (bar.low, bar.high)]
     low, high = min(whole or early, default=0.0), max(whole or early, default=1.0)
     span = (high - low) or 0.1 * abs(high) or 1.0

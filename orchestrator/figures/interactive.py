@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 INK, GREY, FAINT, GRID = "#1f2430", "#5b6270", "#9aa1ad", "#eceef2"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _FAINT_TAGS = {"partial": "circle-open", "infeasible": "x-thin-open", "failed": "x-thin-open", "running": "circle-dot"}
+_PREDICTOR_MARKERS = {
+    "seeds": ("triangle-up-open", "ensemble of seeds"),
+    "front": ("triangle-down-open", "ensemble of the front"),
+    "dropout": ("triangle-left-open", "MC-dropout"),
+    "laplace": ("triangle-right-open", "Laplace"),
+}
 _REFERENCE_MARKERS = {"head": "square", "full": "star"}
 _CONFIG = {
     "displaylogo": False,
@@ -139,12 +145,16 @@ def _finalists(chart: Chart) -> list[go.Scatter]:
 
 
 def _beside(chart: Chart) -> list[go.Scatter]:
-    """References, and a ring around the pick."""
+    """References, other predictors, and a ring around the pick."""
     traces = []
     for dot in chart.references:
         symbol = _REFERENCE_MARKERS.get(dot.group, "pentagon")
         marker = {"symbol": symbol, "size": 12, "color": "#ffffff", "line": {"color": INK, "width": 1.8}}
         traces.append(_scatter([dot], _reference_name(dot), marker))
+    for kind, (symbol, name) in _PREDICTOR_MARKERS.items():
+        if dots := [dot for dot in chart.predictors if dot.group == kind]:
+            marker = {"symbol": symbol, "size": 10, "color": "#d1495b", "line": {"width": 2}}
+            traces.append(_scatter(dots, name, marker))
     if chart.pick:
         marker = {"symbol": "circle-open", "size": 24, "color": "#d1495b", "line": {"width": 2.5}}
         trace = go.Scatter(

@@ -34,6 +34,13 @@ _STYLE = {
 _FAINT_MARKERS = {"partial": "o", "infeasible": "x", "failed": "x", "running": "."}
 _REFERENCES = {"head": ("s", "head only"), "full": ("*", "full fine-tuning")}
 _OTHER_REFERENCE = ("p", "")
+_PREDICTORS = {
+    "seeds": ("^", "ensemble of seeds"),
+    "front": ("v", "ensemble of the front"),
+    "dropout": ("<", "MC-dropout"),
+    "laplace": (">", "Laplace"),
+}
+"""Marker and name of each kind of predictor."""
 
 
 def pareto_png(
@@ -65,6 +72,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
     _draw_candidates(axes, chart)
     _draw_finalists(axes, chart)
     _draw_references(axes, chart)
+    _draw_predictors(axes, chart)
     _draw_pick(axes, chart)
     _draw_legend(axes, chart)
 
@@ -138,6 +146,12 @@ def _draw_references(axes: Axes, chart: Chart) -> None:
         _scatter(axes, [dot], marker=marker, s=size, facecolors="white", edgecolors=INK, linewidths=1.3, zorder=6)
 
 
+def _draw_predictors(axes: Axes, chart: Chart) -> None:
+    for kind, (marker, _) in _PREDICTORS.items():
+        dots = [dot for dot in chart.predictors if dot.group == kind]
+        _scatter(axes, dots, marker=marker, s=60, facecolors="none", edgecolors=RED, linewidths=1.4, zorder=6)
+
+
 def _draw_pick(axes: Axes, chart: Chart) -> None:
     if chart.pick:
         _scatter(axes, [chart.pick], marker="o", s=330, facecolors="none", edgecolors=RED, linewidths=2.0, zorder=7)
@@ -145,7 +159,8 @@ def _draw_pick(axes: Axes, chart: Chart) -> None:
 
 def _draw_legend(axes: Axes, chart: Chart) -> None:
     """Write the legend in an order of its own: the front, what is on it, what stands beside it, what does not count."""
-    entries = [*_front_entries(chart), *_group_entries(chart), *_reference_entries(chart), *_faint_entries(chart)]
+    entries = [*_front_entries(chart), *_group_entries(chart), *_reference_entries(chart)]
+    entries += [*_predictor_entries(chart), *_faint_entries(chart)]
     axes.legend(
         handles=entries, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9, labelspacing=0.6,
         handletextpad=0.5, borderaxespad=0.0,
@@ -165,6 +180,12 @@ def _front_entries(chart: Chart) -> list[Line2D]:
 def _group_entries(chart: Chart) -> list[Line2D]:
     styles = ((group, *chart.style(group)) for group in chart.groups)
     return [_entry(group, "D" if hybrid else "o", color=color, markersize=7) for group, color, hybrid in styles]
+
+
+def _predictor_entries(chart: Chart) -> list[Line2D]:
+    kinds = {dot.group for dot in chart.predictors}
+    look = {"markerfacecolor": "none", "markeredgecolor": RED, "markeredgewidth": 1.4, "markersize": 7}
+    return [_entry(label, marker, **look) for kind, (marker, label) in _PREDICTORS.items() if kind in kinds]
 
 
 def _reference_entries(chart: Chart) -> list[Line2D]:

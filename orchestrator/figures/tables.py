@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.figures.interactive import pareto_html
@@ -28,10 +28,27 @@ def pareto_csv(front: Front) -> str:
 
     Text that a spreadsheet would run as a formula is put behind an apostrophe.
     """
-    rows = front.rows()
+    return _csv(front.rows(), "number")
+
+
+def predictors_csv(front: Front) -> str:
+    """Return what predicts better than one candidate, as CSV, one a row."""
+    rows = []
+    for one in front.predictors:
+        row = {"name": one["name"], "kind": one["kind"], "passes": one["passes"], **one["costs"]}
+        for split in ("validation", "test"):
+            row |= {f"{split}_{name}": value for name, value in one[split].items()}
+        for method, found in one["conformal"].items():
+            row |= {f"{method}_{name}": found and found[name] for name in ("coverage", "promised", "mean_size")}
+        rows.append(row)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return _csv([{name: row.get(name) for name in names} for row in rows], "name")
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], least: str) -> str:
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(rows[0] if rows else ["number"])
+    table.writerow(rows[0] if rows else [least])
     table.writerows([_cell(value) for value in row.values()] for row in rows)
     return text.getvalue()
 
@@ -42,6 +59,7 @@ def pareto_files(front: Front, trials: Sequence[Trial], references: Sequence[Tri
     return {
         "pareto.json": pareto_json(front).encode(),
         "pareto.csv": pareto_csv(front).encode(),
+        "predictors.csv": predictors_csv(front).encode(),
         "pareto.html": pareto_html(data, trials, references).encode(),
         "pareto.png": pareto_png(data, trials, references),
     }

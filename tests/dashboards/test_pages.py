@@ -114,6 +114,23 @@ class TestStudy:
         assert len(re.findall(r"0\.\d{3} ± 0\.\d{3}", text)) >= 8
         assert "test" in text
 
+    def test_it_shows_what_finalists_can_be_made_into(self, served: Served, client: httpx.Client) -> None:
+        assert "<h2>Predictors</h2>" not in client.get("/paretune/studies/done").text
+        costs, quality = {"checkpoint_bytes": 2048.0, "latency_ms": 4.5}, {"accuracy": 0.9123, "calibrated_nll": 0.31}
+        sets = {"lac": {"coverage": 0.905, "mean_size": 1.25}, "aps": None}
+        title = "ensemble of seeds, trial 3"
+        point = {"name": "seeds-3", "kind": "seeds", "title": title, "trials": [3], "members": [], "passes": 3}
+        point |= {"costs": costs, "validation": quality, "test": quality, "conformal": sets}
+        served.storage.open("done").note("predictors", [point])
+        served.context.reports.forget("done")
+        text = client.get("/paretune/studies/done").text
+        assert "<h2>Predictors</h2>" in text
+        for shown in (title, "2 KiB", "4.5 ms", "0.9123", "0.3100", "0.905 (1.25)"):
+            assert shown in text
+        assert client.get("/paretune/api/v1/studies/done/front").json()["front"]["predictors"] == [point]
+        served.storage.open("done").note("predictors", [])
+        served.context.reports.forget("done")
+
     def test_it_can_be_stopped_and_continued(self, served: Served, client: httpx.Client) -> None:
         served.context.queue.submit(spec_of("waits"))
         assert 'action="/paretune/studies/waits/stop"' in client.get("/paretune/studies/waits").text

@@ -81,7 +81,7 @@ def _run(work: Work, evaluator: Evaluator, job: Job) -> bool:
             if job.folder:
                 run.save(Path(job.folder))
             if job.test:
-                work.on_score(job, run.test())
+                work.on_score(job, run.test(Path(job.folder) if job.folder else None))
         elif not goes_on:
             break
     return True

@@ -1,0 +1,221 @@
+"""Other predictors made of one trained candidate: what they say of every role, and what they cost.
+
+    dropout    MC-dropout (Gal & Ghahramani 2016): several passes with dropout on, at the rate of its training
+    laplace    the last layer's weights as a Gaussian (`evaluators.laplace`), at one pass
+
+Ensembles are made of several candidates, and need no more than what each says: `orchestrator/predictors.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from calibration.spec import CalibrationSpec
+from evaluators.attach import Attached
+from evaluators.evaluation import TEST_FILE
+from evaluators.laplace import LastLayerLaplace, fit_last_layer
+from evaluators.measurement import median_ms, predict_logits
+from evaluators.predictors import dropping, pooled_logits
+from evaluators.tokens import Batch, Tokens
+from search_space.errors import UnsupportedError
+from search_space.files import atomic_write
+
+Floats = NDArray[np.float64]
+MOST_EXAMPLES = 1000
+"""Training examples that stand for all of them where a posterior is fitted."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One other predictor.
+
+    Attributes:
+        logits: By role, shape [examples, classes]; softmax of them is what it predicts.
+        passes: Forward passes for each text.
+        bytes: Beside those of the candidate.
+        latency_ms: Median milliseconds for one example of median length.
+    """
+
+    logits: Mapping[str, Floats]
+    passes: int
+    bytes: int
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class FinalistLogits:
+    """What a finalist left of the test split, and its variants on every role.
+
+    Attributes:
+        logits: Of the test split.
+        labels: Of the test split.
+        variants: By name.
+        refused: Why others could not be made, by name.
+    """
+
+    logits: Floats
+    labels: NDArray[np.int64]
+    variants: Mapping[str, Variant]
+    refused: Mapping[str, str]
+
+    def save(self, folder: Path) -> None:
+        """Write this into a finalist's folder, whole."""
+        arrays: dict[str, NDArray[np.float64] | NDArray[np.int64]] = {"logits": self.logits, "labels": self.labels}
+        about = {}
+        for name, one in self.variants.items():
+            arrays |= {f"{name}/{role}": logits for role, logits in one.logits.items()}
+            about[name] = {"passes": one.passes, "bytes": one.bytes, "latency_ms": one.latency_ms}
+        metadata = {"variants": json.dumps(about), "refused": json.dumps(dict(self.refused))}
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        atomic_write(folder / TEST_FILE, safetensors.numpy.save(contiguous, metadata))
+
+    @classmethod
+    def load(cls, folder: Path) -> FinalistLogits:
+        """Read what `save` wrote. Raises OSError and SafetensorError."""
+        with safetensors.safe_open(folder / TEST_FILE, framework="numpy") as file:
+            metadata = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        variants = {}
+        for name, about in json.loads(metadata["variants"]).items():
+            said = {one.partition("/")[2]: array for one, array in arrays.items() if one.startswith(f"{name}/")}
+            variants[name] = Variant(said, **about)
+        return cls(arrays["logits"], arrays["labels"], variants, json.loads(metadata["refused"]))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What variants are made with.
+
+    Attributes:
+        attached: A trained candidate.
+        roles: Examples of validation, calibration and test.
+        train: Training examples.
+        classes: Number of classes.
+        size: Examples of a forward pass.
+        device: Where the model is.
+        seed: Of everything random.
+    """
+
+    attached: Attached
+    roles: Mapping[str, Tokens]
+    train: Tokens
+    classes: int
+    size: int
+    device: torch.device
+    seed: int
+
+
+def make_variants(bench: Bench, spec: CalibrationSpec) -> tuple[dict[str, Variant], dict[str, str]]:
+    """Return the variants that a study asks for, and why others cannot be made of this candidate."""
+    makers = {"dropout": dropout_variant, "laplace": laplace_variant}
+    made: dict[str, Variant] = {}
+    refused: dict[str, str] = {}
+    bench.attached.model.eval()
+    for name in (one for one in makers if one in spec.predictors):
+        try:
+            made[name] = makers[name](bench, spec)
+        except UnsupportedError as error:
+            refused[name] = str(error)
+    return made, refused
+
+
+def dropout_variant(bench: Bench, spec: CalibrationSpec) -> Variant:
+    """Average several passes with dropout on.
+
+    Raises:
+        UnsupportedError: The candidate was trained without dropout.
+    """
+    model, rate = bench.attached.model, bench.attached.candidate.recipe.dropout
+    if not rate:
+        raise UnsupportedError("it was trained without dropout, so that its passes would mean nothing")
+    devices = [bench.device] if bench.device.type == "cuda" else []
+
+    def forward(_indices: list[int], batch: Batch) -> Tensor:
+        logits: Tensor = model(**batch.inputs).logits
+        return logits
+
+    with torch.random.fork_rng(devices=devices), dropping(model, rate):
+        torch.manual_seed(bench.seed)
+        logits = {
+            role: pooled_logits(
+                [predict_logits(forward, tokens, bench.classes, bench.size, bench.device) for _ in range(spec.passes)]
+            )
+            for role, tokens in bench.roles.items()
+        }
+        once = _latency_ms(bench, lambda inputs: model(**inputs).logits.cpu())
+    return Variant(logits, spec.passes, 0, spec.passes * once)
+
+
+def laplace_variant(bench: Bench, _spec: CalibrationSpec) -> Variant:
+    """Spread the last layer's weights.
+
+    Raises:
+        UnsupportedError: The last layer sees tokens one by one, not examples.
+    """
+    layer = last_layer(bench.attached)
+    fit = _fit(bench, layer)
+    logits = {
+        role: fit.logits(*_seen(bench, layer, tokens, range(len(tokens.ids)))) for role, tokens in bench.roles.items()
+    }
+    latency = _latency_ms(bench, lambda inputs: fit.logits(*_look(bench.attached.model, layer, inputs)))
+    return Variant(logits, 1, fit.bytes, latency)
+
+
+def last_layer(attached: Attached) -> nn.Linear:
+    """Return the linear layer whose outputs are the logits. Raises UnsupportedError where there is none."""
+    head = {id(parameter) for parameter in attached.head}
+    layers = [one for one in attached.model.modules() if isinstance(one, nn.Linear) and id(one.weight) in head]
+    if not layers:
+        raise UnsupportedError("its head has no linear layer")
+    return layers[-1]
+
+
+def _fit(bench: Bench, layer: nn.Linear) -> LastLayerLaplace:
+    count = len(bench.train.ids)
+    rows = np.random.default_rng(bench.seed).permutation(count)[:MOST_EXAMPLES].tolist()
+    features, logits = _seen(bench, layer, bench.train, rows)
+    bias = layer.bias if layer.bias is not None else torch.zeros(layer.out_features)
+    weights = torch.cat([layer.weight, bias[:, None].to(layer.weight)], dim=1).detach().double().cpu().numpy()
+    return fit_last_layer(features, logits, weights, count)
+
+
+def _seen(bench: Bench, layer: nn.Linear, tokens: Tokens, rows: range | list[int]) -> tuple[Floats, Floats]:
+    """Return inputs and outputs of the last layer for some examples, in their order."""
+    found = []
+    order = sorted(range(len(rows)), key=lambda at: -len(tokens.ids[rows[at]]))
+    for start in range(0, len(order), bench.size):
+        batch = tokens.batch([rows[at] for at in order[start : start + bench.size]], bench.device)
+        found.append(_look(bench.attached.model, layer, batch.inputs))
+    back = np.argsort(order)
+    return np.concatenate([one[0] for one in found])[back], np.concatenate([one[1] for one in found])[back]
+
+
+def _look(model: nn.Module, layer: nn.Linear, inputs: Mapping[str, Tensor]) -> tuple[Floats, Floats]:
+    """Run the model, and return what went into its last layer and what came out of the model."""
+    kept: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _module, given: kept.append(given[0]))
+    try:
+        with torch.inference_mode():
+            logits = model(**inputs).logits
+    finally:
+        hook.remove()
+    if len(kept) != 1 or kept[0].ndim != 2:
+        raise UnsupportedError("its last layer sees tokens one by one; Laplace is for heads that see examples")
+    return kept[0].double().cpu().numpy(), logits.double().cpu().numpy()
+
+
+def _latency_ms(bench: Bench, call: Callable[[Mapping[str, Tensor]], object]) -> float:
+    order = sorted(range(len(bench.train.ids)), key=lambda i: len(bench.train.ids[i]))
+    batch = bench.train.batch([order[len(order) // 2]], bench.device)
+    with torch.inference_mode():
+        return median_ms(lambda: call(batch.inputs))

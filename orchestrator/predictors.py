@@ -1,0 +1,239 @@
+"""What predicts better than one trained candidate, and what it costs: points beside the front.
+
+Finalists leave their logits on validation, calibration and test, and those of their variants. Ensembles are means of
+these, so that nothing is run again: of the seeds of one candidate, and of the members of the front. Each is
+calibrated after averaging by the study's calibrator, and scored on validation and, as finalists are, on test. None of
+them is searched for or picked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from calibration.calibrators import held_out_log_probabilities
+from calibration.conformal import Coverage, fit_conformal
+from calibration.cross_fitting import cross_fitted_log_probabilities
+from calibration.errors import CalibrationError
+from calibration.proper_scores import nll_from_logits
+from calibration.softmax import log_softmax
+from calibration.spec import CalibrationSpec
+from evaluators.calibrated import calibrate
+from evaluators.evaluation import PREDICTIONS_FILE
+from evaluators.measurement import calibrated_quality, quality
+from evaluators.predictors import pooled_logits
+from evaluators.variants import FinalistLogits
+from orchestrator.front import Front
+from orchestrator.member import Member
+
+if TYPE_CHECKING:
+    from orchestrator.storage import Trial
+
+Kind = Literal["single", "seeds", "front", "dropout", "laplace"]
+Logits = Mapping[str, NDArray[np.float64]]
+KINDS: Mapping[Kind, str] = {
+    "single": "one pass of one seed",
+    "seeds": "ensemble of seeds",
+    "front": "ensemble of the front",
+    "dropout": "MC-dropout",
+    "laplace": "Laplace on the last layer",
+}
+_SUMMED = ("trainable_params", "head_params", "checkpoint_bytes", "latency_ms")
+"""Costs of an ensemble that are the sum of its members'."""
+
+
+@dataclass(frozen=True)
+class PredictorPoint:
+    """One way to predict.
+
+    Attributes:
+        name: Unique in a study: its kind and its candidates, such as `seeds-12`.
+        kind: What it is.
+        trials: Numbers of the search trials whose candidates it uses.
+        members: Keys of the finalists that it was made of. `single`, `dropout` and `laplace` are means over them.
+        passes: Forward passes for each text.
+        costs: Metrics of cost; those of an ensemble are sums, latency too: its members run one after another.
+        validation: Metrics of quality on validation.
+        test: The same on test.
+        conformal: Coverage on test of the sets that were fitted on the calibration split, by method; None where its
+            rows are too few for the promise.
+    """
+
+    name: str
+    kind: Kind
+    trials: tuple[int, ...]
+    members: tuple[str, ...]
+    passes: int
+    costs: Mapping[str, float]
+    validation: Mapping[str, float]
+    test: Mapping[str, float]
+    conformal: Mapping[str, Mapping[str, float] | None]
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"{KINDS[self.kind]}, trial{'s' if len(self.trials) > 1 else ''} {', '.join(map(str, self.trials))}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this point as JSON data."""
+        return {**asdict(self), "title": self.title}
+
+
+@dataclass(frozen=True)
+class _Finalist:
+    """A finalist with what it left: `logits` by role for itself and each variant, by name; `single` is itself."""
+
+    trial: Trial
+    logits: Mapping[str, Logits]
+    labels: Mapping[str, NDArray[np.int64]]
+    extra: Mapping[str, Mapping[str, float]]
+
+
+def predictor_points(front: Front, folder: Path, spec: CalibrationSpec) -> list[PredictorPoint]:
+    """Return every way to predict that the finalists of a study offer, the cheapest kinds first.
+
+    Args:
+        front: The study's front with its finalists.
+        folder: Where trials left their files; finalists without files there are left out.
+        spec: Which predictors, and how they are calibrated.
+
+    Raises:
+        CalibrationError: Predictions that no calibrator can be fitted on.
+    """
+    found: list[PredictorPoint] = []
+    firsts: list[_Finalist] = []
+    for member in (*front.members, *front.neighbours):
+        finalists = [one for one in (_read(trial, folder) for trial in _by_seed(member)) if one is not None]
+        found.extend(_of_candidate(member, finalists, spec))
+        firsts += finalists[:1] if front.tags[member.number] == "front" else []
+    if "front" in spec.predictors and len(firsts) > 1:
+        found.append(_ensemble("front", firsts, spec))
+    order = list(KINDS)
+    return sorted(found, key=lambda one: (order.index(one.kind), one.trials))
+
+
+def _by_seed(member: Member) -> list[Trial]:
+    return sorted(member.finalists, key=lambda one: one.seed)
+
+
+def _of_candidate(member: Member, finalists: Sequence[_Finalist], spec: CalibrationSpec) -> Iterator[PredictorPoint]:
+    kinds: tuple[Kind, ...] = ("single", "dropout", "laplace")
+    for kind in kinds:
+        able = [one for one in finalists if kind in one.logits]
+        if able:
+            yield _mean_of([_single(kind, one, spec) for one in able])
+    if "seeds" in spec.predictors and len(finalists) > 1:
+        yield _ensemble("seeds", finalists, spec)
+
+
+def _single(kind: Kind, one: _Finalist, spec: CalibrationSpec) -> PredictorPoint:
+    """Return what one finalist predicts by itself, or by a variant."""
+    costs = _costs(one.trial)
+    extra = one.extra.get(kind, {"passes": 1})
+    costs |= {name: extra[name] for name in ("latency_ms",) if name in extra}
+    if "checkpoint_bytes" in costs:
+        costs["checkpoint_bytes"] += extra.get("bytes", 0)
+    return _scored(kind, [one], one.logits[kind], int(extra["passes"]), costs, spec)
+
+
+def _ensemble(kind: Kind, members: Sequence[_Finalist], spec: CalibrationSpec) -> PredictorPoint:
+    roles = members[0].logits["single"]
+    logits = {role: pooled_logits([one.logits["single"][role] for one in members]) for role in roles}
+    costs = [_costs(one.trial) for one in members]
+    summed = {name: sum(one[name] for one in costs) for name in costs[0] if all(name in one for one in costs)}
+    return _scored(kind, members, logits, len(members), summed, spec)
+
+
+def _mean_of(points: Sequence[PredictorPoint]) -> PredictorPoint:
+    """Return the mean over seeds."""
+    first = points[0]
+
+    def mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {name: float(np.mean([one[name] for one in values])) for name in values[0]}
+
+    sets = {name: [one.conformal[name] for one in points] for name in first.conformal}
+    return PredictorPoint(
+        f"{first.kind}-{first.trials[0]}",
+        first.kind,
+        first.trials,
+        tuple(key for one in points for key in one.members),
+        first.passes,
+        mean([one.costs for one in points]),
+        mean([one.validation for one in points]),
+        mean([one.test for one in points]),
+        {name: None if None in of else mean([one for one in of if one is not None]) for name, of in sets.items()},
+    )
+
+
+def _scored(
+    kind: Kind, members: Sequence[_Finalist], logits: Logits, passes: int, costs: Mapping[str, float],
+    spec: CalibrationSpec,
+) -> PredictorPoint:  # fmt: skip
+    labels = members[0].labels
+    done = calibrate(logits, labels, spec)
+    values = {role: quality(logits[role], labels[role], spec) for role in ("validation", "test")}
+    after = log_softmax(logits["test"])
+    if done is not None:
+        after = held_out_log_probabilities(done.calibrator, logits["test"])
+        values["validation"] |= calibrated_quality(logits["validation"], done.validation, labels["validation"], spec)
+        values["test"] |= calibrated_quality(logits["test"], after, labels["test"], spec)
+        values["test"]["calibrated_nll"] = nll_from_logits(after, labels["test"])
+    trials = tuple(sorted({int(one.trial.origin) for one in members}))
+    keys = tuple(one.trial.key for one in members)
+    name = f"{kind}-{'-'.join(map(str, trials))}"
+    sets = _conformal(logits["calibration"], labels["calibration"], after, labels["test"], spec)
+    return PredictorPoint(name, kind, trials, keys, passes, dict(costs), values["validation"], values["test"], sets)
+
+
+def _conformal(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], test: NDArray[np.float64],
+    test_labels: NDArray[np.int64], spec: CalibrationSpec,
+) -> dict[str, Mapping[str, float] | None]:  # fmt: skip
+    """Fit sets on the calibration split, each of its rows calibrated by others, and judge them on test."""
+    found: dict[str, Mapping[str, float] | None] = {}
+    for method in ("lac", "aps"):
+        try:
+            logs = log_softmax(logits)
+            if spec.method != "none":
+                folds = max(3, spec.folds)
+                logs = cross_fitted_log_probabilities(logits, labels, kind=spec.method, folds=folds)
+            fit = fit_conformal(np.exp(logs), labels, spec.alpha, method)
+            found[method] = _coverage(fit.evaluate(np.exp(test), test_labels))
+        except CalibrationError:  # too few rows for the promise, or for the folds
+            found[method] = None
+    return found
+
+
+def _coverage(one: Coverage) -> dict[str, float]:
+    names = ("coverage", "low", "high", "promised", "mean_size", "empty")
+    return {name: float(getattr(one, name)) for name in names}
+
+
+def _costs(trial: Trial) -> dict[str, float]:
+    known = (trial.cost.values if trial.cost else {}) | dict(trial.score.values if trial.score else {})
+    return {name: float(known[name]) for name in _SUMMED if name in known}
+
+
+def _read(trial: Trial, folder: Path) -> _Finalist | None:
+    """Read what a finalist left; None where its files are not here."""
+    place = folder / trial.phase / str(trial.number)
+    try:
+        arrays = safetensors.numpy.load_file(place / PREDICTIONS_FILE)
+        left = FinalistLogits.load(place)
+    except (OSError, SafetensorError):
+        return None
+    labels = {role: arrays[f"{role}_labels"] for role in ("validation", "calibration")} | {"test": left.labels}
+    own = {role: arrays[f"{role}_logits"] for role in ("validation", "calibration")} | {"test": left.logits}
+    extra = {
+        name: {"passes": one.passes, "bytes": one.bytes, "latency_ms": one.latency_ms}
+        for name, one in left.variants.items()
+    }
+    said = {name: one.logits for name, one in left.variants.items()}
+    return _Finalist(trial, {"single": own} | said, labels, extra)

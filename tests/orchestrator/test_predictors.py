@@ -1,0 +1,154 @@
+"""What finalists can be made into, from the logits that they left: calibrated after averaging, and its cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from mlflow.tracking import MlflowClient
+
+from calibration.proper_scores import nll_from_logits
+from calibration.spec import CalibrationSpec
+from calibration.temperature import fit_temperature
+from evaluators.predictors import pooled_logits
+from evaluators.variants import FinalistLogits, Variant
+from orchestrator.figures import pareto_figure, pareto_png
+from orchestrator.figures.tables import predictors_csv
+from orchestrator.front import Front, front_of, front_of_study
+from orchestrator.predictors import PredictorPoint, predictor_points
+from orchestrator.recorder import Recorder
+from tests.orchestrator.made_up import make_spec, make_trial
+from tests.orchestrator.test_recorder import empty_database, make_store, quick_figures, rows, uri
+
+__all__ = ["empty_database", "quick_figures", "uri"]
+ROLES = {"validation": 300, "calibration": 1000, "test": 1000}
+SPEC = CalibrationSpec(floor_draws=100)
+COSTS = {"checkpoint_bytes": 1000.0, "latency_ms": 2.0, "trainable_params": 100.0}
+
+
+def leave(folder: Path, seed: int) -> dict[str, np.ndarray]:
+    """What a finalist leaves: a truth that all share, seen through noise of its own, three times too sure."""
+    truth, noise = np.random.default_rng(0), np.random.default_rng(100 + seed)
+    folder.mkdir(parents=True)
+    arrays = {}
+    for role, count in ROLES.items():
+        scores = 1.5 * truth.normal(size=(count, 3))
+        arrays[f"{role}_labels"] = (scores + truth.gumbel(size=scores.shape)).argmax(axis=1)
+        arrays[f"{role}_logits"] = 3.0 * (scores + 0.7 * noise.normal(size=scores.shape))
+    kept = {name: array for name, array in arrays.items() if not name.startswith("test")}
+    safetensors.numpy.save_file(kept, folder / "predictions.safetensors")
+    softer = {role: arrays[f"{role}_logits"] / 3 for role in ROLES}
+    variants = {"laplace": Variant(softer, 1, 50, 2.5)}
+    refused = {"dropout": "trained without it"}
+    FinalistLogits(arrays["test_logits"], arrays["test_labels"], variants, refused).save(folder)
+    return arrays
+
+
+def finalist(number: int, origin: int, seed: int) -> Any:
+    values = {"accuracy": 0.8, **COSTS}
+    return make_trial(number, values, phase="finalists", origin=str(origin), seed=seed)
+
+
+@pytest.fixture
+def front() -> Front:
+    """Two members of the front with two seeds each."""
+    trials = [
+        make_trial(3, {"accuracy": 0.8, **COSTS}),
+        make_trial(5, {"accuracy": 0.9, **COSTS, "trainable_params": 200.0}),
+    ]
+    finalists = [finalist(number, (3, 5)[number // 2], number % 2 + 1) for number in range(4)]
+    return front_of(make_spec(), trials, {}, finalists)
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> list[dict[str, np.ndarray]]:
+    return [leave(tmp_path / "finalists" / str(number), number) for number in range(4)]
+
+
+@pytest.fixture
+def points(front: Front, left: list, tmp_path: Path) -> dict[str, PredictorPoint]:
+    return {one.name: one for one in predictor_points(front, tmp_path, SPEC)}
+
+
+def test_there_is_every_way_to_predict(points: dict[str, PredictorPoint]) -> None:
+    assert list(points) == ["single-3", "single-5", "seeds-3", "seeds-5", "front-3-5", "laplace-3", "laplace-5"]
+    assert points["front-3-5"].title == "ensemble of the front, trials 3, 5"
+    assert points["seeds-5"].members == ("finalists/2", "finalists/3")
+    assert points["front-3-5"].members == ("finalists/0", "finalists/2"), "the first seed of each, chosen by nothing"
+
+
+def test_an_ensemble_is_the_mean_of_probabilities_calibrated_after(points: dict[str, PredictorPoint], left) -> None:
+    pooled = {role: pooled_logits([left[2][f"{role}_logits"], left[3][f"{role}_logits"]]) for role in ROLES}
+    fit = fit_temperature(pooled["calibration"], left[2]["calibration_labels"])
+    expected = nll_from_logits(fit.apply(pooled["test"]), left[2]["test_labels"])
+    assert points["seeds-5"].test["calibrated_nll"] == pytest.approx(expected)
+    assert points["seeds-5"].test["calibrated_nll"] < points["single-5"].test["calibrated_nll"]
+    alone = [nll_from_logits(left[number]["test_logits"], left[number]["test_labels"]) for number in (2, 3)]
+    assert points["single-5"].test["nll"] == pytest.approx(np.mean(alone))
+
+
+def test_costs_are_those_of_all_that_is_run(points: dict[str, PredictorPoint]) -> None:
+    assert points["single-5"].costs["latency_ms"] == 2.0
+    assert (points["seeds-5"].passes, points["seeds-5"].costs["latency_ms"]) == (2, 4.0)
+    assert points["front-3-5"].costs["checkpoint_bytes"] == 2000.0
+    laplace = points["laplace-3"]
+    assert (laplace.passes, laplace.costs["latency_ms"], laplace.costs["checkpoint_bytes"]) == (1, 2.5, 1050.0)
+
+
+def test_sets_cover_what_they_promise(points: dict[str, PredictorPoint]) -> None:
+    for one in points.values():
+        for method in ("lac", "aps"):
+            found = one.conformal[method]
+            assert found is not None
+            assert found["promised"] == pytest.approx(0.9)
+            assert abs(found["coverage"] - 0.9) < 0.045, "a binomial error of 1,000 rows to fit and 1,000 to judge"
+            assert 1.0 <= found["mean_size"] <= 3.0
+
+
+def test_what_was_not_asked_for_or_left_no_files_is_left_out(front: Front, left: list, tmp_path: Path) -> None:
+    asked = SPEC.model_copy(update={"predictors": ()})
+    assert {one.kind for one in predictor_points(front, tmp_path, asked)} == {"single", "laplace"}
+    (tmp_path / "finalists" / "3" / "test.safetensors").unlink()
+    found = [one.name for one in predictor_points(front, tmp_path, SPEC)]
+    assert "seeds-3" in found
+    assert "seeds-5" not in found
+    assert predictor_points(front, tmp_path / "elsewhere", SPEC) == []
+
+
+def test_too_few_rows_promise_nothing(front: Front, left: list, tmp_path: Path) -> None:
+    strict = SPEC.model_copy(update={"alpha": 0.0005})
+    assert predictor_points(front, tmp_path, strict)[0].conformal == {"lac": None, "aps": None}
+
+
+def test_they_are_marked_in_pictures_and_tables(front: Front, points: dict[str, PredictorPoint]) -> None:
+    import dataclasses
+
+    whole = dataclasses.replace(front, predictors=tuple(one.to_json() for one in points.values()))
+    trials = [one.trial for one in whole.members]
+    figure = pareto_figure(whole.to_json(), trials)
+    names = {trace.name: trace for trace in figure.data}
+    assert {"ensemble of seeds", "ensemble of the front", "Laplace"} <= set(names)
+    assert list(names["ensemble of the front"].y) == [points["front-3-5"].validation["accuracy"]]
+    assert pareto_png(whole.to_json(), trials) != pareto_png(front.to_json(), trials)
+    table = predictors_csv(whole).splitlines()
+    assert len(table) == 1 + len(points)
+    assert table[0].startswith("name,kind,passes,")
+    assert "lac_coverage" in table[0]
+
+
+def test_they_are_recorded_once(uri, tmp_path, points: dict[str, PredictorPoint]) -> None:
+    store = make_store(tmp_path)
+    store.note("predictors", [one.to_json() for one in points.values()])
+    assert len(front_of_study(store).predictors) == len(points)
+    for _ in range(2):
+        Recorder(uri, tmp_path / "artifacts", store).record_all()
+    found = {key: run for key, run in rows(uri).items() if key.startswith("predictors/")}
+    assert set(found) == {f"predictors/{name}" for name in points}
+    run = found["predictors/seeds-5"]
+    assert run.data.metrics["passes"] == 2
+    assert run.data.metrics["test_calibrated_nll"] == points["seeds-5"].test["calibrated_nll"]
+    assert run.data.metrics["test_lac_coverage"] > 0.8
+    assert MlflowClient(uri).get_run(run.info.run_id).data.tags["pareto"] == "predictor"
