@@ -1,0 +1,109 @@
+"""AutoPEFT's search (Zhou et al. 2024, arXiv:2301.12132, section 3.3), written from the paper with BoTorch.
+
+Half of the trainings are random. Then batches of four: a Gaussian process with the sparse axis-aligned subspace prior
+(SAAS, Eriksson & Jankowiak 2021) for the accuracy, and noisy expected hypervolume improvement (Daulton et al. 2021)
+over accuracy and size, both of them objectives; the size is known exactly and needs no model. Where the paper samples
+the prior's scales, this takes a sum of kernels at their modes (BoTorch's additive MAP SAAS): a fit takes seconds, not
+minutes. The acquisition is maximised over the table's remaining points, one after another within a batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from math import log
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.contest.arena import Arena, Finished
+
+_BATCH = 4
+
+
+def autopeft(arena: Arena, steps: int, seed: int) -> list[Finished]:
+    """Run AutoPEFT's search on an arena."""
+    waiting = list(range(len(arena.rows)))
+    Random(seed).shuffle(waiting)
+    most = min(steps // arena.full, len(waiting))
+    numbers = vectors(arena)
+    order = [waiting.pop() for _ in range(most // 2)]
+    while len(order) < most:
+        batch = _proposed(arena, numbers, order, waiting, min(_BATCH, most - len(order)), seed)
+        order += batch
+        waiting = [one for one in waiting if one not in batch]
+    trained = [(at * arena.full, arena.rows[index]) for at, index in enumerate(order, 1)]
+    return [Finished(at, row) for at, row in trained if not row.cause]
+
+
+def vectors(arena: Arena) -> torch.Tensor:
+    """Return each row as numbers in [0, 1], the size in the last column, shape [rows, dimensions].
+
+    A parameter that a row does not have stands in the middle; a word is one column for each value.
+    """
+    parameters = [arena.space.encode(row.candidate) for row in arena.rows]
+    columns: list[np.ndarray[Any, Any]] = []
+    for name in sorted({name for one in parameters for name in one}):
+        values = [one.get(name) for one in parameters]
+        words = sorted({value for value in values if isinstance(value, str)})
+        columns += [np.array([float(value == word) for value in values]) for word in words]
+        if not words:
+            columns.append(_scaled([None if value is None else _number(value) for value in values]))
+    sizes = [log(max(1, row.cost.trainable_params)) for row in arena.rows]
+    return torch.from_numpy(np.stack([*columns, _scaled(sizes)], axis=1))
+
+
+def _number(value: str | int | float) -> float:
+    return log(value) if isinstance(value, float) else float(value)
+
+
+def _scaled(values: list[Any]) -> np.ndarray[Any, Any]:
+    known = [value for value in values if value is not None]
+    low, span = min(known), max(max(known) - min(known), 1e-12)
+    return np.array([0.5 if value is None else (value - low) / span for value in values])
+
+
+def _proposed(
+    arena: Arena, numbers: torch.Tensor, order: list[int], waiting: list[int], count: int, seed: int
+) -> list[int]:
+    from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+    from botorch.models import ModelList
+    from botorch.models.deterministic import GenericDeterministicModel
+    from botorch.optim import optimize_acqf_discrete
+    from botorch.sampling.get_sampler import get_sampler
+
+    trained = [index for index in order if not arena.rows[index].cause]
+    accuracies = torch.tensor([[arena.rows[index].validation[-1][0]] for index in trained], dtype=torch.float64)
+    mean, deviation = accuracies.mean(), accuracies.std().clamp_min(1e-6)
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        accuracy = _fitted(numbers[trained], (accuracies - mean) / deviation)
+        size = GenericDeterministicModel(lambda x: 1 - x[..., -1:], num_outputs=1)
+        model = ModelList(accuracy, size)
+        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+            model=model,
+            ref_point=[float((1 / arena.classes - mean) / deviation), 0.0],
+            X_baseline=numbers[trained],
+            sampler=get_sampler(model.posterior(numbers[:2]), torch.Size([32]), seed=seed),
+            prune_baseline=True,
+        )
+        chosen, _ = optimize_acqf_discrete(acquisition, q=count, choices=numbers[waiting], unique=True)
+    distances = torch.cdist(chosen, numbers[waiting])
+    return [waiting[int(row.argmin())] for row in distances]
+
+
+def _fitted(numbers: torch.Tensor, targets: torch.Tensor) -> Any:
+    """Fit the accuracy to everything but the size."""
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models.map_saas import AdditiveMapSaasSingleTaskGP
+    from botorch.models.transforms.input import FilterFeatures
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+
+    kept = torch.arange(numbers.shape[1] - 1)
+    model = AdditiveMapSaasSingleTaskGP(
+        numbers, targets, num_taus=4, input_transform=FilterFeatures(feature_indices=kept)
+    )
+    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    return model
