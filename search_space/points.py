@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from math import log
 from typing import TypeAlias
@@ -18,8 +19,8 @@ class Points:
 
     A search on a table can only be answered where the table has a point. What a sampler draws is exchanged for the
     nearest point that is not taken: of the same methods where one is left, at the smallest sum over the parameters of
-    differences as shares of the range (1 for what has no order), learning rates on a logarithmic scale. The sampler is
-    told the point's own parameters, so that it learns from what was trained.
+    differences as shares of the range (1 for what has no order), learning rates on a logarithmic scale; among equals
+    by lot. The sampler is told the point's own parameters, so that it learns from what was trained.
     """
 
     def __init__(self, space: Space, candidates: Sequence[Candidate]) -> None:
@@ -32,7 +33,7 @@ class Points:
         """Return the nearest point whose identity is not taken; None when all are."""
         drawn = self._parameters.get(candidate.sha256) or self.space.encode(candidate)
         free = [one for one in self.candidates if one.sha256 not in taken]
-        return min(free, key=lambda one: (self._distance(candidate, drawn, one), one.sha256), default=None)
+        return min(free, key=lambda one: (self._distance(candidate, drawn, one), _lot(candidate, one)), default=None)
 
     def _distance(self, candidate: Candidate, drawn: Parameters, other: Candidate) -> float:
         there = self._parameters[other.sha256]
@@ -45,6 +46,11 @@ class Points:
         if isinstance(one, str) or isinstance(other, str):
             return float(one != other)
         return abs(_scaled(one) - _scaled(other)) / self._spans[name]
+
+
+def _lot(drawn: Candidate, point: Candidate) -> str:
+    """Decide between points that are as near: by lot, the same each time."""
+    return hashlib.sha256(f"{drawn.sha256}/{point.sha256}".encode()).hexdigest()
 
 
 def _spans(parameters: Sequence[Parameters]) -> dict[str, float]:

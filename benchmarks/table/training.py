@@ -52,7 +52,7 @@ def train(task: str, shard: tuple[int, int]) -> None:
         bar = progress.add_task(task, total=len(waiting))
         for row in waiting:
             progress.update(bar, description=write(row.candidate)[:60])
-            _append(table_path(task), json.dumps(_trained(evaluator, header, row).to_json(), separators=(",", ":")))
+            append(table_path(task), json.dumps(_trained(evaluator, header, row).to_json(), separators=(",", ":")))
             progress.advance(bar)
 
 
@@ -82,10 +82,10 @@ def _by_rungs(run: TrainedRun, rungs: tuple[int, ...]) -> Iterator[tuple[Score, 
 
 def _begin(task: str) -> None:
     if not table_path(task).exists():
-        _append(table_path(task), candidates_path(task).read_text().partition("\n")[0])
+        append(table_path(task), candidates_path(task).read_text().partition("\n")[0])
 
 
-def _append(path: Path, line: str) -> None:
+def append(path: Path, line: str) -> None:
     """Append a line, whole or not at all as far as other processes see, after mending one that was cut off."""
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,0 +1,31 @@
+"""The searches of the contest, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import optuna
+
+from benchmarks.contest.arena import Search
+from benchmarks.contest.autopeft import autopeft
+from benchmarks.contest.others import moasha, ray_tune, with_optuna
+from benchmarks.contest.ours import product
+
+SEARCHES: Mapping[str, Search] = {
+    "forest, early stopping": product("forest", 3),
+    "forest": product("forest", 1),
+    "TPE, early stopping": product("tpe", 3),
+    "random, early stopping": product("random", 3),
+    "random": with_optuna(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
+    "Optuna MO-TPE": with_optuna(lambda seed: optuna.samplers.TPESampler(seed=seed)),
+    "Optuna NSGA-II": with_optuna(lambda seed: optuna.samplers.NSGAIISampler(population_size=12, seed=seed)),
+    "Optuna GP": with_optuna(lambda seed: optuna.samplers.GPSampler(seed=seed)),
+    "Ray Tune OptunaSearch + ASHA": ray_tune,
+    "Syne Tune MOASHA": moasha,
+    "AutoPEFT": autopeft,
+}
+"""The first four are studies of Paretune; the others are what users would write, and AutoPEFT's algorithm."""
+
+OURS = "forest, early stopping"
+RIVAL = "AutoPEFT"
+BASELINE = "random"
