@@ -1,4 +1,4 @@
-"""What is proposed to a study from outside Optuna's samplers: the first candidate, and what a model promises."""
+"""What is proposed to a study from outside Optuna's samplers: what it begins with, and what a model promises."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from evaluators.score import Cost
+from orchestrator.beginnings import Beginning, mistrusted
 from orchestrator.front import reference_point
 from orchestrator.preparation import Prepared
 from orchestrator.samplers import derived_seed
@@ -26,14 +27,14 @@ _FRESH = 8
 class Proposals:
     """Candidates for one study, each by the number of the trial that it is for; the same again in a resumed study."""
 
-    def __init__(self, spec: StudySpec, prepared: Prepared) -> None:
-        self.spec, self.prepared = spec, prepared
+    def __init__(self, spec: StudySpec, prepared: Prepared, beginnings: Sequence[Beginning] = ()) -> None:
+        self.spec, self.prepared, self.beginnings = spec, prepared, beginnings
         self._layers = prepared.space.anatomy.n_layers
         self._options: dict[str, tuple[Candidate, Option]] = {}
         self._drawn = 0
 
-    def propose(self, number: int, trials: Sequence[Trial], taken: Collection[str]) -> Candidate | None:
-        """Return the candidate for a trial; None where Optuna's sampler is to draw it.
+    def propose(self, number: int, trials: Sequence[Trial], taken: Collection[str]) -> Beginning | None:
+        """Return the candidate for a trial and where it comes from; None where Optuna's sampler is to draw it.
 
         Args:
             number: Of the trial.
@@ -41,14 +42,17 @@ class Proposals:
             taken: Identities that were tried or rejected.
         """
         if number == 0:
-            return self.prepared.space.first()
+            return Beginning(self.prepared.space.first(), "")
+        for one in self.beginnings:
+            if one.candidate.sha256 not in taken and not mistrusted(one.source, trials, self.spec.objectives):
+                return one
         if self.spec.search.sampler != "forest" or number < self.spec.search.startup_trials:
             return None
         pool = [self._options[key] for key in self._pool(number) if key not in taken]
         if not pool:
             return None
         best = self._forest.best([option for _, option in pool], trials, derived_seed(self.spec.search.seed, number))
-        return None if best is None else pool[best][0]
+        return None if best is None else Beginning(pool[best][0], "")
 
     @cached_property
     def _forest(self) -> Forest:

@@ -94,6 +94,8 @@ class SearchSpec(Strict):
         early_stopping: Rungs.
         finalists: Re-training of the front.
         references: Fixed rows beside the search, not part of it.
+        proposals: What is tried before the sampler draws: plain LoRA on each set of projections, published candidates.
+        warm_start: A study of the same storage whose front is tried first.
     """
 
     sampler: Literal["tpe", "random", "nsga2", "gp", "forest"] = "tpe"
@@ -102,6 +104,8 @@ class SearchSpec(Strict):
     early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
     finalists: Finalists = Field(default_factory=Finalists)
     references: tuple[Literal["head", "full"], ...] = ("head", "full")
+    proposals: tuple[Literal["lora", "published"], ...] = ()
+    warm_start: Name | None = None
 
 
 class ResourcesSpec(Strict):

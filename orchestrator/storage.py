@@ -63,7 +63,7 @@ class Trial:
         state: What became of it.
         cause: Why it failed.
         message: Cause, reason or limit in words.
-        origin: For finalists the number of the search trial; for references their name.
+        origin: For finalists the number of the search trial; for references their name; in the search what proposed it.
         started: When it was drawn.
         finished: When its state was settled.
     """
@@ -237,7 +237,13 @@ class StudyStore:
         return trial.number, candidate
 
     def start(
-        self, number: int, candidate: Candidate, cost: Cost | None, seed: int, violations: Mapping[str, float]
+        self,
+        number: int,
+        candidate: Candidate,
+        cost: Cost | None,
+        seed: int,
+        violations: Mapping[str, float],
+        origin: str = "",
     ) -> Trial:
         """Write an asked trial to the storage, all of it at once, before it is trained.
 
@@ -248,7 +254,7 @@ class StudyStore:
         live = _live(self._sampled, number)
         for name, value in violations.items():
             live.set_constraint(f"predicted {name}", value)
-        live.set_user_attr("candidate", _about(candidate, cost, seed, ""))
+        live.set_user_attr("candidate", _about(candidate, cost, seed, origin))
         drawn = self._sampled.get_trials(deepcopy=False)[number]
         self._create("search", number, drawn)
         trial = self._running["search", number] = _read("search", drawn)

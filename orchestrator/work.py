@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from evaluators.score import METRICS, Score
+from orchestrator.beginnings import beginnings
 from orchestrator.halving import Halving
 from orchestrator.jobs import Failure, Job
 from orchestrator.pick import format_value
@@ -162,7 +163,7 @@ class SearchWork(PhaseWork):
         self._asked = len(bench.store.studies["search"].get_trials(deepcopy=False))
         self._known = {one.candidate.sha256: one.number for one in trials}
         self._tried = {one.number: one for one in trials}
-        self._proposals = Proposals(bench.store.spec, bench.prepared)
+        self._proposals = Proposals(bench.store.spec, bench.prepared, beginnings(bench.store, bench.prepared))
         for trial in trials:
             for score in trial.scores:
                 halving.record(trial.number, score)
@@ -213,8 +214,8 @@ class SearchWork(PhaseWork):
         for _ in range(_MOST_REJECTED):
             if self._used_up():
                 return None
-            number, candidate = self._ask()
-            why, excess = self._screen(number, candidate)
+            number, candidate, origin = self._ask()
+            why, excess = self._screen(number, candidate, origin)
             if not why:
                 self._trained += 1
                 return self._job(number, candidate)
@@ -228,12 +229,14 @@ class SearchWork(PhaseWork):
             )
         return None
 
-    def _ask(self) -> tuple[int, Candidate]:
+    def _ask(self) -> tuple[int, Candidate, str]:
         space, store = self.bench.prepared.space, self.bench.store
         sampler = build_sampler(store.spec.search, self._asked)
         proposed = self._proposals.propose(self._asked, list(self._tried.values()), self._known)
         self._asked += 1
-        return store.ask(space, sampler, proposed and self._near(proposed), self._near)
+        if proposed is None:
+            return *store.ask(space, sampler, exchange=self._near), ""
+        return *store.ask(space, sampler, self._near(proposed.candidate)), proposed.origin
 
     def _near(self, candidate: Candidate) -> Candidate:
         """Return the candidate, or the point near it that was not tried, where a table is searched."""
@@ -244,17 +247,17 @@ class SearchWork(PhaseWork):
         points = self.bench.prepared.points
         return points is not None and all(one.sha256 in self._known for one in points.candidates)
 
-    def _screen(self, number: int, candidate: Candidate) -> tuple[str, float | None]:
+    def _screen(self, number: int, candidate: Candidate, origin: str) -> tuple[str, float | None]:
         """Start a drawn trial in the storage. Returns why it is not trained, or an empty text, and its excess."""
         store, limits = self.bench.store, self.bench.prepared.limits
         seed = store.spec.search.seed
         try:
             cost = self.bench.prepared.coster.cost(candidate)
         except (UnsupportedError, PlacementError) as error:
-            store.start(number, candidate, None, seed, {})
+            store.start(number, candidate, None, seed, {}, origin)
             return str(error), None
         excess = violations(limits, cost.values)
-        store.start(number, candidate, cost, seed, excess)
+        store.start(number, candidate, cost, seed, excess, origin)
         if (earlier := self._known.setdefault(candidate.sha256, number)) != number:
             return f"the same candidate as trial {earlier}", None
         over = [
