@@ -127,7 +127,7 @@ def _anchor(title: str) -> str:
 
 def _command(name: str) -> str:
     """Return the command that runs this benchmark again, without this machine's paths."""
-    called = Path(sys.argv[0]).name == f"{name}.py"
+    called = Path(sys.argv[0]).name == f"{name}.py" or Path(sys.argv[0]).parent.name == name
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]] if called else []
     return shlex.join(["python", "-m", f"benchmarks.{name}", *words])
 
