@@ -117,7 +117,8 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
     """
     for holds_layers in _HOLD_LAYERS:
         holds_layers.cache_clear()
-    copied = copy_of(model)
+    copied: Any = copy_of(model)
+    copied.config.use_cache = False  # keys and values are kept for texts that go on; a classifier's do not
     heads = head_of(model)
     with torch.random.fork_rng(devices=_cuda_devices()):
         torch.manual_seed(seed)

@@ -22,6 +22,7 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 _HUB_NAMES = {"builtin:minilm-l6": "sentence-transformers/all-MiniLM-L6-v2"}
+_KEYS_AND_VALUES = ("PREFIX_TUNING", "CARTRIDGE")
 _RUNS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
 
 
@@ -202,6 +203,26 @@ def copy_of(model: nn.Module) -> nn.Module:
     for tensor in (*model.buffers(), *hidden_tensors(model)):
         memo[id(tensor)] = tensor
     return copy.deepcopy(model, memo)
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Keep only the inputs of layers on the way up, and compute the rest again on the way back.
+
+    Raises:
+        UnsupportedError: The model's layers cannot, or a prefix before their keys and values would be lost.
+    """
+    if model.supports_gradient_checkpointing and getattr(model, "peft_type", None) in _KEYS_AND_VALUES:
+        raise UnsupportedError(
+            "training.gradient_checkpointing: layers that are computed again lose a prefix of keys and values; "
+            "set it to false, or leave prefix_tuning and cartridge out"
+        )
+    if not model.supports_gradient_checkpointing:
+        raise UnsupportedError(
+            f"training.gradient_checkpointing: the layers of {model.config.model_type} cannot; set it to false"
+        )
+    again = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": again})
+    model.disable_input_require_grads()  # switched on by the line above; gradients would go down to the embeddings
 
 
 def head_of(model: nn.Module) -> tuple[str, ...]:

@@ -7,13 +7,14 @@ from typing import Any, Protocol
 from torch import nn
 
 from evaluators.anatomy import anatomy_of
-from evaluators.attach import Attached, attach
+from evaluators.attach import attach
 from evaluators.backbone import build_on_meta, choose_machine, head_of, load_config
 from evaluators.counting import Counter
-from evaluators.memory import predict_step_bytes
+from evaluators.memory import Load, StepCost, predict_step
+from evaluators.memory_table import MemoryTable
 from evaluators.quantization import saved_bytes
 from evaluators.score import Cost
-from evaluators.spec import ModelSpec
+from evaluators.spec import ModelSpec, TrainingSpec
 from search_space.candidate import Candidate
 from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
@@ -37,34 +38,44 @@ class MetaCoster:
         parameters: Parameters of the backbone, without the head.
     """
 
-    def __init__(self, spec: ModelSpec, config: Any, batch: int, length: int) -> None:
+    def __init__(self, spec: ModelSpec, config: Any, load: Load) -> None:
         machine = choose_machine(spec)
         self._model: nn.Module = build_on_meta(config, machine.attention, machine.dtype)
         self._dtype = machine.dtype
-        self._batch, self._length = batch, length
+        self._load = load
         self._known: dict[tuple[str, bool], Cost] = {}
         self._saved = saved_bytes(self._model, spec.quantization, self._dtype, head_of(self._model))
         self.anatomy = anatomy_of(self._model)
         self.parameters = count_backbone(self._model)
         self._counter = Counter(self._model, self.anatomy)
+        self._table = MemoryTable(self._model, self.anatomy, self._dtype, load)
 
     def cost(self, candidate: Candidate) -> Cost:
-        """Return the exact parameter counts, the size of the checkpoint and the predicted memory of a step."""
+        """Return exact counts, the size of the checkpoint, and what is predicted of a step."""
         # Of the recipe only this costs anything: dropout keeps masks for the way back.
         key = (candidate.architecture_sha256, candidate.recipe.dropout > 0)
         if key not in self._known:
             counts = self._counter.count(candidate)
-            memory = self._predict(attach(self._model, self.anatomy, candidate))
+            step = self._step(candidate)
             self._known[key] = Cost(
-                counts.trainable_params, counts.head_params, memory, counts.deployed_params, counts.checkpoint_bytes
+                counts.trainable_params,
+                counts.head_params,
+                step.peak_bytes - self._saved,
+                counts.deployed_params,
+                counts.checkpoint_bytes,
+                step.inference_bytes - self._saved,
+                round(step.forward_flops),
+                round(step.training_flops),
             )
         return self._known[key]
 
-    def _predict(self, attached: Attached) -> int:
+    def _step(self, candidate: Candidate) -> StepCost:
         try:
-            return predict_step_bytes(attached, self._dtype, self._batch, self._length) - self._saved
-        except (RuntimeError, IndexError, ValueError) as error:
-            what = f"{attached.candidate.method} cannot be trained on {self._length} tokens here"
+            if self._table.takes(candidate):
+                return self._table.cost(candidate)
+            return predict_step(attach(self._model, self.anatomy, candidate), self._dtype, self._load)
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            what = f"{candidate.method} cannot be trained on {self._load.length} tokens here"
             raise UnsupportedError(f"{what}: {str(error).splitlines()[0]}; lower training.max_length") from error
 
 
@@ -74,6 +85,7 @@ def count_backbone(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in heads)
 
 
-def meta_coster(spec: ModelSpec, classes: int, batch: int, length: int) -> MetaCoster:
-    """Make the coster of a model for batches of a size and a length."""
-    return MetaCoster(spec, load_config(spec, classes), batch, length)
+def meta_coster(spec: ModelSpec, classes: int, training: TrainingSpec, length: int) -> MetaCoster:
+    """Make the coster of a model for the batches of a study, whose longest example has so many tokens."""
+    load = Load(training.batch_size, length, training.evaluation_batch_size, training.gradient_checkpointing)
+    return MetaCoster(spec, load_config(spec, classes), load)

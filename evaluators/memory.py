@@ -8,82 +8,105 @@ context, workspaces, rounding and fragmentation.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakIdKeyDictionary
 
 from evaluators.attach import Attached
+from evaluators.backbone import checkpoint_activations
 from evaluators.hooks import hooks_of
+from evaluators.live_bytes import LiveBytes
 from evaluators.optimisation import build_optimiser, loss_of, update
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages that are alive while it is active, and their peak."""
+@dataclass(frozen=True)
+class Load:
+    """The shape of a step.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._known: Any = WeakIdKeyDictionary()
-        self.now = 0
-        self.peak = 0
+    Attributes:
+        batch: Examples of a training step.
+        length: Tokens of the longest example.
+        evaluation_batch: Examples of a forward pass without gradients.
+        checkpointing: Whether activations are computed again for the way back.
+    """
 
-    def add(self, tensor: Tensor) -> None:
-        """Count a tensor's storage, once, until it is freed."""
-        storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
-        size = storage.nbytes()
-        self._known[storage] = size
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._drop, size)
-
-    def _drop(self, size: int) -> None:
-        self.now -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and not _has_values(args[0]):
-            return False if args[0].dtype == torch.bool else 1.0  # masks are not empty, step counts not 0
-        if func is torch.ops.aten.index.Tensor:
-            args = (args[0], [_whole(index) for index in args[1]])
-        out = func(*args, **(kwargs or {}))
-        for one in tree_leaves(out):
-            if isinstance(one, Tensor):
-                self.add(one)
-        return out
+    batch: int
+    length: int
+    evaluation_batch: int
+    checkpointing: bool = False
 
 
-def predict_step_bytes(attached: Attached, dtype: torch.dtype, batch: int, length: int) -> int:
-    """Predict the peak bytes of a training step.
+@dataclass(frozen=True)
+class StepCost:
+    """What a step of a candidate costs.
+
+    Attributes:
+        peak_bytes: Most bytes of tensors in a training step.
+        inference_bytes: Most bytes of tensors in a forward pass without gradients.
+        forward_flops: Operations of a token's way up.
+        training_flops: Operations of a token's way up and down.
+    """
+
+    peak_bytes: int
+    inference_bytes: int
+    forward_flops: float
+    training_flops: float
+
+
+def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost:
+    """Predict what a step costs by running it whole: exact and slow, for what does not add up layer by layer.
 
     Args:
         attached: A candidate attached to a model on the `meta` device. It is used up: its tensors become fake ones.
         dtype: Type of the frozen weights.
-        batch: Examples of a step.
-        length: Tokens of the longest example.
+        load: The shape of the step.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
-        attached = _with_fake_tensors(attached, dtype)
-        ids = torch.zeros((batch, length), dtype=torch.long)
-        labels = torch.zeros((batch,), dtype=torch.long)
-        live = LiveBytes()
-        for tensor in _tensors(attached.model):
-            live.add(tensor)
+        attached = with_fake_tensors(attached, dtype)
+        hooks = hooks_of(attached)
+        hooks.assume()
+        inference, forward_flops = _forward(attached.model, load)
+        live = counting(attached.model)
+        attached.model.train()
+        if load.checkpointing:
+            checkpoint_activations(attached.model)
+        labels = torch.zeros((load.batch,), dtype=torch.long)
         with live:
-            hooks_of(attached).assume()
-            attached.model.train()
             optimiser = build_optimiser(attached)
             for _ in range(2):  # the second step has the optimiser's state from its start
-                logits = attached.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-                update(attached, optimiser, loss_of(logits, labels, 0.0), 1.0)
+                logits = attached.model(**inputs_of(load.batch, load.length)).logits
+                update(attached, optimiser, hooks.penalised(loss_of(logits, labels, 0.0)), 1.0)
                 del logits
-        return live.peak
+    tokens = load.batch * load.length
+    return StepCost(
+        live.peak, inference, forward_flops / (load.evaluation_batch * load.length), live.flops / tokens / 2
+    )
+
+
+def _forward(model: nn.Module, load: Load) -> tuple[int, int]:
+    """Return the peak bytes and the operations of a forward pass without gradients."""
+    live = counting(model)
+    model.eval()
+    with torch.no_grad(), live:
+        model(**inputs_of(load.evaluation_batch, load.length))
+    return live.peak, live.flops
+
+
+def counting(model: nn.Module) -> LiveBytes:
+    """Return a count that begins with a model's tensors."""
+    live = LiveBytes()
+    for tensor in tensors_of(model):
+        live.add(tensor)
+    return live
+
+
+def inputs_of(batch: int, length: int) -> dict[str, Tensor]:
+    """Return the inputs of a step."""
+    ids = torch.zeros((batch, length), dtype=torch.long)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def measure_peak_bytes(
@@ -102,7 +125,7 @@ def measure_peak_bytes(
         torch.cuda.reset_peak_memory_stats(device)
         step()
         return int(torch.cuda.max_memory_allocated(device))
-    standing = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(model)}
+    standing = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_of(model)}
     standing |= {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state}
     return sum(standing.values()) + _profiled_peak(step)
 
@@ -119,7 +142,7 @@ def _profiled_peak(step: Callable[[], object]) -> int:
     return peak
 
 
-def _with_fake_tensors(attached: Attached, dtype: torch.dtype) -> Attached:
+def with_fake_tensors(attached: Attached, dtype: torch.dtype) -> Attached:
     """Put fake CPU tensors in the place of the meta ones; frozen floats get the backbone's type."""
     twins: dict[int, nn.Parameter] = {}
 
@@ -141,17 +164,7 @@ def _with_fake_tensors(attached: Attached, dtype: torch.dtype) -> Attached:
     return Attached(attached.model, attached.candidate, parts, tuple(twin(parameter) for parameter in attached.head))
 
 
-def _tensors(model: nn.Module) -> Iterable[Tensor]:
+def tensors_of(model: nn.Module) -> Iterable[Tensor]:
+    """Yield a model's parameters and buffers."""
     yield from model.parameters()
     yield from model.buffers()
-
-
-def _whole(index: Tensor | None) -> Tensor | None:
-    """Return an index that takes everything in place of a mask whose values nobody knows: the most it can take."""
-    if index is None or index.dtype != torch.bool or index.ndim != 1 or _has_values(index):
-        return index
-    return torch.arange(len(index), device=index.device)
-
-
-def _has_values(tensor: Tensor) -> bool:
-    return tensor.device.type != "meta" and type(tensor) in (Tensor, nn.Parameter)

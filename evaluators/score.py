@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from search_space.errors import EvaluationError, did_you_mean, one_of
@@ -21,7 +21,7 @@ class Metric:
     Attributes:
         name: Its name in scores, objectives and MLflow.
         direction: Which way is better.
-        unit: `1` for a share, `nat`, `B`, `ms`, `parameters`.
+        unit: `1` for a share, `nat`, `B`, `ms`, `parameters`, `FLOP`, `s`.
         on_split: Whether it depends on a data split (quality) or not (cost).
         text: One line for people.
         short: Column head.
@@ -51,6 +51,10 @@ _ALL = (
     Metric("deployed_params", "minimize", "parameters", False, "saved numbers without the head", "deployed"),
     Metric("checkpoint_bytes", "minimize", "B", False, "bytes of the saved candidate, head included", "checkpoint"),
     Metric("peak_memory_bytes", "minimize", "B", False, "peak bytes of tensors in a training step", "memory"),
+    Metric("inference_memory_bytes", "minimize", "B", False, "peak bytes of tensors in a forward pass", "inference"),
+    Metric("forward_flops", "minimize", "FLOP", False, "matrix products of a forward pass, per token", "forward"),
+    Metric("training_flops", "minimize", "FLOP", False, "matrix products of a training step, per token", "training"),
+    Metric("training_seconds", "minimize", "s", False, "time of all training steps", "training time"),
     Metric(
         "train_step_ms",
         "minimize",
@@ -61,6 +65,8 @@ _ALL = (
     ),
     Metric("latency_ms", "minimize", "ms", False, "median time to classify one example", "latency"),
 )
+PREDICTED = ("inference_memory_bytes", "forward_flops", "training_flops")
+"""Metrics that follow from shapes and are not measured: a score takes them from the candidate's cost."""
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
@@ -98,6 +104,11 @@ class Score:
         """Return the value of a metric; KeyError when it was not measured."""
         return self.values[name]
 
+    def beside(self, cost: Cost | None) -> Score:
+        """Return this score with what is predicted of the candidate and never measured."""
+        known = cost.values if cost else {}
+        return replace(self, values={name: known[name] for name in PREDICTED if name in known} | dict(self.values))
+
     @property
     def full(self) -> bool:
         """Whether the candidate was trained to the end."""
@@ -131,6 +142,9 @@ class Cost:
         peak_memory_bytes: Predicted peak of a training step; None where it cannot be predicted.
         deployed_params: Exact: what is saved beside the backbone, trained or not, without the head.
         checkpoint_bytes: Size of the saved candidate: every tensor exact, names in a hybrid's file a little shorter.
+        inference_memory_bytes: Predicted peak of a forward pass without gradients.
+        forward_flops: Operations of the matrix products of a forward pass, per token.
+        training_flops: Those of a training step, per token: the way back ends at the lowest layer that is trained.
     """
 
     trainable_params: int
@@ -138,6 +152,9 @@ class Cost:
     peak_memory_bytes: int | None = None
     deployed_params: int | None = None
     checkpoint_bytes: int | None = None
+    inference_memory_bytes: int | None = None
+    forward_flops: int | None = None
+    training_flops: int | None = None
 
     @property
     def values(self) -> dict[str, float]:

@@ -153,6 +153,8 @@ class TrainingSpec(Strict):
         warmup: Share of the steps in which the learning rate rises.
         max_grad_norm: Gradients are scaled down to this norm.
         prefix_cache: Most bytes on disk for what the frozen layers below a candidate give; 0 computes it every time.
+        gradient_checkpointing: Keep only the inputs of layers, and compute the rest again for the way back: less
+            memory, more time.
     """
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -163,6 +165,7 @@ class TrainingSpec(Strict):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     prefix_cache: Annotated[int, BeforeValidator(_bytes_or_none)] = 2 * 2**30
+    gradient_checkpointing: bool = False
 
 
 class SyntheticSpec(Strict):

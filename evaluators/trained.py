@@ -20,7 +20,7 @@ from calibration.calibrators import held_out_log_probabilities
 from calibration.proper_scores import nll_from_logits
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach, beside_head
-from evaluators.backbone import load
+from evaluators.backbone import checkpoint_activations, load
 from evaluators.calibrated import Calibrated, calibrate
 from evaluators.clock import Clock
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, PREFIX_FOLDER, STATE_FILE, EvaluatorSpec
@@ -76,6 +76,8 @@ class TrainedRun:
         self.hooks = hooks_of(attached)
         self.share = attached.candidate.recipe.training_share
         self.attached = self.hooks.begin(attached, self._schooling(evaluator, seed))
+        if spec.training.gradient_checkpointing:
+            checkpoint_activations(self.attached.model)
         self.seed = seed
         self.step = 0
         self.fidelity = 0.0
@@ -226,6 +228,7 @@ class TrainedRun:
         values = {
             "checkpoint_bytes": float(len(safetensors.torch.save(self.saved))),
             "deployed_params": float(beside_head(self.saved, self.evaluator.anatomy.head)),
+            "training_seconds": sum(self.step_seconds),
             "train_step_ms": 1e3 * median(self.step_seconds),
             "latency_ms": latency_ms(self.attached.model, tokens, device),
         }

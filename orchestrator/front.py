@@ -32,8 +32,11 @@ SCHEMA_VERSION = 1
 MOST_LATENCY_MS = 1_000.0
 MOST_STEP_MS = 10_000.0
 BYTES_PER_PARAMETER = 4
+MOST_TRAINING_SECONDS = 86_400.0
 TRAINING_BYTES_PER_PARAMETER = 32
 """Twice what AdamW keeps for a parameter in float32 (weight, gradient, two moments): the other half for activations."""
+TRAINING_FLOPS_PER_PARAMETER = 6
+"""A multiply-add for each on the way up, and two on the way down."""
 
 
 @dataclass(frozen=True)
@@ -201,11 +204,13 @@ def _worst_value(metric: Metric, classes: int, backbone_parameters: int) -> floa
         chance = 1.0 / classes
         worst = 1.0 - chance if metric.direction == "minimize" else chance
         return math.log(classes) if metric.unit == "nat" else worst
-    by_unit = {"parameters": 1, "B": BYTES_PER_PARAMETER}
+    by_unit = {"parameters": 1, "B": BYTES_PER_PARAMETER, "FLOP": TRAINING_FLOPS_PER_PARAMETER}
     if metric.name == "peak_memory_bytes":
         return float(TRAINING_BYTES_PER_PARAMETER * backbone_parameters)
     if metric.unit in by_unit:
         return float(by_unit[metric.unit] * backbone_parameters)
+    if metric.unit == "s":
+        return MOST_TRAINING_SECONDS
     return MOST_LATENCY_MS if metric.name == "latency_ms" else MOST_STEP_MS
 
 

@@ -136,7 +136,7 @@ def _coster(spec: StudySpec, tokens: TokenFolder | None) -> Coster:
         from evaluators.synthetic import SyntheticCoster
 
         return SyntheticCoster()
-    return meta_coster(spec.model, len(tokens.classes), spec.training.batch_size, tokens.longest["train"])
+    return meta_coster(spec.model, len(tokens.classes), spec.training, tokens.longest["train"])
 
 
 def _full_cost(coster: Coster) -> Cost | None:

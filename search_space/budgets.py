@@ -33,8 +33,11 @@ class BudgetSpec(Strict):
     Attributes:
         trainable_params: Trainable parameters without the task's head: a count, or a share of the backbone (`1%`).
         memory: Peak bytes of a training step, predicted before training and measured after.
+        inference_memory: Peak bytes of a forward pass, predicted before training.
+        flops: Operations of the matrix products of a training step for each token, predicted before training.
         latency: Milliseconds for one example at inference, measured.
         checkpoint: Bytes of the saved candidate, predicted before training and measured after.
+        training_time: Seconds of all training steps, measured.
         ece: Expected calibration error on validation after calibration (`calibrated_ece`), measured.
         debiased_squared_error: Squared calibration error on validation before calibration, debiased, measured.
         trials: Candidates that are trained.
@@ -46,8 +49,11 @@ class BudgetSpec(Strict):
 
     trainable_params: CountOrShare | None = None
     memory: Bytes | None = None
+    inference_memory: Bytes | None = None
+    flops: Count | None = None
     latency: Milliseconds | None = None
     checkpoint: Bytes | None = None
+    training_time: Seconds | None = None
     ece: Annotated[float, Field(gt=0, lt=1)] | None = None
     debiased_squared_error: Annotated[float, Field(gt=0, lt=1)] | None = None
     trials: Annotated[Count, Field(le=1_000_000)] = 24
@@ -60,7 +66,10 @@ class BudgetSpec(Strict):
         given = {
             "trainable_params": self._most_trainable(backbone_parameters),
             "peak_memory_bytes": self.memory,
+            "inference_memory_bytes": self.inference_memory,
+            "training_flops": self.flops,
             "latency_ms": self.latency,
+            "training_seconds": self.training_time,
             "checkpoint_bytes": self.checkpoint,
             "calibrated_ece": self.ece,
             "debiased_squared_error": self.debiased_squared_error,

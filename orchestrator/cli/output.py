@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluators.score import METRICS
+from orchestrator.pick import format_value
 from search_space.quantities import format_bytes, format_count
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -65,6 +66,8 @@ def cell(metric: str, value: float | None) -> str:
         return format_bytes(value)
     if unit == "parameters":
         return format_count(value)
+    if unit in ("FLOP", "s"):
+        return format_value(value, METRICS[metric])
     return f"{value:.1f} ms" if unit == "ms" else f"{value:.3f}"
 
 

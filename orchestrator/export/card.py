@@ -10,6 +10,7 @@ from evaluators.score import METRICS, Score
 from evaluators.tokens import TokenFolder
 from evaluators.tuners.registration import TUNERS
 from orchestrator.front import Front
+from orchestrator.pick import format_value
 from orchestrator.storage import StudyStore, Trial
 from search_space.notation import write, write_parts
 from search_space.quantities import format_bytes, format_count
@@ -90,6 +91,8 @@ def _cell(score: Score | None, name: str) -> str:
         return format_bytes(value)
     if unit == "parameters":
         return format_count(value)
+    if unit in ("FLOP", "s"):
+        return format_value(value, METRICS[name])
     return f"{value:.1f} ms" if unit == "ms" else f"{value:.4f}"
 
 

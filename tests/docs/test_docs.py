@@ -114,6 +114,8 @@ def written(value: Any) -> str:
         return "[" + ", ".join(map(written, value)) + "]"
     if isinstance(value, BaseModel):
         return f"{value.direction}: {value.metric}"  # type: ignore[attr-defined]  (an objective)
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -12,6 +12,7 @@ import transformers
 
 import search_space.methods
 from evaluators.costing import MetaCoster
+from evaluators.memory import Load
 from evaluators.spec import ModelSpec
 from orchestrator.cli.estimate import RandomChooser
 from search_space.candidate import Candidate
@@ -45,7 +46,7 @@ def coster() -> MetaCoster:
     config = transformers.BertConfig(
         vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=3
     )
-    return MetaCoster(ModelSpec(name="-"), config, batch=2, length=8)
+    return MetaCoster(ModelSpec(name="-"), config, Load(2, 8, 2))
 
 
 def test_a_method_is_added_by_one_file(added: Method) -> None:

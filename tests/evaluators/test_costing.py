@@ -9,7 +9,7 @@ import torch
 
 from evaluators.backbone import load
 from evaluators.costing import MetaCoster, meta_coster
-from evaluators.spec import ModelSpec
+from evaluators.spec import ModelSpec, TrainingSpec
 from search_space.errors import UnsupportedError
 from search_space.notation import parse
 from tests.evaluators.tiny import tiny_folder
@@ -21,7 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def coster(folder: Path, dtype: str = "float32", length: int = 16) -> MetaCoster:
-    return meta_coster(ModelSpec(name=str(folder), device="cpu", dtype=dtype), 3, 8, length)  # type: ignore[arg-type]
+    return meta_coster(ModelSpec(name=str(folder), device="cpu", dtype=dtype), 3, TrainingSpec(batch_size=8), length)  # type: ignore[arg-type]
 
 
 def test_it_counts_the_backbone_without_its_head(folder: Path) -> None:

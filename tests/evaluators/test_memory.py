@@ -10,7 +10,8 @@ from torch import nn
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
-from evaluators.memory import LiveBytes, measure_peak_bytes, predict_step_bytes
+from evaluators.live_bytes import LiveBytes
+from evaluators.memory import Load, measure_peak_bytes, predict_step
 from evaluators.optimisation import build_optimiser, loss_of, update
 from search_space.notation import parse
 from tests.architectures import tiny_model
@@ -45,7 +46,8 @@ def frozen(meta: bool) -> nn.Module:
 
 def predicted(text: str, batch: int, length: int) -> int:
     model = frozen(True)
-    return predict_step_bytes(attach(model, anatomy_of(model), parse(text)), torch.float32, batch, length)
+    load = Load(batch, length, batch)
+    return predict_step(attach(model, anatomy_of(model), parse(text)), torch.float32, load).peak_bytes
 
 
 def measured(text: str, batch: int, length: int) -> int:
@@ -93,7 +95,7 @@ def test_the_prediction_leaves_the_model_on_meta_for_the_next() -> None:
 def test_half_the_bytes_for_frozen_weights_in_bfloat16() -> None:
     model = frozen(True)
     whole, half = (
-        predict_step_bytes(attach(model, anatomy_of(model), parse("head")), dtype, 1, 4)
+        predict_step(attach(model, anatomy_of(model), parse("head")), dtype, Load(1, 4, 1)).peak_bytes
         for dtype in (torch.float32, torch.bfloat16)
     )
     weights = sum(parameter.numel() for parameter in model.parameters())

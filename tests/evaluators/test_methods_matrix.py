@@ -13,7 +13,7 @@ from evaluators.backbone import Backbone
 from evaluators.capabilities import FAMILIES, logits_of, probe_method, tiny, train, without_weights
 from evaluators.exported import as_peft_model, reload_peft
 from evaluators.hooks import Schooling, hooks_of
-from evaluators.memory import predict_step_bytes
+from evaluators.memory import Load, predict_step
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
 from search_space.errors import UnsupportedError
 from search_space.notation import parse
@@ -41,7 +41,7 @@ def test_a_method_does_what_it_promises(name: str, family: str) -> None:
 def test_memory_is_predicted_from_shapes(name: str) -> None:
     bare = without_weights("bert")
     attached = attach(bare, tiny("bert")[1], at_defaults(name))
-    assert predict_step_bytes(attached, torch.float32, 2, 8) > 4 * attached.trainable_params
+    assert predict_step(attached, torch.float32, Load(2, 8, 2)).peak_bytes > 4 * attached.trainable_params
 
 
 @pytest.mark.slow

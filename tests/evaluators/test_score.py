@@ -43,10 +43,12 @@ def test_another_schema_version_is_refused() -> None:
 @pytest.mark.parametrize("one", METRICS.values(), ids=str)
 def test_a_metric_describes_itself(one) -> None:
     assert one.direction in ("maximize", "minimize")
-    assert one.unit in ("1", "nat", "parameters", "B", "ms")
+    assert one.unit in ("1", "nat", "parameters", "B", "ms", "FLOP", "s")
     assert one.text
     assert one.short
-    assert one.name.endswith({"B": "_bytes", "ms": "_ms", "parameters": "_params"}.get(one.unit, ""))
+    assert one.name.endswith(
+        {"B": "_bytes", "ms": "_ms", "parameters": "_params", "FLOP": "_flops", "s": "_seconds"}.get(one.unit, "")
+    )
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest() -> None:

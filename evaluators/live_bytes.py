@@ -1,0 +1,105 @@
+"""Bytes of tensors alive, their peak, and the arithmetic done meanwhile: counted where operations are dispatched."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
+
+_CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
+
+
+@dataclass(frozen=True)
+class Span:
+    """What happened between two marks.
+
+    Attributes:
+        change: Bytes alive at its end less those at its start.
+        peak: Most bytes alive within, above those at its start.
+        flops: Floating-point operations of its matrix products.
+    """
+
+    change: int = 0
+    peak: int = 0
+    flops: int = 0
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages that are alive while it is active, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: Any = WeakIdKeyDictionary()
+        self.now = 0
+        self.peak = 0
+        self.flops = 0
+        self.spans: dict[str, Span] = {}
+        self._start, self._highest, self._flops = 0, 0, 0
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor's storage, once, until it is freed."""
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        size = storage.nbytes()
+        self._known[storage] = size
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        self._highest = max(self._highest, self.now)
+        weakref.finalize(storage, self._drop, size)
+
+    def mark(self, ended: str) -> None:
+        """End a span, which began at the mark before, and keep it under a name."""
+        self.spans[ended] = Span(self.now - self._start, self._highest - self._start, self.flops - self._flops)
+        self._start = self._highest = self.now
+        self._flops = self.flops
+
+    def _drop(self, size: int) -> None:
+        self.now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and not has_values(args[0]):
+            return False if args[0].dtype == torch.bool else 1.0  # masks are not empty, step counts not 0
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [_whole(index) for index in args[1]])
+        out = func(*args, **(kwargs or {}))
+        self.flops += _flops(func, args, kwargs or {}, out)
+        for one in tree_leaves(out):
+            if isinstance(one, Tensor):
+                self.add(one)
+        return out
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor is a real one."""
+    return tensor.device.type != "meta" and type(tensor) in (Tensor, nn.Parameter)
+
+
+def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Return the operations of a matrix product, two for each multiply-add; 0 for anything else."""
+    count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+    if count is not None:
+        return int(count(*args, **kwargs, out_val=out))
+    name = func._overloadpacket.__name__
+    if not name.startswith(_CPU_ATTENTION):
+        return 0
+    backward = name.endswith("backward")
+    query, key = (args[1], args[2]) if backward else (args[0], args[1])
+    product = 2 * prod(query.shape[:-1]) * key.shape[-2] * query.shape[-1]
+    return (5 if backward else 2) * product  # forward: scores and values; backward: scores again, and four gradients
+
+
+def _whole(index: Tensor | None) -> Tensor | None:
+    """Return an index that takes everything in place of a mask whose values nobody knows: the most it can take."""
+    if index is None or index.dtype != torch.bool or index.ndim != 1 or has_values(index):
+        return index
+    return torch.arange(len(index), device=index.device)

@@ -1,0 +1,146 @@
+"""The table of layers: what it adds up is what a whole step costs, and it is filled once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from evaluators.anatomy import anatomy_of
+from evaluators.attach import attach
+from evaluators.memory import Load, StepCost, predict_step
+from evaluators.memory_table import MemoryTable
+from search_space.errors import PlacementError, UnsupportedError
+from search_space.notation import parse
+from search_space.placement import Anatomy
+from tests.architectures import tiny_model
+
+LAYERS = 5
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": LAYERS}
+SIZES = {"gpt2": {"n_embd": 64, "n_layer": LAYERS, "n_head": 4}, "t5": {}}
+CANDIDATES = (
+    "head",
+    "full",
+    "full@[top:2]",
+    "lora@linear",
+    "lora(r=32,use_dora=true)@linear[top:3]",
+    "bitfit",
+    "serial_adapter@mlp.down[first:2]",
+    "prefix_tuning(num_virtual_tokens=8)",
+    "lst@[top:4]",
+    "lora + prefix_tuning(num_virtual_tokens=4)",
+    "serial_adapter + bitfit + lora@mlp.up[top:1]",
+)
+LOAD = Load(4, 24, 6)
+
+
+@cache
+def on_meta(name: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> tuple[nn.Module, Anatomy]:
+    with torch.device("meta"):
+        model = tiny_model(name, **SIZES.get(name, WIDE), attn_implementation=attention)
+    model.requires_grad_(False).to(dtype)
+    return model, anatomy_of(model)
+
+
+def table(name: str, load: Load = LOAD, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> MemoryTable:
+    return MemoryTable(*on_meta(name, dtype, attention), dtype, load)
+
+
+def whole(
+    name: str, text: str, load: Load = LOAD, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
+) -> StepCost:
+    return predict_step(attach(*on_meta(name, dtype, attention), parse(text)), dtype, load)
+
+
+def assert_equal(one: StepCost, other: StepCost) -> None:
+    assert one.peak_bytes == pytest.approx(other.peak_bytes, rel=0.005)
+    assert one.inference_bytes == pytest.approx(other.inference_bytes, rel=0.005)
+    assert one.forward_flops == pytest.approx(other.forward_flops, rel=1e-6)
+    assert one.training_flops == pytest.approx(other.training_flops, rel=1e-6)
+
+
+@pytest.mark.parametrize("text", CANDIDATES)
+def test_a_sum_over_layers_is_the_whole_step(text: str) -> None:
+    assert_equal(table("bert").cost(parse(text)), whole("bert", text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("llama", "lora@linear[top:2]"),
+        ("llama", "lst"),
+        ("gpt2", "prefix_tuning(num_virtual_tokens=4)"),
+        ("modernbert", "full"),
+    ],
+)
+def test_on_other_architectures(name: str, text: str) -> None:
+    assert_equal(table(name).cost(parse(text)), whole(name, text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "electra", "mistral", "qwen3", "gemma3", "phi3", "opt"])
+@pytest.mark.parametrize("text", CANDIDATES)
+def test_on_every_architecture_of_one_stack(name: str, text: str) -> None:
+    try:
+        expected = whole(name, text)
+    except (UnsupportedError, PlacementError, ValueError):  # the model cannot carry it, which others test
+        return
+    assert_equal(table(name).cost(parse(text)), expected)
+
+
+@pytest.mark.parametrize("text", ["full", "lora@linear[top:2]", "lst"])
+def test_with_activations_computed_again(text: str) -> None:
+    load = replace(LOAD, checkpointing=True)
+    once, again = table("bert").cost(parse(text)), table("bert", load).cost(parse(text))
+    assert_equal(again, whole("bert", text, load))
+    assert once.training_flops <= again.training_flops <= once.training_flops + once.forward_flops
+    assert again.peak_bytes <= once.peak_bytes
+
+
+@pytest.mark.parametrize("text", ["full", "serial_adapter + bitfit"])
+def test_in_bfloat16_with_eager_attention(text: str) -> None:
+    one = table("bert", LOAD, torch.bfloat16, "eager").cost(parse(text))
+    assert_equal(one, whole("bert", text, LOAD, torch.bfloat16, "eager"))
+
+
+def test_dropout_is_another_table() -> None:
+    one, text = table("bert"), "lora | lr=0.1 dropout=0.1"
+    plain = one.cost(parse("lora"))
+    assert_equal(one.cost(parse(text)), whole("bert", text))
+    assert one.cost(parse(text)).peak_bytes > plain.peak_bytes
+
+
+def test_layers_that_are_alike_are_traced_once() -> None:
+    one = table("bert")
+    one.cost(parse("lora@linear[bits:01011]"))
+    one.cost(parse("lora@linear"))
+    traces = one.traces
+    for text in ("lora@linear[top:3]", "lora(alpha=64)@linear[bits:01111]", "lora@linear[bits:00011] | lr=0.3"):
+        assert_equal(one.cost(parse(text)), whole("bert", text))
+    assert one.traces <= traces + 2
+    traces = one.traces
+    one.cost(parse("lora@linear[bits:00111]"))
+    assert one.traces == traces
+
+
+def test_the_way_back_ends_at_the_lowest_layer_that_is_trained() -> None:
+    one = table("bert")
+    flops = [one.cost(parse(f"lora@linear[top:{count}]")).training_flops for count in range(1, LAYERS)]
+    assert flops == sorted(flops)
+    assert one.cost(parse("head")).training_flops < flops[0]
+    assert one.cost(parse("head")).forward_flops == pytest.approx(one.cost(parse("full")).forward_flops)
+    full = one.cost(parse("full"))
+    assert full.training_flops == pytest.approx(3 * full.forward_flops, rel=0.02)
+
+
+def test_two_stacks_and_losses_over_all_layers_are_no_sums() -> None:
+    assert not table("t5").takes(parse("lora"))
+    assert not table("bert").takes(parse("diff_pruning"))
+
+
+def test_a_prefix_is_refused_where_it_would_be_lost() -> None:
+    with pytest.raises(UnsupportedError, match="lose a prefix of keys and values; set it to false"):
+        table("bert", replace(LOAD, checkpointing=True)).cost(parse("prefix_tuning"))
