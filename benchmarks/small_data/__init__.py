@@ -1,8 +1,7 @@
 """Small data and shift: how calibration depends on data, method and domain, and what searching for it gains.
 
-    python -m benchmarks.small_data train       # appends to results/small_data.jsonl; go on with the same command
+    python -m benchmarks.small_data train       # appends to results/small_data/TASK.jsonl; go on with the same command
     python -m benchmarks.small_data report      # results/small_data.json, figures, and the section of RESULTS.md
-    python -m benchmarks.small_data --quick     # both, a few tiny runs in a folder of their own
 
 Two tasks on MiniLM-L6: TREC's question types (six classes) and the sentiment of film reviews, which is also judged on
 product reviews, editorials and tweets. Training is short on purpose, so that all of it costs about an hour and a half

@@ -14,22 +14,28 @@ from benchmarks.small_data.plan import Run
 from benchmarks.small_data.selection import picks
 from search_space.errors import UnsupportedError
 
-JOURNAL = FOLDER / "results" / "small_data.jsonl"
+JOURNALS = FOLDER / "results" / "small_data"
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small_data")
     parser.add_argument("do", choices=("train",), help="train what is not trained yet")
-    parser.add_argument("--journal", type=Path, default=JOURNAL, help="where results are kept")
+    parser.add_argument("--task", choices=plan.TASKS, help="one task alone; each has a journal of its own")
+    parser.add_argument("--journals", type=Path, default=JOURNALS, help="folder in which results are kept")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*lora_dropout.*")
-    journal = Journal(given.journal)
-    train(journal, plan.grid([0]))
-    train(journal, plan.ensembles())
-    train(journal, plan.pool())
-    train(journal, picks(journal))
-    train(journal, plan.grid(range(1, plan.SEEDS)))
+    for task in (given.task,) if given.task else plan.TASKS:
+        train_task(Journal(given.journals / f"{task}.jsonl"), task)
+
+
+def train_task(journal: Journal, task: str) -> None:
+    """Train all of one task, in the order in which results become useful."""
+    train(journal, plan.ensembles(task))
+    train(journal, plan.grid(task, [0]))
+    train(journal, plan.pool(task))
+    train(journal, picks(journal, task))
+    train(journal, plan.grid(task, range(1, plan.SEEDS)))
 
 
 def train(journal: Journal, runs: Iterable[Run], steps: int | None = None) -> None:

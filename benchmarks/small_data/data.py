@@ -14,7 +14,7 @@ from evaluators.data import Examples, read_task
 from evaluators.spec import SplitSpec, TaskSpec
 
 DOMAINS = ("amazon", "nyt", "tweets")
-_ROWS_ELSEWHERE = 800
+_ROWS_ELSEWHERE = 500
 _SPLITS = {
     "trec": SplitSpec(validation=0.08, calibration=0.08, test=0.16),
     "movie": SplitSpec(validation=0.04, calibration=0.04, test=0.1),

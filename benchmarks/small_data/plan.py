@@ -71,28 +71,24 @@ class Run:
         return cls(row["task"], row["size"], row["subset"], row["candidate"], row["seed"])
 
 
-def grid(seeds: Sequence[int]) -> Iterator[Run]:
+def grid(task: str, seeds: Sequence[int]) -> Iterator[Run]:
     """Yield every size and method: a seed decides examples, initial values and order."""
     for seed in seeds:
-        for task in TASKS:
-            for size in SIZES:
-                for candidate in METHODS.values():
-                    yield Run(task, size, seed, candidate, seed)
+        for size in SIZES:
+            for candidate in METHODS.values():
+                yield Run(task, size, seed, candidate, seed)
 
 
-def ensembles() -> Iterator[Run]:
-    """Yield the members of the reference ensembles: one candidate, one set of examples, five seeds."""
-    for task in TASKS:
-        for seed in range(SEEDS):
-            yield Run(task, POOL_SIZE, 0, REFERENCE, seed)
+def ensembles(task: str) -> Iterator[Run]:
+    """Yield the members of the reference ensemble: one candidate, one set of examples, five seeds."""
+    for seed in range(SEEDS):
+        yield Run(task, POOL_SIZE, 0, REFERENCE, seed)
 
 
-def pool() -> Iterator[Run]:
+def pool(task: str) -> Iterator[Run]:
     """Yield the random search: the first candidate is the reference, the others are drawn."""
-    for task in TASKS:
-        yield Run(task, POOL_SIZE, 0, REFERENCE, 0)
-        for candidate in drawn(POOL - 1):
-            yield Run(task, POOL_SIZE, 0, candidate, 0)
+    for candidate in (REFERENCE, *drawn(POOL - 1)):
+        yield Run(task, POOL_SIZE, 0, candidate, 0)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +26,24 @@ RULES: Mapping[str, Rule] = {"accuracy": errors, "calibrated NLL": cross_fitted_
 """What is smaller is chosen; the first of equals."""
 
 
-def picks(journal: Journal) -> Iterator[Run]:
+def picks(journal: Journal, task: str) -> Iterator[Run]:
     """Yield what each rule chooses from the whole search, on every seed."""
-    for task in plan.TASKS:
-        runs = searched(journal, task)
-        for rule in RULES if runs else ():
-            candidate = chosen(journal, runs, rule).candidate
-            for seed in range(plan.SEEDS):
-                yield Run(task, plan.POOL_SIZE, 0, candidate, seed)
+    runs = searched(journal, task)
+    for rule in RULES if runs else ():
+        candidate = chosen(journal, runs, rule).candidate
+        for seed in range(plan.SEEDS):
+            yield Run(task, plan.POOL_SIZE, 0, candidate, seed)
 
 
 def searched(journal: Journal, task: str) -> list[Run]:
-    """Return the runs of a task's search that have logits."""
-    return [run for run in plan.pool() if run.task == task and journal.has_logits(run)]
+    """Return the runs of a task's search that have logits, the reference first.
+
+    They are found in the journal: what the space draws may change from one version to the next, what was trained not.
+    """
+    first = Run(task, plan.POOL_SIZE, 0, plan.REFERENCE, 0)
+    others = [one for one in journal.rows if one == replace(first, candidate=one.candidate)]
+    drawn = [one for one in others if one.candidate not in plan.METHODS.values()]
+    return [one for one in (first, *drawn) if journal.has_logits(one)]
 
 
 def chosen(journal: Journal, runs: Sequence[Run], rule: str) -> Run:

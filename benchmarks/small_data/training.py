@@ -45,7 +45,7 @@ def logits_of(run: Run, steps: int | None = None) -> tuple[dict[str, NDArray[np.
     started = time.process_time()
     backbone, data = _backbone(run.task), material(run.task)
     attached = attach(backbone.model, anatomy_of(backbone.model), parse(run.candidate), run.seed)
-    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         _train(attached, _train_tokens(run, data, backbone), steps or STEPS[run.size], run.seed, backbone)
         model = attached.model.eval()
@@ -69,18 +69,19 @@ def _train(attached: Attached, tokens: Tokens, steps: int, seed: int, backbone: 
     attached.model.train()
     for step in range(steps):
         batch = tokens.batch(next(order), backbone.device)
-        logits = attached.model(**batch.inputs).logits
+        logits = _forward(attached.model, [], batch)
         loss = hooks.penalised(loss_of(logits, batch.labels, attached.candidate.recipe.label_smoothing))
-        with torch.autocast("cpu", enabled=False):
-            norm = update(attached, optimiser, loss, TRAINING.max_grad_norm, partial(hooks.after_step, step + 1))
+        norm = update(attached, optimiser, loss, TRAINING.max_grad_norm, partial(hooks.after_step, step + 1))
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {step + 1}")
         schedule.step()
 
 
 def _forward(model: nn.Module, _indices: list[int], batch: Batch) -> torch.Tensor:
-    logits: torch.Tensor = model(**batch.inputs).logits
-    return logits
+    """Run the model under autocast, for one pass: it keeps cast weights until it ends, and would not see an update."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits: torch.Tensor = model(**batch.inputs).logits
+    return logits.float()
 
 
 def _loss_on(model: nn.Module, batch: Batch) -> torch.Tensor:

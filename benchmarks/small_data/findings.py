@@ -1,0 +1,148 @@
+"""What the runs say: means over seeds, the search by two rules, and the pick beside an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.small_data import plan
+from benchmarks.small_data.data import CLASSES, material
+from benchmarks.small_data.journal import Journal
+from benchmarks.small_data.measures import measured, nll_by_calibration_rows, surprises
+from benchmarks.small_data.plan import Run
+from benchmarks.small_data.selection import RULES, chosen, searched
+from calibration.bootstrap import Difference, nested_difference
+from calibration.temperature import fit_temperature
+from evaluators.predictors import pooled_logits
+
+Floats = NDArray[np.float64]
+SUBSET, REPEATS = 12, 500
+"""Candidates of a smaller search drawn from the whole, and how many such searches."""
+
+
+def findings(journal: Journal) -> dict[str, Any]:
+    """Return everything that the report says, as JSON data."""
+    return {
+        "runs": len(journal.rows),
+        "failed": sum(bool(row["error"]) for row in journal.rows.values()),
+        "core_hours": sum(row["seconds"] for row in journal.rows.values()) / 3600,
+        "grid": grid(journal),
+        "calibration_rows": {task: _by_rows(journal, task) for task in plan.TASKS},
+        "search": {task: found for task in plan.TASKS if (found := search(journal, task))},
+    }
+
+
+def grid(journal: Journal) -> list[dict[str, Any]]:
+    """Return the mean over seeds of every measure, for each task, size, method and role, with how many seeds."""
+    rows = []
+    for task in plan.TASKS:
+        for size in plan.SIZES:
+            for name, candidate in plan.METHODS.items():
+                runs = [Run(task, size, seed, candidate, seed) for seed in range(plan.SEEDS)]
+                found = [measured(task, journal.logits(run, CLASSES[task])) for run in runs if journal.has_logits(run)]
+                for role in found[0] if found else ():
+                    values = {key: _mean([one[role][key] for one in found]) for key in found[0][role]}
+                    spread = _spread([one[role]["nll_after"] for one in found])
+                    head = {"task": task, "size": size, "method": name, "role": role, "seeds": len(found)}
+                    rows.append(head | values | {"nll_after_sd": spread})
+    return rows
+
+
+def search(journal: Journal, task: str) -> dict[str, Any]:
+    """Return what each rule chooses and how good that is on test; empty where the search is not trained."""
+    runs = searched(journal, task)
+    if len(runs) < SUBSET:
+        return {}
+    after = {run: float(np.mean(_after(journal, run))) for run in runs}
+    smaller = {rule: _smaller_searches(journal, runs, after, rule) for rule in RULES}
+    gain = np.array(smaller["accuracy"]) - np.array(smaller["calibrated NLL"])
+    ensemble = _members(journal, list(plan.ensembles(task)))
+    of_ensemble = _ensemble_surprises(ensemble, task) if ensemble else None
+    alone = [float(np.mean(_scaled_surprises(one, task))) for one in ensemble]
+    return {
+        "candidates": len(runs),
+        "points": [_point(journal, run, after[run]) for run in runs],
+        "picks": {rule: _pick(journal, runs, rule, of_ensemble) for rule in RULES},
+        "smaller": {rule: _mean(values) for rule, values in smaller.items()},
+        "gain": {"mean": float(gain.mean()), "better": float(np.mean(gain > 0)), "worse": float(np.mean(gain < 0))},
+        "ensemble": None if of_ensemble is None else {"members": len(ensemble), "nll_after": float(of_ensemble.mean())},
+        "one_member": _mean(alone) if alone else None,
+    }
+
+
+def _by_rows(journal: Journal, task: str) -> dict[int, float]:
+    runs = [run for run in plan.ensembles(task) if journal.has_logits(run)]
+    found = [nll_by_calibration_rows(task, journal.logits(run, CLASSES[task])) for run in runs]
+    return {count: _mean([one[count] for one in found]) for count in found[0]} if found else {}
+
+
+def _smaller_searches(journal: Journal, runs: Sequence[Run], after: Mapping[Run, float], rule: str) -> list[float]:
+    """Return the test NLL of the choice of many smaller searches; the same ones for every rule."""
+    labels = material(runs[0].task).judged["validation"].labels
+    losses = [RULES[rule](journal.logits(run, CLASSES[run.task])["validation"], labels) for run in runs]
+    random, found = np.random.default_rng(0), []
+    for _ in range(REPEATS):
+        drawn = random.permutation(len(runs))[:SUBSET]
+        found.append(after[runs[min(drawn, key=lambda at: losses[at])]])
+    return found
+
+
+def _pick(journal: Journal, runs: Sequence[Run], rule: str, of_ensemble: Floats | None) -> dict[str, Any]:
+    """Return a rule's choice, trained again on every seed that there is, beside the ensemble."""
+    pick = chosen(journal, runs, rule)
+    again = [Run(pick.task, pick.size, pick.subset, pick.candidate, seed) for seed in range(plan.SEEDS)]
+    each = np.array([_after(journal, run) for run in again if journal.has_logits(run)])
+    found: dict[str, Any] = {"candidate": pick.candidate, "seeds": len(each), "nll_after": float(each.mean())}
+    found["accuracy"] = _mean([_accuracy(journal, run) for run in again if journal.has_logits(run)])
+    if of_ensemble is None or len(each) < 3:
+        return found | {"less_ensemble": None}
+    return found | {"less_ensemble": _interval(nested_difference(each, np.tile(of_ensemble, (3, 1))))}
+
+
+def _interval(one: Difference) -> dict[str, float]:
+    return {"value": one.value, "low": one.low, "high": one.high}
+
+
+def _point(journal: Journal, run: Run, after: float) -> dict[str, Any]:
+    logits = journal.logits(run, CLASSES[run.task])["validation"]
+    labels = material(run.task).judged["validation"].labels
+    values = {rule: loss(logits, labels) for rule, loss in RULES.items()}
+    return {"candidate": run.candidate, "validation": values, "nll_after": after}
+
+
+def _after(journal: Journal, run: Run) -> Floats:
+    """Return the NLL of each test row with the temperature of the calibration rows."""
+    return _scaled_surprises(journal.logits(run, CLASSES[run.task]), run.task)
+
+
+def _scaled_surprises(logits: Mapping[str, Floats], task: str) -> Floats:
+    judged = material(task).judged
+    fit = fit_temperature(logits["calibration"], judged["calibration"].labels)
+    return surprises(fit.apply(logits["test"]), judged["test"].labels)
+
+
+def _accuracy(journal: Journal, run: Run) -> float:
+    labels = material(run.task).judged["test"].labels
+    return float(np.mean(journal.logits(run, CLASSES[run.task])["test"].argmax(axis=1) == labels))
+
+
+def _members(journal: Journal, runs: Sequence[Run]) -> list[dict[str, Floats]]:
+    """Return the logits of all members, or nothing where one is missing."""
+    there = [run for run in runs if journal.has_logits(run)]
+    return [journal.logits(run, CLASSES[run.task]) for run in there] if len(there) == len(runs) else []
+
+
+def _ensemble_surprises(members: Sequence[Mapping[str, Floats]], task: str) -> Floats:
+    pooled = {role: pooled_logits([one[role] for one in members]) for role in ("calibration", "test")}
+    return _scaled_surprises(pooled, task)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
