@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.report import FOLDER
+from benchmarks.report import FOLDER, write
 from benchmarks.small_data import plan
 from benchmarks.small_data.journal import Journal
 from benchmarks.small_data.plan import Run
@@ -20,13 +20,27 @@ JOURNALS = FOLDER / "results" / "small_data"
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small_data")
-    parser.add_argument("do", choices=("train",), help="train what is not trained yet")
+    parser.add_argument("do", choices=("train", "report"), help="train what is not trained yet, or say what was found")
     parser.add_argument("--task", choices=plan.TASKS, help="one task alone; each has a journal of its own")
     parser.add_argument("--journals", type=Path, default=JOURNALS, help="folder in which results are kept")
     given = parser.parse_args()
+    if given.do == "report":
+        write_report(given.journals)
+        return
     warnings.filterwarnings("ignore", message=".*lora_dropout.*")
     for task in (given.task,) if given.task else plan.TASKS:
         train_task(Journal(given.journals / f"{task}.jsonl"), task)
+
+
+def write_report(journals: Path) -> None:
+    """Write `results/small_data.json`, the pictures and the section of the results page."""
+    from benchmarks.small_data.figures import draw
+    from benchmarks.small_data.findings import findings
+    from benchmarks.small_data.report import markdown
+
+    found = findings({task: Journal(journals / f"{task}.jsonl") for task in plan.TASKS})
+    pictures = draw(found, JOURNALS)
+    write("small_data", found, markdown(found, pictures))
 
 
 def train_task(journal: Journal, task: str) -> None:

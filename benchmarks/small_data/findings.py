@@ -23,31 +23,31 @@ SUBSET, REPEATS = 12, 500
 """Candidates of a smaller search drawn from the whole, and how many such searches."""
 
 
-def findings(journal: Journal) -> dict[str, Any]:
-    """Return everything that the report says, as JSON data."""
+def findings(journals: Mapping[str, Journal]) -> dict[str, Any]:
+    """Return everything that the report says, as JSON data, from the journal of each task."""
+    rows = [row for journal in journals.values() for row in journal.rows.values()]
+    searches = {task: search(journal, task) for task, journal in journals.items()}
     return {
-        "runs": len(journal.rows),
-        "failed": sum(bool(row["error"]) for row in journal.rows.values()),
-        "core_hours": sum(row["seconds"] for row in journal.rows.values()) / 3600,
-        "grid": grid(journal),
-        "calibration_rows": {task: _by_rows(journal, task) for task in plan.TASKS},
-        "search": {task: found for task in plan.TASKS if (found := search(journal, task))},
+        "runs": len(rows),
+        "failed": sum(bool(row["error"]) for row in rows),
+        "core_hours": sum(row["seconds"] for row in rows) / 3600,
+        "grid": [row for task, journal in journals.items() for row in grid(journal, task)],
+        "calibration_rows": {task: _by_rows(journal, task) for task, journal in journals.items()},
+        "search": {task: found for task, found in searches.items() if found},
     }
 
 
-def grid(journal: Journal) -> list[dict[str, Any]]:
-    """Return the mean over seeds of every measure, for each task, size, method and role, with how many seeds."""
+def grid(journal: Journal, task: str) -> list[dict[str, Any]]:
+    """Return the mean over seeds of every measure, for each size, method and role, with how many seeds."""
     rows = []
-    for task in plan.TASKS:
-        for size in plan.SIZES:
-            for name, candidate in plan.METHODS.items():
-                runs = [Run(task, size, seed, candidate, seed) for seed in range(plan.SEEDS)]
-                found = [measured(task, journal.logits(run, CLASSES[task])) for run in runs if journal.has_logits(run)]
-                for role in found[0] if found else ():
-                    values = {key: _mean([one[role][key] for one in found]) for key in found[0][role]}
-                    spread = _spread([one[role]["nll_after"] for one in found])
-                    head = {"task": task, "size": size, "method": name, "role": role, "seeds": len(found)}
-                    rows.append(head | values | {"nll_after_sd": spread})
+    for size in plan.SIZES:
+        for name, candidate in plan.METHODS.items():
+            runs = [Run(task, size, seed, candidate, seed) for seed in range(plan.SEEDS)]
+            found = [measured(task, journal.logits(run, CLASSES[task])) for run in runs if journal.has_logits(run)]
+            for role in found[0] if found else ():
+                values = {key: _mean([one[role][key] for one in found]) for key in found[0][role]}
+                head = {"task": task, "size": size, "method": name, "role": role, "seeds": len(found)}
+                rows.append(head | values | {"nll_after_sd": _spread([one[role]["nll_after"] for one in found])})
     return rows
 
 
@@ -103,7 +103,7 @@ def _pick(journal: Journal, runs: Sequence[Run], rule: str, of_ensemble: Floats 
 
 
 def _interval(one: Difference) -> dict[str, float]:
-    return {"value": one.value, "low": one.low, "high": one.high}
+    return {"value": one.estimate, "low": one.low, "high": one.high}
 
 
 def _point(journal: Journal, run: Run, after: float) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""The benchmark of small data: its journal survives a cut, its rules choose as they say, its report is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.small_data import findings as found_module
+from benchmarks.small_data import measures, plan, selection
+from benchmarks.small_data.data import Material
+from benchmarks.small_data.figures import draw
+from benchmarks.small_data.findings import findings
+from benchmarks.small_data.journal import Journal, packed_logits, unpacked_logits
+from benchmarks.small_data.plan import Run
+from benchmarks.small_data.report import markdown
+from calibration.softmax import softmax
+from evaluators.data import Examples
+
+ROLES = ("validation", "calibration", "test")
+
+
+def examples(classes: int, seed: int, count: int = 120) -> Examples:
+    labels = np.random.default_rng(seed).integers(0, classes, count)
+    return Examples(tuple((f"text {seed} {number}",) for number in range(count)), labels)
+
+
+@pytest.fixture(scope="module")
+def materials() -> dict[str, Material]:
+    """Small sets in place of the real ones, with what people think of the sentences."""
+    trec = {role: examples(6, number) for number, role in enumerate(ROLES)}
+    movie = {role: examples(2, 9 + number) for number, role in enumerate((*ROLES, "amazon", "nyt", "tweets"))}
+    positive = {role: 0.1 + 0.8 * one.labels for role, one in movie.items()}
+    return {"trec": Material(trec["test"], trec, {}), "movie": Material(movie["test"], movie, positive)}
+
+
+@pytest.fixture(scope="module")
+def journals(materials, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Journal]:
+    """Everything trained, in a way: logits that are the truer the more examples there are, and twice too sure."""
+    folder, random = tmp_path_factory.mktemp("journals"), np.random.default_rng(0)
+    journals = {}
+    with pytest.MonkeyPatch.context() as patch:
+        _use(patch, materials)
+        for task in plan.TASKS:
+            journal = journals[task] = Journal(folder / f"{task}.jsonl")
+            drawn = [Run(task, plan.POOL_SIZE, 0, f"lora(r={rank}) | lr=0.001", 0) for rank in range(3, 18)]
+            for run in (*plan.grid(task, [0, 1]), *plan.ensembles(task), *drawn):
+                if run not in journal.rows:
+                    journal.append(run, _logits(run, materials[task], random), 1.0)
+            for run in list(selection.picks(journal, task)):
+                if run not in journal.rows:
+                    journal.append(run, _logits(run, materials[task], random), 1.0)
+    return journals
+
+
+def _use(patch: pytest.MonkeyPatch, materials: dict[str, Material]) -> None:
+    for module in (found_module, measures, selection):
+        patch.setattr(module, "material", materials.__getitem__)
+
+
+def _logits(run: Run, data: Material, random: np.random.Generator) -> dict[str, np.ndarray]:
+    logits, strength = {}, np.log10(run.size) / 2 + random.normal() / 10
+    for role, one in data.judged.items():
+        scores = random.normal(size=(len(one), 6 if run.task == "trec" else 2))
+        scores[np.arange(len(one)), one.labels] += strength
+        logits[role] = 2.0 * scores
+    return logits
+
+
+def test_packed_logits_mean_the_same_probabilities() -> None:
+    logits = 5.0 * np.random.default_rng(0).normal(size=(200, 6))
+    assert np.abs(softmax(unpacked_logits(packed_logits(logits), 6)) - softmax(logits)).max() < 0.01
+
+
+def test_a_line_that_was_cut_off_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
+    path, first = tmp_path / "trec.jsonl", Run("trec", 50, 0, "head", 0)
+    Journal(path).append(first, {"test": np.zeros((3, 6))}, 1.0)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: len(whole) // 2])
+    again = Journal(path)
+    assert set(again.rows) == {first}
+    assert path.read_bytes() == whole
+    failed = Run("trec", 50, 0, "full", 0)
+    again.append(failed, None, 0.0, "diverged")
+    assert not Journal(path).has_logits(failed)
+    assert Journal(path).logits(first, 6)["test"].shape == (3, 6)
+
+
+def test_rules_choose_by_validation_alone(journals, materials, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use(monkeypatch, materials)
+    runs = selection.searched(journals["trec"], "trec")
+    assert len(runs) == 16
+    assert runs[0].candidate == plan.REFERENCE
+    labels = materials["trec"].judged["validation"].labels
+    for rule, loss in selection.RULES.items():
+        losses = [loss(journals["trec"].logits(run, 6)["validation"], labels) for run in runs]
+        assert selection.chosen(journals["trec"], runs, rule) == runs[int(np.argmin(losses))]
+
+
+def test_the_report_is_json_pictures_and_a_page(journals, materials, monkeypatch, tmp_path: Path) -> None:
+    _use(monkeypatch, materials)
+    found = findings(journals)
+    json.dumps(found, allow_nan=False)
+    assert {row["role"] for row in found["grid"]} == {"test", "amazon", "nyt", "tweets"}
+    home = [row for row in found["grid"] if row["role"] == "test"]
+    assert len(home) == 2 * len(plan.SIZES) * len(plan.METHODS)
+    gains = [row["nll"] - row["nll_after"] for row in home]
+    assert np.mean(gains) > 0, "they are twice too sure"
+    assert all(one["ensemble"]["nll_after"] < one["one_member"] for one in found["search"].values())
+    names = draw(found, tmp_path)
+    assert names == ["sizes.png", "shift.png", "search.png"]
+    page = markdown(found, names)
+    for words in ("People as the truth", "Shift", "Calibration rows", "calibrated NLL", "Goal"):
+        assert words in page
+
+
+def test_an_unfinished_journal_has_a_report(tmp_path: Path, materials, monkeypatch) -> None:
+    _use(monkeypatch, materials)
+    journals = {task: Journal(tmp_path / f"{task}.jsonl") for task in plan.TASKS}
+    assert "0 trainings" in markdown(findings(journals), [])
+    run = Run("trec", 50, 0, "head", 0)
+    journals["trec"].append(run, _logits(run, materials["trec"], np.random.default_rng(0)), 1.0)
+    assert "| 50 | head |" in markdown(findings(journals), draw(findings(journals), tmp_path))
+
+
+@pytest.mark.slow
+def test_a_candidate_learns() -> None:
+    """Autocast keeps cast weights for as long as it lasts: training inside one region learns nothing."""
+    from benchmarks.small_data.data import material
+    from benchmarks.small_data.training import logits_of
+    from search_space.errors import InstallationError
+
+    try:
+        labels = material("trec").judged["test"].labels
+    except InstallationError as error:
+        pytest.skip(str(error))
+    logits, _ = logits_of(Run("trec", 200, 0, plan.METHODS["LoRA r=8"], 0), steps=60)
+    assert np.mean(logits["test"].argmax(axis=1) == labels) > 0.5
