@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-import random
-import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -20,11 +18,10 @@ from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import Engine
 
 from evaluators.score import Cost, Score
+from orchestrator.database import connect, hold
 from orchestrator.drawing import Sampled, enter
 from orchestrator.spec import StudySpec, parse
 from search_space.candidate import Candidate
@@ -33,7 +30,6 @@ from search_space.space import Space
 
 Phase = Literal["search", "references", "finalists"]
 State = Literal["running", "complete", "partial", "infeasible", "failed"]
-_MOST_CONNECTS = 5
 PHASES: tuple[Phase, ...] = ("search", "references", "finalists")
 _OPTUNA_STATE = {
     "complete": TrialState.COMPLETE,
@@ -109,13 +105,15 @@ class Storage:
         self.url = url
         if url == IN_MEMORY:
             self.optuna: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
+            self._engine: Engine | None = None
             return
-        kwargs = {"connect_args": {"timeout": 60}} if _is_sqlite(url) else {"pool_pre_ping": True}
-        rdb = _connect(url, kwargs)
-        if _is_sqlite(url):
-            event.listen(rdb.engine, "connect", _write_ahead)
-            rdb.engine.dispose()
+        rdb = connect(url)
+        self._engine = rdb.engine
         self.optuna = optuna.storages.get_storage(rdb)
+
+    def drive(self, name: str) -> AbstractContextManager[None]:
+        """Hold a study's lock in the storage, for drivers on other machines. Raises StudyLockedError."""
+        return nullcontext() if self._engine is None else hold(self._engine, name)
 
     def names(self) -> list[str]:
         """Return the names of all studies, the oldest first."""
@@ -374,24 +372,3 @@ def _read(phase: Phase, one: FrozenTrial) -> Trial:
         finished=one.datetime_complete,
         **settled,
     )
-
-
-def _connect(url: str, engine_kwargs: dict[str, Any]) -> optuna.storages.RDBStorage:
-    """Connect, and create the tables. Two processes that create them at once trip over each other: so again."""
-    for _ in range(_MOST_CONNECTS - 1):
-        with suppress(SQLAlchemyError):
-            return optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
-        time.sleep(0.5 * random.random())  # noqa: S311  (no secret: only so that they do not meet again)
-    return optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
-
-
-def _is_sqlite(url: str) -> bool:
-    return make_url(url).get_backend_name() == "sqlite"
-
-
-def _write_ahead(connection: Any, _record: Any) -> None:
-    """SQLite: a write-ahead log keeps every acknowledged write through a killed process, at one sync a checkpoint."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()

@@ -53,7 +53,7 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
         ParetuneError: It cannot be prepared.
     """
     folder = study_home(home, store.name)
-    with home.drive(store.name):
+    with home.drive(store.name), store.storage.drive(store.name):
         store.note("status", "running")
         store.note("stop", False)
         try:
