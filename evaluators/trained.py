@@ -39,6 +39,9 @@ from search_space.files import atomic_write
 _FIRST_LOOK = 64
 """Examples that a method may look at before it trains."""
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "could not create a memory object")
+"""How torch and its libraries say on a CPU that memory ran out."""
+
 
 class TrainedEvaluator:
     """Holds the frozen backbone and the tokens that all candidates of a process share."""
@@ -56,8 +59,8 @@ class TrainedEvaluator:
         self.prefix = PrefixCache(self.backbone, self.anatomy, self.tokens, where, about, limit, self.clock)
 
     def start(self, candidate: Candidate, seed: int) -> TrainedRun:
-        """Attach a candidate and make its optimiser. Raises UnsupportedError."""
-        with self.clock.phase("attach"):
+        """Attach a candidate and make its optimiser. Raises UnsupportedError, or EvaluationError without memory."""
+        with self.clock.phase("attach"), _classified(0):
             return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed)
 
     def portion(self, role: str, tokens: Tokens) -> Portion:
@@ -251,13 +254,15 @@ def _loss_on(model: nn.Module, batch: Batch) -> Tensor:
 
 @contextmanager
 def _classified(step: int) -> Iterator[None]:
-    """Turn what torch raises when memory runs out into an EvaluationError with its cause."""
+    """Turn what torch raises when memory runs out into an EvaluationError, without the tensors of its traceback."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        raise EvaluationError("out_of_memory", f"after step {step}: {error}") from error
+        raise EvaluationError("out_of_memory", f"after step {step}: {error}") from None
+    except MemoryError as error:
+        raise EvaluationError("out_of_memory", f"after step {step}: {error or 'the process has no more'}") from None
     except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            raise EvaluationError("out_of_memory", f"after step {step}: {error}") from error
+        if any(words in str(error) for words in _NO_MEMORY):
+            raise EvaluationError("out_of_memory", f"after step {step}: {error}") from None
         raise

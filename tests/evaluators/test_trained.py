@@ -206,7 +206,7 @@ def test_after_a_divergence_the_next_candidate_is_as_before(evaluator: TrainedEv
             RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
             "out_of_memory",
         ),
-        (MemoryError(), None),
+        (MemoryError(), "out_of_memory"),
         (RuntimeError("shapes do not match"), None),
     ],
 )
@@ -226,7 +226,7 @@ def test_only_memory_that_runs_out_is_called_so(
 
 def test_what_the_model_cannot_carry_is_told_at_the_start(evaluator: TrainedEvaluator) -> None:
     with pytest.raises(UnsupportedError):
-        run_of(evaluator, "lora(r=2/4)")
+        run_of(evaluator, "lora(r=2/4/8)")
 
 
 def test_without_calibration_there_is_none(spec: EvaluatorSpec, tmp_path: Path) -> None:
