@@ -13,7 +13,7 @@ from calibration.temperature import TemperatureFit
 from evaluators.evaluation import EvaluatorSpec, build_evaluator
 from evaluators.score import METRICS, PREDICTED, Score
 from evaluators.trained import TrainedEvaluator, TrainedRun
-from search_space.errors import EvaluationError, UnsupportedError
+from search_space.errors import EvaluationError, PlacementError
 from search_space.notation import parse
 from tests.evaluators.tiny import CLASSES, evaluator_spec
 
@@ -225,7 +225,7 @@ def test_only_memory_that_runs_out_is_called_so(
 
 
 def test_what_the_model_cannot_carry_is_told_at_the_start(evaluator: TrainedEvaluator) -> None:
-    with pytest.raises(UnsupportedError):
+    with pytest.raises(PlacementError, match="2/4/8|3"):
         run_of(evaluator, "lora(r=2/4/8)")
 
 
