@@ -29,6 +29,9 @@ class Coster(Protocol):
     def cost(self, candidate: Candidate) -> Cost:
         """Return the cost. Raises UnsupportedError or PlacementError when the model cannot carry the candidate."""
 
+    def count(self, candidate: Candidate) -> int:
+        """Return the trainable parameters without the head. Raises as `cost` does."""
+
 
 class MetaCoster:
     """Attaches candidates to the model on the `meta` device, where tensors have shapes and no memory.
@@ -68,6 +71,10 @@ class MetaCoster:
                 round(step.training_flops),
             )
         return self._known[key]
+
+    def count(self, candidate: Candidate) -> int:
+        """Return the trainable parameters without the head; memory is not looked at."""
+        return self._counter.count(candidate).trainable_params
 
     def _step(self, candidate: Candidate) -> StepCost:
         try:

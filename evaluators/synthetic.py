@@ -92,8 +92,12 @@ class SyntheticCoster:
 
     def cost(self, candidate: Candidate) -> Cost:
         """Return the pretended size, and memory that grows with it."""
-        params = synthetic_params(candidate)
+        params = self.count(candidate)
         return Cost(params, 100, 2**20 + 16 * params)
+
+    def count(self, candidate: Candidate) -> int:
+        """Return the pretended size."""
+        return synthetic_params(candidate)
 
 
 def _site(projection: str, layer: int) -> Site:

@@ -177,6 +177,10 @@ class TabulatedCoster:
             raise UnsupportedError("this candidate is not in the table")
         return self._costs[candidate.sha256]
 
+    def count(self, candidate: Candidate) -> int:
+        """Return the trainable parameters. Raises UnsupportedError for a candidate that is not in the table."""
+        return self.cost(candidate).trainable_params
+
 
 class TabulatedEvaluator:
     """Replays the trainings of a table: scores at once, and how long the training took.

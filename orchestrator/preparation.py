@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from orchestrator.home import Home
 from orchestrator.spec import StudySpec
 from orchestrator.storage import StudyStore
 from search_space.errors import PlacementError, UnsupportedError
+from search_space.fitting import Fitting, require_fitting
 from search_space.points import Points
 from search_space.space import Space, at_defaults, bind
+from search_space.tally import Tally
 
 _PACKAGES = (
     "paretune",
@@ -55,6 +58,15 @@ class Prepared:
     classes: tuple[str, ...]
     points: Points | None = None
 
+    @cached_property
+    def tally(self) -> Tally:
+        """Counts trainable parameters, fast."""
+        return Tally(self.coster.count, self.space.anatomy)
+
+    def fitting(self, seed: int) -> Fitting:
+        """Return what draws candidates that fit the budget of trainable parameters."""
+        return Fitting(self.space, self.tally, self.limits.get("trainable_params"), seed)
+
 
 def prepare(spec: StudySpec, folder: Path) -> Prepared:
     """Read the data, tokenise it once into `folder`, and look at the model without loading its weights.
@@ -62,6 +74,7 @@ def prepare(spec: StudySpec, folder: Path) -> Prepared:
     Raises:
         DataError: The data or the model cannot be read.
         PlacementError, UnsupportedError: The space names what the model does not have.
+        EmptySpaceError: Nothing of the space fits the budget of trainable parameters.
     """
     tokens = _tokens(spec, folder / "tokens") if spec.synthetic is None else None
     coster = _coster(spec, tokens)
@@ -77,7 +90,10 @@ def prepare(spec: StudySpec, folder: Path) -> Prepared:
         synthetic=spec.synthetic,
     )
     classes = tokens.classes if tokens else ("a", "b")
-    return Prepared(space, coster, spec.budgets.limits(coster.parameters), evaluator, classes)
+    prepared = Prepared(space, coster, spec.budgets.limits(coster.parameters), evaluator, classes)
+    if "trainable_params" in prepared.limits:
+        require_fitting(space, prepared.tally, prepared.limits["trainable_params"])
+    return prepared
 
 
 def full_steps(spec: StudySpec, examples: int) -> int:

@@ -16,7 +16,7 @@ from orchestrator.jobs import Failure, Job
 from orchestrator.pick import format_value
 from orchestrator.preparation import Prepared
 from orchestrator.proposals import Proposals
-from orchestrator.samplers import build_sampler
+from orchestrator.samplers import build_sampler, derived_seed
 from orchestrator.storage import Phase, StudyStore, Trial
 from search_space.budgets import violations
 from search_space.candidate import Candidate
@@ -168,6 +168,7 @@ class SearchWork(PhaseWork):
         self._asked = len(bench.store.studies["search"].get_trials(deepcopy=False))
         self._known = {one.candidate.sha256: one.number for one in trials}
         self._tried = {one.number: one for one in trials}
+        self._nothing_new = False
         self._proposals = Proposals(bench.store.spec, bench.prepared, beginnings(bench.store, bench.prepared))
         for trial in trials:
             for score in trial.scores:
@@ -245,13 +246,22 @@ class SearchWork(PhaseWork):
         return *store.ask(space, sampler, self._near(proposed.candidate)), proposed.origin
 
     def _near(self, candidate: Candidate) -> Candidate:
-        """Return the candidate, or the point near it that was not tried, where a table is searched."""
-        points = self.bench.prepared.points
-        return (points.nearest(candidate, self._known) if points is not None else None) or candidate
+        """Return the candidate if it fits the budget of parameters and is new, else one near it that does and is.
+
+        Where a table is searched, the nearest of its points.
+        """
+        points, seed = self.bench.prepared.points, self.bench.store.spec.search.seed
+        if points is not None:
+            return points.nearest(candidate, self._known) or candidate
+        found = self.bench.prepared.fitting(derived_seed(seed, self._asked)).near(candidate, self._known)
+        self._nothing_new = found is None
+        return found or candidate
 
     def _used_up(self) -> bool:
         points = self.bench.prepared.points
-        return points is not None and all(one.sha256 in self._known for one in points.candidates)
+        if points is None:
+            return self._nothing_new
+        return all(one.sha256 in self._known for one in points.candidates)
 
     def _screen(self, number: int, candidate: Candidate, origin: str) -> tuple[str, float | None]:
         """Start a drawn trial in the storage. Returns why it is not trained, or an empty text, and its excess."""

@@ -44,11 +44,15 @@ class Composition:
             lambda on: math.prod(part.size_on(on) + part.optional for _, part in self.parts) - none, apart=apart
         )
 
-    def draw(self, chooser: Chooser) -> tuple[Drawn, ...]:
-        """Draw the parts. Where every one is left out, the first is meant, at its defaults: every draw is valid."""
+    def draw(self, chooser: Chooser) -> tuple[tuple[PartSpace, Drawn], ...]:
+        """Draw the parts, each with where it is drawn from.
+
+        Where every one is left out, the first is meant, at its defaults: every draw is valid.
+        """
         shared = self.layers.draw(self.name, chooser) if self.layers is not None else None
-        drawn = [part.draw(label, chooser, shared) for label, part in self.parts]
-        return tuple(one for one in drawn if one is not None) or (self.parts[0][1].default(shared),)
+        drawn = [(part, part.draw(label, chooser, shared)) for label, part in self.parts]
+        first = self.parts[0][1]
+        return tuple((part, one) for part, one in drawn if one is not None) or ((first, first.default(shared)),)
 
     def default(self) -> tuple[Drawn, ...]:
         """Return all parts at their defaults, as near as this space comes to them."""
@@ -64,22 +68,32 @@ class Composition:
             if any(layers != first for layers in others):
                 raise ValueError(f"{self.name}: all parts are put on the same layers")
             parameters |= self.layers.encode(self.name, first)
-        return parameters | _match(self.parts, drawn, self.name)
+        for _, _, one in _match(self.parts, drawn, self.name):
+            parameters |= one
+        return parameters
+
+    def spaces_of(self, drawn: Sequence[Drawn]) -> tuple[PartSpace, ...]:
+        """Return where each of some parts was drawn from. ValueError when they are not in the space."""
+        return tuple(space for space, one, _ in _match(self.parts, drawn, self.name) if one is not None)
 
 
-def _match(spaces: Sequence[tuple[str, PartSpace]], drawn: Sequence[Drawn], name: str) -> Parameters:
-    """Find which part is which, where some may have been left out, and return the parameters of all."""
+_Matched = tuple[PartSpace, Drawn | None, Parameters]
+
+
+def _match(spaces: Sequence[tuple[str, PartSpace]], drawn: Sequence[Drawn], name: str) -> tuple[_Matched, ...]:
+    """Find which part is which, where some may have been left out, with the parameters of each."""
     if not spaces:
         if drawn:
             raise ValueError(f"{name}: {drawn[0][0].method} is not in the space there")
-        return {}
+        return ()
     (label, space), rest = spaces[0], spaces[1:]
     problem = ValueError(f"{name}: {label} is missing, and the space never leaves it out")
     if drawn and drawn[0][0].method == space.rule.name:
         try:
-            return space.encode(label, drawn[0]) | _match(rest, drawn[1:], name)
+            own: _Matched = (space, drawn[0], space.encode(label, drawn[0]))
+            return (own, *_match(rest, drawn[1:], name))
         except ValueError as error:
             problem = error
     if not space.optional:
         raise problem
-    return space.encode(label, None) | _match(rest, drawn, name)
+    return ((space, None, space.encode(label, None)), *_match(rest, drawn, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,14 +49,27 @@ class Space:
 
     def draw(self, chooser: Chooser) -> Candidate:
         """Draw one candidate. Hybrids share the parameters of their methods, so that what is learnt is shared."""
+        return self.draw_with_spaces(chooser)[0]
+
+    def draw_with_spaces(self, chooser: Chooser) -> tuple[Candidate, tuple[PartSpace, ...]]:
+        """Draw one candidate, and say where each of its parts is drawn from."""
         name = draw_one("composition", tuple(one.name for one in self.compositions), False, chooser)
         composition = next(one for one in self.compositions if one.name == name)
-        return self._candidate(composition.draw(chooser), partial(self.recipe.draw, chooser=chooser))
+        spaces, drawn = zip(*composition.draw(chooser), strict=True)
+        return self._candidate(drawn, partial(self.recipe.draw, chooser=chooser)), spaces
 
     def first(self) -> Candidate:
         """Return the candidate that a study starts with: plain LoRA where it is in the space."""
         lora = [one for one in self.compositions if one.name == "lora"]
         return self._candidate((*lora, self.compositions[0])[0].default(), self.recipe.default)
+
+    def spaces_of(self, candidate: Candidate) -> tuple[PartSpace, ...] | None:
+        """Return where each part of a candidate was drawn from; None when it is not in the space."""
+        drawn = tuple(zip(candidate.parts, candidate.recipe.learning_rates, strict=True))
+        for one in self.compositions:
+            with suppress(ValueError):
+                return one.spaces_of(drawn)
+        return None
 
     def encode(self, candidate: Candidate) -> dict[str, str | int | float]:
         """Return the parameters from which `draw` draws this candidate. ValueError when it is not in the space."""

@@ -100,9 +100,9 @@ class SpreadKnob:
 
     def size(self, layers: Layers) -> int:
         """Number of different values on these layers."""
-        choices: int = len(self.spread.values) ** len(self._units(layers))
+        choices: int = len(self.spread.values) ** len(self.units(layers))
         if self.spread.per == "shape":
-            return len({self._along(shape, index, layers) for shape, index in self._shapes()})
+            return len(self.forms(layers))
         return choices
 
     def draw(self, name: str, chooser: Chooser, layers: Layers) -> KnobValue:
@@ -114,7 +114,7 @@ class SpreadKnob:
                 index = draw_one(f"{name}.{self.name}", tuple(range(len(self.spread.values))), True, chooser)
             return self._along(shape, index, layers)
         sizes = {
-            unit: draw_one(self._named(name, unit), self.spread.values, True, chooser) for unit in self._units(layers)
+            unit: draw_one(self._named(name, unit), self.spread.values, True, chooser) for unit in self.units(layers)
         }
         return tuple(sizes[self._unit(layer)] for layer in layers.indices(self.n_layers))
 
@@ -155,7 +155,22 @@ class SpreadKnob:
             for layer in layers.indices(self.n_layers)
         )
 
-    def _units(self, layers: Layers) -> list[int]:
+    def forms(self, layers: Layers) -> tuple[tuple[int, ...], ...]:
+        """Return the sizes that shapes give on some layers, each once."""
+        return tuple(dict.fromkeys(self._along(shape, index, layers) for shape, index in self._shapes()))
+
+    def changed(self, value: KnobValue, unit: int, size: int, layers: Layers) -> tuple[int, ...]:
+        """Return a value with another size for a layer, or for a group of layers."""
+        indices = layers.indices(self.n_layers)
+        sizes = value if isinstance(value, tuple) else (value,) * len(indices)
+        return tuple(size if self._unit(layer) == unit else int(old) for layer, old in zip(indices, sizes, strict=True))
+
+    def layers_of(self, unit: int, layers: Layers) -> tuple[int, ...]:
+        """Return those of some layers that a unit stands for."""
+        return tuple(layer for layer in layers.indices(self.n_layers) if self._unit(layer) == unit)
+
+    def units(self, layers: Layers) -> list[int]:
+        """Return the layers, or the groups of them, that have sizes of their own."""
         return sorted({self._unit(layer) for layer in layers.indices(self.n_layers)})
 
     def _unit(self, layer: int) -> int:

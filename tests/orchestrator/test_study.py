@@ -154,8 +154,11 @@ class TestBudgets:
 
     def test_nothing_that_fits_is_told_with_the_nearest(self, home: Home) -> None:
         given = {"budgets": {"trainable_params": 5}, "search": {"sampler": "random"}}
-        with pytest.raises(EmptySpaceError, match=r"none of 40 candidates fits the budgets; the nearest: .* of 5"):
+        with pytest.raises(
+            EmptySpaceError, match=r"no candidate has at most 5 .*; the smallest is ia3.* with 64\. Raise"
+        ):
             run(home, "empty", **given)
+        assert store_of(home, spec_of("empty", **given)).trials() == []
         assert store_of(home, spec_of("empty", **given)).noted("status") == "failed"
 
     def test_steps_end_the_search_and_what_ran_is_settled(self, home: Home) -> None:
@@ -326,7 +329,7 @@ class TestOnRay:
     ) -> None:
         monkeypatch.setattr(work, "_MOST_REJECTED", 10)
         with pytest.raises(EmptySpaceError, match="the nearest: over budget"):
-            run(home, "ray-empty", budgets={"trainable_params": 5}, search={"sampler": "random", "references": []})
+            run(home, "ray-empty", budgets={"memory": 5}, search={"sampler": "random", "references": []})
 
 
 class _One:

@@ -1,0 +1,157 @@
+"""Trainable parameters of candidates, added up from what was counted once: exact, and fast enough to draw by.
+
+An exact counter looks at the model and takes milliseconds. What a part brings to a layer depends on the layer's shape
+and the part's knobs, so most parts are sums over their layers, and most candidates sums over their parts. Nothing of
+this is believed: each method is tried against the counter on all layers, and each kind of hybrid once; what does not
+add up is counted whole every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from search_space.candidate import Candidate, KnobValue, Part, Recipe
+from search_space.errors import PlacementError
+from search_space.placement import Anatomy, Layers, Placement
+from search_space.registry import method
+
+Count = Callable[[Candidate], int]
+"""Returns the trainable parameters of a candidate without the head. Raises where the model cannot carry it."""
+
+_Key = tuple[str, tuple[tuple[str, KnobValue], ...], tuple[str, ...]]
+
+
+class Tally:
+    """Counts candidates on one model.
+
+    Attributes:
+        asked: How often the exact counter was asked.
+        shapes: A number for each layer; layers of one number are alike.
+    """
+
+    def __init__(self, count: Count, anatomy: Anatomy) -> None:
+        self.asked = 0
+        self._count, self._anatomy = count, anatomy
+        self.shapes = _shapes(anatomy)
+        self._counts: dict[Layers, tuple[tuple[int, int], ...]] = {}
+        self._one_layer: dict[tuple[_Key, int], int] = {}
+        self._outside: dict[_Key, int] = {}
+        self._whole: dict[tuple[Part, ...], int] = {}
+        self._adds_up: dict[object, bool] = {}
+        self._parts: dict[Part, int] = {}
+
+    def __call__(self, candidate: Candidate) -> int:
+        """Return the trainable parameters of a candidate, without the head.
+
+        Raises:
+            UnsupportedError, PlacementError: The model cannot carry it.
+        """
+        if len(candidate.parts) == 1:
+            return self.part(candidate.parts[0])
+        total = sum(map(self.part, candidate.parts))
+        methods = tuple(part.method for part in candidate.parts)
+        if methods not in self._adds_up:
+            self._adds_up[methods] = self._exact(candidate.parts) == total
+        return total if self._adds_up[methods] else self._exact(candidate.parts)
+
+    def part(self, part: Part) -> int:
+        """Return what a part brings when it is alone. Raises UnsupportedError or PlacementError."""
+        if part not in self._parts:
+            shaping = self._shaping(part)
+            self._parts[part] = self._sum(shaping) if self._is_sum(shaping) else self._exact((shaping,))
+        return self._parts[part]
+
+    def _is_sum(self, part: Part) -> bool:
+        """Whether a method's numbers are a sum over layers, tried with its first part on all of them."""
+        rule = method(part.method)
+        if rule.route in ("head", "full") or not rule.placement.layers:
+            return False
+        sizes = {knob.name for knob in rule.knobs if knob.low is not None}
+        kind = (part.method, tuple(pair for pair in part.knobs if pair[0] not in sizes), part.placement.projections)
+        if kind not in self._adds_up:
+            least = {name: min(value) if isinstance(value, tuple) else value for name, value in part.knobs}
+            layers = Layers("bits", (1,) * self._anatomy.n_layers)
+            wide = Part(part.method, tuple(least.items()), Placement(part.placement.projections, layers))
+            try:
+                self._adds_up[kind] = self._sum(wide) == self._exact((wide,))
+            except PlacementError:  # some layers alone lack a projection that all of them together have
+                self._adds_up[kind] = False
+        return self._adds_up[kind]
+
+    def _sum(self, part: Part) -> int:
+        total = self._beside_layers(part) if part.placement.layers.kind == "all" else 0
+        if not any(isinstance(value, tuple) for _, value in part.knobs):
+            key = (part.method, part.knobs, part.placement.projections)
+            return total + sum(many * self._on_layer(key, layer) for layer, many in self._alike(part.placement.layers))
+        for index, layer in enumerate(part.placement.layers.indices(self._anatomy.n_layers)):
+            knobs = tuple((name, value[index] if isinstance(value, tuple) else value) for name, value in part.knobs)
+            total += self._on_layer((part.method, knobs, part.placement.projections), layer)
+        return total
+
+    def _alike(self, layers: Layers) -> tuple[tuple[int, int], ...]:
+        """Return one of the layers of each shape, and how many there are."""
+        if layers not in self._counts:
+            firsts: dict[int, int] = {}
+            many: dict[int, int] = {}
+            for layer in layers.indices(self._anatomy.n_layers):
+                shape = self.shapes[layer]
+                firsts.setdefault(shape, layer)
+                many[shape] = many.get(shape, 0) + 1
+            self._counts[layers] = tuple((firsts[shape], many[shape]) for shape in firsts)
+        return self._counts[layers]
+
+    def _on_layer(self, key: _Key, layer: int) -> int:
+        place = (key, self.shapes[layer])
+        if place not in self._one_layer:
+            name, knobs, projections = key
+            bits = tuple(int(layer == one) for one in range(self._anatomy.n_layers))
+            part = Part(name, knobs, Placement(projections, Layers("bits", bits)))
+            self._one_layer[place] = self._exact((part,)) if self._is_there(part) else 0
+        return self._one_layer[place]
+
+    def _is_there(self, part: Part) -> bool:
+        """Whether a layer has any of the part's projections; not all layers of all models have all."""
+        wanted, layers = set(part.placement.projections), part.placement.layers.indices(self._anatomy.n_layers)
+        sites = (site for site in self._anatomy.sites if site.layer in layers)
+        return not wanted or any(wanted & set(site.projections) for site in sites)
+
+    def _beside_layers(self, part: Part) -> int:
+        """Return what a part on all layers brings to modules outside of them: embeddings, the last norm."""
+        wanted = set(part.placement.projections)
+        if not any(site.layer is None and wanted & set(site.projections) for site in self._anatomy.sites):
+            return 0
+        least = tuple((name, min(value) if isinstance(value, tuple) else value) for name, value in part.knobs)
+        key = (part.method, least, part.placement.projections)
+        if key not in self._outside:
+            everywhere = Part(part.method, least, part.placement)
+            inside = replace(everywhere.placement, layers=Layers("bits", (1,) * self._anatomy.n_layers))
+            self._outside[key] = self._exact((everywhere,)) - self._sum(replace(everywhere, placement=inside))
+        return self._outside[key]
+
+    def _exact(self, parts: tuple[Part, ...]) -> int:
+        if parts not in self._whole:
+            self.asked += 1
+            rates = tuple(method(part.method).learning_rate.default for part in parts)
+            self._whole[parts] = self._count(Candidate(parts, Recipe(rates)))
+        return self._whole[parts]
+
+    def _shaping(self, part: Part) -> Part:
+        """Return a part with the knobs that change no shape at their defaults."""
+        shapeless = {knob.name: knob.default for knob in method(part.method).knobs if not knob.shapes}
+        return replace(part, knobs=tuple({**dict(part.knobs), **shapeless}.items())) if shapeless else part
+
+
+def _shapes(anatomy: Anatomy) -> tuple[int, ...]:
+    """Return a number for each layer; layers of one number have modules of the same kinds, names and widths."""
+    numbers: dict[object, int] = {}
+    widths = {block.layer: (block.stack, block.hidden_size) for block in anatomy.blocks}
+    shapes = []
+    for layer in range(anatomy.n_layers):
+        sites = tuple(
+            (site.kind, site.projections, site.in_features, site.out_features, site.has_bias)
+            for site in anatomy.sites
+            if site.layer == layer
+        )
+        shapes.append(numbers.setdefault((widths.get(layer), sites), len(numbers)))
+    return tuple(shapes)
