@@ -7,6 +7,7 @@ Whatever else a sampler said is kept. The domains that samplers see are those of
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -43,12 +44,13 @@ class Fitting:
         self._drawn, self._fitted = _LOOKS, _LOOKS
 
     def fits(self, candidate: Candidate) -> bool:
-        """Whether the model can carry a candidate, within the budget."""
+        """Whether a candidate is within the budget, on a model that can carry it. Without a budget all are."""
+        if self.limit is None:
+            return True
         try:
-            params = self.tally(candidate)
+            return self.tally(candidate) <= self.limit
         except (PlacementError, UnsupportedError):
             return False
-        return self.limit is None or params <= self.limit
 
     def draw(self, taken: Collection[str] = ()) -> Candidate | None:
         """Draw a candidate that fits; None when no new one was found in many draws.
@@ -96,7 +98,7 @@ class Fitting:
         parts = list(candidate.parts)
         least = [self._least_sizes(part, space) for part, space in zip(parts, spaces, strict=True)]
         needs = [self.tally.part(part) for part in least]
-        room = (self.limit if self.limit is not None else float("inf")) - sum(needs)
+        room = (math.inf if self.limit is None else self.limit) - sum(needs)
         keep = list(range(len(parts)))
         while room < 0 and len(keep) > 1 and (droppable := [index for index in keep if spaces[index].optional]):
             dropped = self._random.choice(droppable)
