@@ -79,7 +79,7 @@ class Fitting:
         """Return a candidate if it fits and is new; else one with other sizes; else any. None when there is none."""
         if candidate.sha256 not in taken and self.fits(candidate):
             return candidate
-        spaces = self.space.spaces_of(candidate)
+        spaces = self.space.spaces_of(candidate) if self.limit is not None else None
         for _ in range(_LOOKS if spaces is not None else 0):
             other = self._brought_down(candidate, spaces or ())
             if other is not None and other.sha256 not in taken:
