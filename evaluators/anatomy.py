@@ -22,6 +22,7 @@ from evaluators.layer_roles import (
     within,
     words_of,
 )
+from evaluators.quantization import kind_of
 from search_space.placement import Anatomy, Block, Site, SiteKind
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -63,6 +64,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         sites=_sites(backbone, layers, _stacks(paths)),
         blocks=tuple(_block(number, layer) for number, layer in enumerate(layers)),
         head=head,
+        quantization=kind_of(model),
     )
 
 

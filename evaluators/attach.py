@@ -24,17 +24,29 @@ from torch import Tensor, nn
 from evaluators import tuners
 from evaluators.backbone import copy_of, head_of
 from evaluators.dropout import set_dropout
-from evaluators.from_shapes import freeze_constants, set_residuals_apart, takes_residuals, without_values
+from evaluators.from_shapes import (
+    freeze_constants,
+    set_residuals_apart,
+    shapes_alone,
+    takes_residuals,
+    without_values,
+)
+from evaluators.loftq import start_from_residual
+from evaluators.prefix_gates import gate_prefix
 from evaluators.prefixes import prefix_lengths, restrict_prefix
-from evaluators.quantization import is_bookkeeping
+from evaluators.quantization import is_bookkeeping, stored_tensors
+from evaluators.tuners.shapes import innermost
 from search_space.candidate import Candidate, Part
 from search_space.errors import ExportError, UnsupportedError
 from search_space.placement import Anatomy
-from search_space.registry import method
+from search_space.registry import Method, method
 from search_space.space import resolve
 from search_space.spread import in_one_size
 
 tuners.register()
+
+# peft's SHiRA and FRoD make sparse tensors of places that they chose themselves; torch warns until it is told so.
+torch.sparse.check_sparse_tensor_invariants.disable()
 
 _HOLD_LAYERS = (_supertuning_warning, _shira_warning)
 """What peft keeps so as to warn once: every layer that ever ran, and the candidate with it."""
@@ -78,11 +90,14 @@ class Attached:
         """Return every tensor that is not the backbone's, by name, on the CPU; one that layers share stands once.
 
         Args:
-            shared: Addresses of the backbone's storages.
+            shared: Addresses of the backbone's storages and quantised weights, as `Backbone.storages` has them.
         """
         own: dict[tuple[int, int], tuple[str, Tensor]] = {}
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in self.model.state_dict().items():
-            storage = tensor.untyped_storage().data_ptr()
+            if id(parameters.get(name)) in shared:
+                continue
+            storage = next(stored_tensors(tensor)).untyped_storage().data_ptr()
             if tensor.numel() and storage not in shared and not is_bookkeeping(name):
                 own.setdefault((storage, tensor.storage_offset()), (name, tensor))
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in own.values()}
@@ -103,7 +118,8 @@ class Attached:
 def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int = 0) -> Attached:
     """Attach a candidate to a copy of a frozen classifier; the classifier itself stays as it is.
 
-    Prompts wrap the whole model and are attached after the injected parts, whatever their place in the order.
+    What wraps whole layers is attached after what goes inside them, and prompts, which wrap the whole model, come last,
+    whatever their place in the order.
 
     Args:
         model: The frozen classifier, on any device.
@@ -140,9 +156,7 @@ def beside_head(state: Mapping[str, Tensor], heads: Iterable[str]) -> int:
 def _attach_parts(
     model: nn.Module, anatomy: Anatomy, candidate: Candidate
 ) -> tuple[nn.Module, tuple[tuple[nn.Parameter, ...], ...]]:
-    order = sorted(
-        range(len(candidate.parts)), key=lambda index: method(candidate.parts[index].method).route == "prompt"
-    )
+    order = sorted(range(len(candidate.parts)), key=lambda index: _reach(method(candidate.parts[index].method)))
     trained: dict[int, tuple[nn.Parameter, ...]] = {}
     for index in order:
         known = {id(parameter) for parameter in model.parameters()}
@@ -151,9 +165,22 @@ def _attach_parts(
             model = _attach_part(model, anatomy, one, f"part{index}")
         trained[index] = _new_parameters(model, known, candidate.parts[index])
     _activate_all(model)
-    for parameter in (one for part in trained.values() for one in part):
-        parameter.requires_grad_(True)
+    _train_only(model, {id(parameter) for part in trained.values() for parameter in part})
     return model, tuple(trained[index] for index in range(len(candidate.parts)))
+
+
+def _reach(rule: Method) -> int:
+    """Return how much a method wraps: a module, a layer, or the model."""
+    if rule.route == "prompt":
+        return 2
+    return int(rule.route == "inject" and rule.placement.fixed)
+
+
+def _train_only(model: nn.Module, trained: set[int]) -> None:
+    """Let these parameters have gradients and no others: switching parts on frees what a method keeps as drawn."""
+    for parameter in model.parameters():
+        if parameter.requires_grad != (id(parameter) in trained):
+            parameter.requires_grad_(id(parameter) in trained)
 
 
 def _activate_all(model: nn.Module) -> None:
@@ -177,6 +204,8 @@ def _attach_part(model: nn.Module, anatomy: Anatomy, part: Part, name: str) -> n
         changed = inject(model, part, arguments, name)
         if isinstance(changed, PeftModel) and "num_layers" in arguments:
             restrict_prefix(changed, prefix_lengths(part, targets.layers), anatomy)
+        if rule.gated:
+            gate_prefix(changed, targets.layers, anatomy)
         return changed
     except REFUSALS as error:
         raise UnsupportedError(f"{part.method} cannot be attached to {anatomy.architecture}: {error}") from error
@@ -205,13 +234,33 @@ def inject(model: nn.Module, part: Part, arguments: Mapping[str, Any], name: str
         # layers hold them too.
         config = config_class(**arguments)
         residuals = takes_residuals(model, config)
-        changed: nn.Module = PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](
-            model, without_values(model, config), name
-        ).model
+        if rule.rewrites and not residuals:
+            own_weights(model, arguments["target_modules"])
+        with shapes_alone(model):
+            config = without_values(model, config)
+            taken = {name: config} if config.is_adaption_prompt else config
+            changed: nn.Module = PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, taken, name).model
         if residuals:
             set_residuals_apart(changed, name)
         freeze_constants(changed)
+        _freeze(changed, tuple(f".{container}.{name}" for container in rule.frozen))
+        if rule.quantised_only:
+            start_from_residual(changed, name)
         return changed
+
+
+def own_weights(model: nn.Module, names: Iterable[str]) -> None:
+    """Give modules weights of their own, which may then be written into."""
+    for name in names:
+        weight: Any = innermost(model.get_submodule(name)).weight
+        weight.data = weight.data.clone()
+
+
+def _freeze(model: nn.Module, words: tuple[str, ...]) -> None:
+    """Freeze what a method keeps as it was drawn, by words in the names."""
+    for path, parameter in model.named_parameters() if words else ():
+        if any(word in path for word in words):
+            parameter.requires_grad_(False)
 
 
 def _new_parameters(model: nn.Module, known: set[int], part: Part) -> tuple[nn.Parameter, ...]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from evaluators.builtin import minilm_l6
+from evaluators.loftq import remember
 from evaluators.quantization import hidden_tensors, quantization_config, settle
 from evaluators.spec import ModelSpec
 from search_space.errors import DataError, UnsupportedError
@@ -44,8 +45,13 @@ class Backbone:
 
     @cached_property
     def storages(self) -> frozenset[int]:
-        """Addresses of the storages of all backbone tensors: whatever else a copy holds is the candidate's."""
-        return frozenset(tensor.untyped_storage().data_ptr() for tensor in self.model.state_dict().values())
+        """Addresses of the backbone's storages and quantised weights: whatever else a copy holds is the candidate's."""
+        # bitsandbytes lays 4-bit weights out anew when they are used and when they are saved: their old storages may be
+        # another tensor's by then, so quantised weights are known by their parameters.
+        parameters = list(self.model.parameters())
+        quantised = {id(parameter) for parameter in parameters if type(parameter) is not nn.Parameter}
+        plain = (*(parameter for parameter in parameters if id(parameter) not in quantised), *self.model.buffers())
+        return frozenset(quantised | {tensor.untyped_storage().data_ptr() for tensor in plain})
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ def load(spec: ModelSpec, classes: int) -> Backbone:
     _refuse_other_sizes(spec.name, report["mismatched_keys"], head_of(model))
     if spec.quantization != "none":
         settle(model)
+        remember(model, source, spec.revision or "main")
     return Backbone(model, tokenizer, machine.device, machine.dtype)
 
 
@@ -134,7 +141,7 @@ def _quantised(spec: ModelSpec, config: Any, machine: Machine) -> dict[str, Any]
     if spec.quantization == "none":
         return {}
     quantization = quantization_config(
-        spec.quantization, machine.dtype, head_of(build_on_meta(config, machine.attention))
+        spec.quantization, machine.dtype, head_of(build_on_meta(config, machine.attention)), machine.device
     )
     return {"quantization_config": quantization, "device_map": {"": str(machine.device)}}
 
@@ -228,13 +235,17 @@ def checkpoint_activations(model: Any) -> None:
 def head_of(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the head's modules: what stands beside the base model and has parameters.
 
+    The base model is the module that the model's class names; where there is none of that name (CLIP, Whisper), it is
+    the largest.
+
     Raises:
         UnsupportedError: The model has no head of its own.
     """
     base = getattr(model, "base_model_prefix", "")
-    names = tuple(
-        name for name, child in model.named_children() if name != base and next(child.parameters(), None) is not None
-    )
+    sizes = {name: sum(one.numel() for one in child.parameters()) for name, child in model.named_children()}
+    if base not in sizes and sizes:
+        base = max(sizes, key=lambda name: sizes[name])
+    names = tuple(name for name, size in sizes.items() if size and name != base)
     if not names:
         raise UnsupportedError(f"{type(model).__name__} has no classification head beside {base!r}")
     return names

@@ -1,73 +1,76 @@
-"""What each method can do on each family of models, and which methods can share one: found by trying it.
+"""What each method can do on each architecture, and which methods can share a model: found by trying it.
 
 `python -m evaluators.capabilities` tries everything on tiny random models and writes `search_space/capabilities.json`,
-which `search_space.capability` reads. Nothing in that table is written by hand.
+which `search_space.capability` reads; given names of methods, it tries those and leaves the rest of the table as it is.
+Nothing in that table is written by hand.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora.conversion import convert_to_lora
 from torch import Tensor, nn
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
-from evaluators.backbone import Backbone
-from evaluators.exported import as_peft_model
+from evaluators.backbone import Backbone, copy_of, head_of
+from evaluators.exported import as_peft_model, is_peft, merged_model
 from evaluators.hooks import Schooling, hooks_of, load_trained
 from evaluators.optimisation import build_optimiser, loss_of, update
+from evaluators.quantization import QUANTIZATIONS, is_bookkeeping, stored_tensors
+from evaluators.specimens import SPECIMENS, batch_of, logits_of, tiny, tiny_quantised, without_weights
 from search_space.candidate import Candidate, Part, Recipe
-from search_space.capability import CHECKS, TABLE_FILE
+from search_space.capability import PAIR_FAMILIES, TABLE_FILE
 from search_space.errors import ParetuneError
 from search_space.files import atomic_write
 from search_space.placement import Anatomy, Layers, Placement
 from search_space.registry import Method, method, methods
 
-FAMILIES = ("bert", "llama", "gpt2")
 _STEPS = 4
 _EQUAL = 1e-5
 _MERGED = 1e-4
-_SIZES = {"vocab_size": 64, "pad_token_id": 0, "num_labels": 3}
-_WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-_CONFIGS: dict[str, Callable[[], Any]] = {
-    "bert": lambda: transformers.BertConfig(**_SIZES, **_WIDE, max_position_embeddings=128),
-    "llama": lambda: transformers.LlamaConfig(**_SIZES, **_WIDE, max_position_embeddings=128),
-    "gpt2": lambda: transformers.GPT2Config(**_SIZES, n_embd=64, n_layer=2, n_head=4, n_positions=128),
-}
+_LORA_RANK = 32
+_QUANTISED = "llama"
+"""The architecture that quantised weights are tried on."""
 
 
 class CannotError(Exception):
     """A probe found that something cannot be done; the message is the reason."""
 
 
-def probe_method(name: str, family: str) -> dict[str, str]:
+def probe_method(name: str, family: str, quantization: str = "none") -> dict[str, str]:
     """Try everything that a method promises, at its defaults, on a tiny model.
 
+    Args:
+        name: The method.
+        family: The architecture.
+        quantization: Of the model's weights. Counting has no weights, so it is not tried on quantised ones again.
+
     Returns:
-        The reason why not, by check, for every check in `CHECKS` that fails; a check that was not reached has the
-        reason of the one before it.
+        The reason why not, by check, for every check in `CHECKS` that fails; that it cannot be attached stands alone.
     """
-    model, anatomy = tiny(family)
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    model, anatomy = tiny(family) if quantization == "none" else tiny_quantised(family, quantization)
+    before = _contents(model)
     try:
         candidate = _alone(method(name).default_part())
         attached = _reason(attach, model, anatomy, candidate)
     except CannotError as error:
-        return dict.fromkeys(CHECKS, str(error))
+        return {"attaches": str(error)}
     failed: dict[str, str] = {}
     steps: dict[str, Callable[[], None]] = {
-        "trains": lambda: _train_alone(attached, anatomy, model, before),
-        "counts": lambda: _count(attached, candidate, family),
-        "reloads": lambda: _reload(attached, model, anatomy),
-        "merges": lambda: _merge(attached, model, anatomy),
+        "trains": lambda: _train_alone(attached, family, model, before),
+        "counts": lambda: _count(attached, candidate, family, quantization),
+        "reloads": lambda: _reload(attached, model, anatomy, family),
+        "merges": lambda: _merge(attached, model, anatomy, family),
     }
     for check, step in steps.items():
         try:
@@ -77,6 +80,26 @@ def probe_method(name: str, family: str) -> dict[str, str]:
     return failed
 
 
+def probe_conversion(name: str) -> float | str:
+    """Turn a trained method into a plain LoRA of rank 32 on a tiny BERT.
+
+    Returns:
+        How much of what training changed in the logits the conversion gets wrong, from 0 on, or why there is none.
+    """
+    model, anatomy = tiny("bert")
+    try:
+        attached = _reason(attach, model, anatomy, _alone(method(name).default_part()))
+        _reason(train, attached, "bert")
+        backbone = Backbone(model, None, torch.device("cpu"), torch.float32)
+        arguments = backbone, anatomy, attached.candidate, attached.state(backbone.storages), "tiny"
+        held = _reason(as_peft_model, *arguments)
+        config, state = _reason(convert_to_lora, held, _LORA_RANK)
+        found: float = _reason(_error_of, held, model, config, state)
+    except CannotError as error:
+        return str(error)
+    return found
+
+
 def probe_pair(first: str, second: str, layers: str, family: str = "bert") -> str:
     """Try two methods on one model. Returns the reason why not, or nothing.
 
@@ -84,60 +107,75 @@ def probe_pair(first: str, second: str, layers: str, family: str = "bert") -> st
         first: The method that is attached first.
         second: The other.
         layers: `shared` for the same modules of the same layers where both can go there, `disjoint` for one layer each.
-        family: The tiny model.
+        family: The architecture of the tiny model.
     """
-    model, anatomy = tiny(family)
     one, other = method(first), method(second)
     parts = _shared(one, other) if layers == "shared" else (_in(one, "first:1"), _in(other, "top:1"))
-    rates = one.learning_rate.default, other.learning_rate.default
+    return probe_hybrid(Candidate(parts, Recipe((one.learning_rate.default, other.learning_rate.default))), family)
+
+
+def probe_hybrid(candidate: Candidate, family: str) -> str:
+    """Attach, train and reload a hybrid on a tiny model. Returns the reason why not, or nothing."""
+    model, anatomy = tiny(family)
     try:
-        attached = _reason(attach, model, anatomy, Candidate(parts, Recipe(rates)))
-        _reason(train, attached, anatomy)
-        _reason(_reload, attached, model, anatomy)
+        attached = _reason(attach, model, anatomy, candidate)
+        _reason(train, attached, family)
+        _reason(_reload, attached, model, anatomy, family)
     except CannotError as error:
         return str(error)
     return ""
 
 
-def probe_everything() -> dict[str, Any]:
-    """Return the whole table, as JSON data."""
-    names = [name for name, one in methods().items() if one.route not in ("head", "full")]
-    alone = {name: {family: probe_method(name, family) for family in FAMILIES} for name in names}
-    carried = [name for name in names if not alone[name]["bert"].keys() & {"attaches", "trains", "reloads"}]
-    pairs = {}
+def probe_everything(only: Sequence[str] = (), known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the whole table, as JSON data.
+
+    Args:
+        only: Methods to try, and the pairs that they are in; all when empty.
+        known: A table whose other entries are kept.
+    """
+    names = [name for name, one in methods().items() if one.route in ("inject", "prompt")]
+    tried = [name for name in names if name in only or not only]
+    known = known if known and only else {"methods": {}, "quantised": {}, "converts": {}, "refused_pairs": {}}
+    alone = {name: {family: probe_method(name, family) for family in SPECIMENS} for name in tried}
+    alone = _kept(known["methods"], names) | alone
+    quantised = {name: {kind: probe_method(name, _QUANTISED, kind) for kind in QUANTIZATIONS} for name in tried}
+    converts = {name: probe_conversion(name) for name in tried}
+    pairs = {family: _refused(family, alone, tried, known["refused_pairs"].get(family, {})) for family in PAIR_FAMILIES}
+    return {
+        "methods": alone,
+        "quantised": _kept(known["quantised"], names) | quantised,
+        "converts": _kept(known["converts"], names) | converts,
+        "refused_pairs": pairs,
+    }
+
+
+def _kept(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: entry for name, entry in known.items() if name in names}
+
+
+def _refused(
+    family: str, alone: Mapping[str, Any], tried: Sequence[str], known: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+    carried = [name for name in sorted(alone) if not alone[name][family].keys() & {"attaches", "trains", "reloads"}]
+    refused = {}
     for first, second in product(carried, repeat=2):
-        reasons = {layers: probe_pair(first, second, layers) for layers in ("shared", "disjoint")}
-        if any(reasons.values()):
-            pairs[f"{first} + {second}"] = reasons
-    return {"methods": alone, "refused_pairs": pairs}
+        pair = f"{first} + {second}"
+        if {first, second} & set(tried):
+            reasons = {layers: probe_pair(first, second, layers, family) for layers in ("shared", "disjoint")}
+        else:
+            reasons = dict(known.get(pair, {}))
+        if reasons := {layers: reason for layers, reason in reasons.items() if reason}:
+            refused[pair] = reasons
+    return refused
 
 
-@cache
-def tiny(family: str) -> tuple[nn.Module, Anatomy]:
-    """Return a tiny frozen classifier with random weights, the same at every call, and its anatomy."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = transformers.AutoModelForSequenceClassification.from_config(_config(family))
-        for parameter in model.parameters():
-            parameter.data += 0.02 * torch.randn(parameter.shape)  # biases and norms are not all alike
-    model.eval().requires_grad_(False)
-    return model, anatomy_of(model)
-
-
-def without_weights(family: str) -> nn.Module:
-    """Return the tiny model on the `meta` device."""
-    with torch.device("meta"):
-        bare: nn.Module = transformers.AutoModelForSequenceClassification.from_config(_config(family))
-    return bare.eval().requires_grad_(False)
-
-
-def train(attached: Attached, anatomy: Anatomy) -> None:
+def train(attached: Attached, family: str) -> None:
     """Train a few steps. Raises CannotError unless the loss moves, and the trainable tensors and no others."""
-    batches = [_batch(seed) for seed in range(_STEPS)]
+    batches = [batch_of(family, seed) for seed in range(_STEPS)]
     hooks = hooks_of(attached)
     trained = hooks.begin(attached, Schooling(_STEPS, batches[:2], lambda model, batch: _loss(model, *batch)))
     optimiser = build_optimiser(trained)
-    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    before = _contents(trained.model)
     ours = {tensor.data_ptr() for tensor in trained.trainable if tensor.numel()}
     first = _loss(trained.model, *batches[0]).item()
     trained.model.train()
@@ -145,46 +183,67 @@ def train(attached: Attached, anatomy: Anatomy) -> None:
         loss = hooks.penalised(_loss(trained.model, *batch))
         update(trained, optimiser, loss, 1.0, lambda step=step: hooks.after_step(step))  # type: ignore[misc]
     trained.model.eval()
-    after = trained.model.state_dict()
+    after = dict(_stored(trained.model))
     moved = {after[name].data_ptr() for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     if strangers := [name for name in before if after[name].data_ptr() in moved - ours]:
         raise CannotError(f"training changes {strangers[0]}, which is not trainable")
-    names = {parameter.data_ptr(): name for name, parameter in trained.model.named_parameters()}
+    names = {parameter.data_ptr(): name for name, parameter in trained.model.named_parameters() if _is_plain(parameter)}
     if still := ours - moved:
         raise CannotError(f"training does not change {names[min(still)]}")
     if _loss(trained.model, *batches[0]).item() == first:
         raise CannotError("training does not change the loss")
 
 
-def _train_alone(attached: Attached, anatomy: Anatomy, model: nn.Module, before: Mapping[str, Tensor]) -> None:
+def _train_alone(attached: Attached, family: str, model: nn.Module, before: Mapping[str, Tensor]) -> None:
     """Train, and see that the backbone is what it was before anything was attached."""
-    train(attached, anatomy)
-    after = model.state_dict()
+    train(attached, family)
+    after = dict(_stored(model))
     if changed := [key for key, tensor in before.items() if not torch.equal(tensor, after[key])]:
         raise CannotError(f"it writes into the shared backbone's {changed[0]}")
 
 
-def _count(attached: Attached, candidate: Candidate, family: str) -> None:
+def _count(attached: Attached, candidate: Candidate, family: str, quantization: str) -> None:
+    if quantization != "none":
+        return
     bare = without_weights(family)
     predicted = attach(bare, anatomy_of(bare), candidate).trainable_params
     if predicted != attached.trainable_params:
         raise CannotError(f"{predicted} parameters were predicted from shapes, but it has {attached.trainable_params}")
 
 
-def _reload(attached: Attached, model: nn.Module, anatomy: Anatomy) -> None:
+def _reload(attached: Attached, model: nn.Module, anatomy: Anatomy, family: str) -> None:
     storages = _storages(model)
-    again = attach(model, anatomy, attached.candidate)
+    again = attach(model, anatomy, attached.candidate, seed=1)
     load_trained(again, attached.state(storages), storages)
-    _require_equal(logits_of(attached.model), logits_of(again.model), _EQUAL, "the reloaded candidate")
+    _require_equal(logits_of(attached.model, family), logits_of(again.model, family), _EQUAL, "the reloaded candidate")
 
 
-def _merge(attached: Attached, model: nn.Module, anatomy: Anatomy) -> None:
+def _merge(attached: Attached, model: nn.Module, anatomy: Anatomy, family: str) -> None:
+    if not is_peft(attached.candidate):
+        raise CannotError("peft does not know it")
     backbone = Backbone(model, None, torch.device("cpu"), torch.float32)
     held = as_peft_model(backbone, anatomy, attached.candidate, attached.state(_storages(model)), "tiny")
     if not hasattr(held.base_model, "merge_and_unload"):
         raise CannotError("it is not in the weights")
-    _require_equal(logits_of(attached.model), logits_of(held), _EQUAL, "peft's model")
-    _require_equal(logits_of(attached.model), logits_of(held.merge_and_unload()), _MERGED, "the merged model")
+    wanted = logits_of(attached.model, family)
+    _require_equal(wanted, logits_of(held, family), _EQUAL, "peft's model")
+    _require_equal(wanted, logits_of(merged_model(held), family), _MERGED, "the merged model")
+
+
+def _error_of(held: Any, model: nn.Module, config: LoraConfig, state: dict[str, Tensor]) -> float:
+    """Return the largest error of the converted model's logits, as a share of the largest that the adapter changes."""
+    config.modules_to_save = list(head_of(model))
+    lora = get_peft_model(copy_of(model), config)
+    heads = {key: tensor for key, tensor in held.state_dict().items() if ".modules_to_save." in key}
+    lora.load_state_dict(heads, strict=False)
+    set_peft_model_state_dict(lora, state)
+    wanted, got = logits_of(held), logits_of(lora)
+    with held.disable_adapter(), torch.inference_mode():
+        inputs = batch_of("bert", 99)[0]
+        hidden = held.get_base_model().bert(**inputs).pooler_output
+        head = next(p for n, p in held.named_modules() if n.endswith("classifier.modules_to_save.default"))
+        before = head(hidden)
+    return round(float((wanted - got).abs().max() / (wanted - before).abs().max()), 4)
 
 
 def _require_equal(wanted: Tensor, got: Tensor, tolerance: float, what: str) -> None:
@@ -208,7 +267,8 @@ def _placements(rule: Method) -> Iterator[Placement]:
 
 
 def _in(rule: Method, layers: str) -> Part:
-    chosen = Layers.parse(layers) if rule.placement.layers else Layers()
+    some = rule.placement.layers and rule.route == "inject"  # prompts of two stacks stand before all layers
+    chosen = Layers.parse(layers) if some else Layers()
     return _placed(rule, Placement(rule.placement.default.projections, chosen))
 
 
@@ -238,28 +298,25 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _config(family: str) -> Any:
-    config = _CONFIGS[family]()
-    config.pad_token_id = 0
-    return config
+def _loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    return loss_of(model(**inputs).logits, labels, 0.0)
 
 
-def _batch(seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(3, 64, (4, 9), generator=generator), torch.randint(3, (4,), generator=generator)
+def _contents(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in _stored(model)}
 
 
-def _loss(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
-    return loss_of(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, labels, 0.0)
+def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of a state dict by name, and the parts of quantised ones."""
+    for name, tensor in model.state_dict().items():
+        if is_bookkeeping(name):
+            continue
+        for number, part in enumerate(stored_tensors(tensor)):
+            yield f"{name}.{number}" if number else name, part
 
 
-def logits_of(model: nn.Module) -> Tensor:
-    """Return what a model says of one batch, the same at every call."""
-    model.eval()
-    ids = _batch(99)[0]
-    with torch.inference_mode():
-        logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return logits
+def _is_plain(tensor: Tensor) -> bool:
+    return next(stored_tensors(tensor)) is tensor
 
 
 def _storages(model: nn.Module) -> frozenset[int]:
@@ -267,9 +324,10 @@ def _storages(model: nn.Module) -> frozenset[int]:
 
 
 def main() -> None:
-    """Write the table."""
+    """Write the table, or the rows of the methods that the command names."""
     torch.set_num_threads(1)
-    atomic_write(Path(TABLE_FILE), json.dumps(probe_everything(), indent=1, sort_keys=True) + "\n")
+    found = probe_everything(sys.argv[1:], json.loads(TABLE_FILE.read_text()))
+    atomic_write(Path(TABLE_FILE), json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

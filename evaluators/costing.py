@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import nn
@@ -47,8 +48,8 @@ class MetaCoster:
         self._dtype = machine.dtype
         self._load = load
         self._known: dict[tuple[str, bool], Cost] = {}
-        self._saved = saved_bytes(self._model, spec.quantization, self._dtype, head_of(self._model))
-        self.anatomy = anatomy_of(self._model)
+        self._saved = saved_bytes(self._model, spec.quantization, self._dtype, head_of(self._model), machine.device)
+        self.anatomy = replace(anatomy_of(self._model), quantization=spec.quantization)
         self.parameters = count_backbone(self._model)
         self._counter = Counter(self._model, self.anatomy)
         self._table = MemoryTable(self._model, self.anatomy, self._dtype, load)

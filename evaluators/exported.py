@@ -9,6 +9,7 @@ adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pret
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,20 +21,21 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from calibration.calibrators import Calibrator, calibrator_from_json
 from calibration.softmax import softmax
 from evaluators.anatomy import anatomy_of
-from evaluators.attach import attach
+from evaluators.attach import attach, own_weights
 from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
 from evaluators.evaluation import CALIBRATION_FILE, STATE_FILE
 from evaluators.hooks import hook_of, load_trained
 from evaluators.spec import ModelSpec
-from search_space.candidate import Candidate
+from search_space.candidate import Candidate, Part
 from search_space.errors import ExportError
 from search_space.placement import Anatomy
 from search_space.registry import method
@@ -121,13 +123,17 @@ def read_about(folder: Path) -> dict[str, Any]:
 def is_peft(candidate: Candidate) -> bool:
     """Whether peft can hold this candidate: one part of one size, of a type that peft knows, ours included.
 
-    Of prefixes peft knows only those on all layers.
+    Of prefixes peft knows only those on all layers, without gates.
     """
     part, *others = candidate.parts
     rule = method(part.method)
     if any(isinstance(value, tuple) for _, value in part.knobs):
         return False
-    return not others and bool(rule.peft_type) and (rule.route != "prompt" or part.placement.layers.kind == "all")
+    return not others and bool(rule.peft_type) and (rule.route != "prompt" or _is_plain_prompt(part))
+
+
+def _is_plain_prompt(part: Part) -> bool:
+    return part.placement.layers.kind == "all" and not method(part.method).gated
 
 
 def as_peft_model(
@@ -149,12 +155,17 @@ def as_peft_model(
     rule = method(part.method)
     arguments = dict(rule.config(part, resolve(part, anatomy)))
     heads = list(head_of(backbone.model))
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type](task_type="SEQ_CLS", **arguments)
+    # peft's model for text hands its inputs on by position, which models of images and sound do not take.
+    task = "SEQ_CLS" if "input_ids" in inspect.signature(backbone.model.forward).parameters else None
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type](task_type=task, **arguments)
     if rule.route == "inject":
         config.modules_to_save = heads
+    base = copy_of(backbone.model)
+    if rule.rewrites:
+        own_weights(base, resolve(part, anatomy).names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of renaming the base model: a folder of this machine means nothing elsewhere
-        model = get_peft_model(copy_of(backbone.model), config)
+        model = get_peft_model(base, config)
     config.base_model_name_or_path = hub_name(name)
     renamed = _renamed(state, rule.route, heads)
     hook_of(model, "default", part).fit_to(renamed)
@@ -165,11 +176,38 @@ def as_peft_model(
     return model
 
 
+def merged_model(held: Any) -> nn.Module:
+    """Merge a PeftModel's adapter into its base model and return that, trained head included. The PeftModel is used up.
+
+    peft merges in place, so the weights are cloned first: they may be shared with other candidates. And the head is
+    unwrapped first: peft's own unloading fails on heads of several modules, such as RoBERTa's.
+
+    Raises:
+        UnsupportedError: The adapter cannot be merged. What peft raises for its own types is left as it is.
+    """
+    base = held.get_base_model()
+    for parameter in base.parameters():
+        if type(parameter) is nn.Parameter:
+            parameter.data = parameter.data.clone()
+    for name, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            owner, _, last = name.rpartition(".")
+            setattr(
+                base.get_submodule(owner), last, module.get_submodule(f"modules_to_save.{module.active_adapters[0]}")
+            )
+    merged: nn.Module = held.merge_and_unload()
+    return merged
+
+
 def reload_peft(backbone: Backbone, folder: Path) -> Any:
     """Load a PEFT folder as any user of peft would, onto a copy of the backbone."""
+    base = copy_of(backbone.model)
+    if getattr(PeftConfig.from_pretrained(str(folder)), "init_lora_weights", None) == "olora":
+        for parameter in base.parameters():  # peft writes into them
+            parameter.data = parameter.data.clone()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of modules that are not linear, which some methods are for
-        model = PeftModel.from_pretrained(copy_of(backbone.model), str(folder))
+        model = PeftModel.from_pretrained(base, str(folder))
     model.eval()
     return model
 

@@ -6,12 +6,18 @@ they start from nothing instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.adalora.layer import AdaLoraLayer
+from peft.tuners.adamss import layer as adamss_layer
+from peft.tuners.frod import model as frod_model
+from peft.tuners.frod.layer import FrodLayer
 from peft.tuners.lora.layer import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 _TAKE_RESIDUALS = ("pissa", "olora", "corda", "loftq")
 """How the starts of LoRA begin that change the frozen weight."""
@@ -24,10 +30,12 @@ def without_values(model: nn.Module, config: Any) -> Any:
         model: What it will be attached to.
         config: A configuration of peft's, which is changed.
     """
-    if not any(parameter.is_meta for parameter in model.parameters()):
+    if not _is_bare(model):
         return config
     if config.peft_type == "LORA":
         config.init_lora_weights = True
+    if config.peft_type == "SHIRA":
+        config.mask_fn = None  # the places; their number is known
     return config
 
 
@@ -45,8 +53,26 @@ def set_residuals_apart(model: nn.Module, name: str) -> None:
 def takes_residuals(model: nn.Module, config: Any) -> bool:
     """Whether a configuration changes frozen weights at its start, on a model that has none."""
     start = getattr(config, "init_lora_weights", None)
-    on_meta = any(parameter.is_meta for parameter in model.parameters())
-    return on_meta and config.peft_type == "LORA" and isinstance(start, str) and start.startswith(_TAKE_RESIDUALS)
+    return (
+        _is_bare(model) and config.peft_type == "LORA" and isinstance(start, str) and start.startswith(_TAKE_RESIDUALS)
+    )
+
+
+@contextmanager
+def shapes_alone(model: nn.Module) -> Iterator[None]:
+    """Within it, what peft would find in the weights of a model on `meta` is made of their shapes.
+
+    AdaMSS clusters the rows of each weight: evenly here. FRoD decomposes all weights jointly: into tensors of the same
+    shapes here. How many parameters either trains does not depend on it.
+    """
+    found = {place: getattr(*place) for place in _MADE_OF_SHAPES}
+    try:
+        for (owner, name), made in _MADE_OF_SHAPES.items() if _is_bare(model) else ():
+            setattr(owner, name, made)
+        yield
+    finally:
+        for (owner, name), original in found.items():
+            setattr(owner, name, original)
 
 
 def freeze_constants(model: nn.Module) -> None:
@@ -54,3 +80,52 @@ def freeze_constants(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, AdaLoraLayer):
             module.ranknum.requires_grad_(False)
+
+
+def _is_bare(model: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def _directions(weight: Tensor, r: int, device: Any, dtype: torch.dtype, **_: Any) -> tuple[Tensor, Tensor]:
+    """Stand for `peft.tuners.adamss.utils.slice_pca`: shapes [1, 1, r, columns] and [1, 1, rows, r]."""
+    rows, columns = weight.shape[-2:]
+    kept = min(r, rows, columns)
+    made = {"dtype": dtype, "device": device}
+    return torch.empty(1, 1, kept, columns, **made), torch.empty(1, 1, rows, kept, **made)
+
+
+def _clusters(rows: Tensor, clusters: int, _iterations: int) -> tuple[Tensor, int]:
+    """Stand for `peft.tuners.adamss.utils.clustering_Z`: as many clusters, of equal size."""
+    number = min(clusters, len(rows))
+    return torch.arange(len(rows)) % number, number
+
+
+def _projections(tuner: Any, config: Any, adapter_name: str) -> None:
+    """Stand for `FrodModel._init_frod_projections` of peft: a basis and a pattern for each kind of module."""
+    tuner.frod_V, tuner.frod_s_indices, tuner.frod_s_size = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+    for name, module in tuner.model.named_modules():
+        if not tuner._check_target_module_exists(config, name):
+            continue
+        width, kind = module.in_features, frod_model._category_from_key(name)
+        if kind in tuner.frod_V and len(tuner.frod_V[kind][adapter_name]) != width:
+            raise ValueError(f"modules of the kind {kind} have inputs of {width} and of other widths")
+        entries = min(max(1, int(width * width * config.sparse_rate)), width * (width - 1))
+        for held, tensor in (
+            (tuner.frod_V, torch.empty(width, width)),
+            (tuner.frod_s_indices, torch.zeros(2, entries, dtype=torch.long)),
+            (tuner.frod_s_size, torch.tensor([width, width])),
+        ):
+            held[kind] = BufferDict({adapter_name: tensor}, persistent=config.save_projection)
+
+
+def _scales(_layer: Any, basis: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Stand for `peft.tuners.frod.layer.FrodLayer._calculate_frod_u_and_lambda`: [rows, columns] and [columns]."""
+    return torch.empty(weight.shape[0], basis.shape[0]), torch.empty(basis.shape[0])
+
+
+_MADE_OF_SHAPES: dict[tuple[Any, str], Callable[..., Any]] = {
+    (adamss_layer, "slice_pca"): _directions,
+    (adamss_layer, "clustering_Z"): _clusters,
+    (frod_model.FrodModel, "_init_frod_projections"): _projections,
+    (FrodLayer, "_calculate_frod_u_and_lambda"): _scales,
+}

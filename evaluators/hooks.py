@@ -1,22 +1,27 @@
-"""What some methods need while they train, beyond a gradient: found here by peft's name of their type, nowhere else.
+"""What some methods need while they train, beyond a gradient: by the hook that a method names, else by its type.
 
-AdaLoRA takes rank from the matrices that need it least, diff pruning pays for every change, and a sparse mask may
-have to look at training data before it is chosen. Every other type trains without a hook.
+AdaLoRA takes rank from the matrices that need it least, diff pruning pays for every change and fixes its mask, sparse
+masks and EVA look at training data before they start, and LoRA+ trains one matrix faster than the other. Every other
+method trains without a hook.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from peft import AdaLoraConfig
 from peft.tuners.adalora.layer import AdaLoraLayer, RankAllocator
+from peft.tuners.frod.layer import FrodLayer
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.shira.layer import ShiraLayer
 from torch import Tensor, nn
 
 from evaluators.attach import Attached
-from evaluators.tuners.diff_pruning import sparsity_penalty
+from evaluators.tuners.diff_pruning import fix_mask, sparsity_penalty
 from evaluators.tuners.mask import fisher_scores, select_by_scores
 from evaluators.tuners.mask.selection import masked_layers
 from search_space.candidate import Part
@@ -49,6 +54,9 @@ class Hook(Protocol):
     def penalty(self) -> Tensor | None:
         """Return a scalar to add to the loss, if any."""
 
+    def pace(self, name: str) -> float:
+        """Return what the part's learning rate is multiplied by for the parameter of this name."""
+
     def after_step(self, step: int) -> None:
         """Act after optimiser step number `step`, from 1 on; gradients are still there."""
 
@@ -72,6 +80,10 @@ class NoHook:
     def penalty(self) -> Tensor | None:
         """Add nothing."""
         return None
+
+    def pace(self, name: str) -> float:
+        """Leave the learning rate as it is."""
+        return 1.0
 
     def after_step(self, step: int) -> None:
         """Do nothing."""
@@ -132,11 +144,31 @@ class AdaLoraHook(NoHook):
 
 
 class DiffPruningHook(NoHook):
-    """Pays for every change that is not zero (Guo, Rush & Kim 2021, equation 4)."""
+    """Pays for every change that is not zero (Guo, Rush & Kim 2021, equation 4), and fixes the mask for the last steps.
+
+    The mask keeps the largest changes; the steps after it train those alone (section 3.2).
+    """
+
+    _FREE = 0.8
+    """Share of the steps before the mask is fixed."""
+
+    def begin(self, schooling: Schooling) -> Mapping[int, nn.Parameter]:
+        """Note when the mask is to be fixed; never where every change may stay."""
+        self._fix_after = max(1, round(self._FREE * schooling.steps)) if self._density < 1 else None
+        return {}
 
     def penalty(self) -> Tensor | None:
         """Return the expected number of changes, weighted."""
         return sparsity_penalty(self._model, self._name)
+
+    def after_step(self, step: int) -> None:
+        """Fix the mask when it is time."""
+        if step == self._fix_after:
+            fix_mask(self._model, self._density, self._name)
+
+    @property
+    def _density(self) -> float:
+        return float(self._part["density"])  # type: ignore[arg-type]
 
 
 class MaskHook(NoHook):
@@ -174,7 +206,89 @@ class MaskHook(NoHook):
             layer.sparse_mask_config[self._name].counts = counts
 
 
-_HOOKS: Mapping[str, type[NoHook]] = {"ADALORA": AdaLoraHook, "DIFF_PRUNING": DiffPruningHook, "MASK": MaskHook}
+class EvaHook(NoHook):
+    """Starts A as the main directions of what goes into each module (Paischer et al. 2024, section 3.2).
+
+    The directions are found batch by batch, by a singular value decomposition of those known so far and the new rows.
+    Every module keeps the rank that it was given, so that the count is known before.
+    """
+
+    def begin(self, schooling: Schooling) -> Mapping[int, nn.Parameter]:
+        """Look at the batches and set A; what was seen in fewer directions than the rank keeps the rest as drawn."""
+        layers = [module for module in self._model.modules() if isinstance(module, LoraLayer)]
+        layers = [layer for layer in layers if self._name in layer.lora_A]
+        seen: dict[int, Tensor] = {}
+        handles = [nn.Module.register_forward_pre_hook(layer, partial(self._look, seen)) for layer in layers]
+        with torch.no_grad():
+            for batch in schooling.batches:
+                schooling.loss_of(self._model, batch)
+            for handle in handles:
+                handle.remove()
+            for layer in layers:
+                if id(layer) in seen:
+                    directions = nn.functional.normalize(seen[id(layer)])
+                    layer.lora_A[self._name].weight[: len(directions)].copy_(directions)
+        return {}
+
+    def _look(self, seen: dict[int, Tensor], layer: Any, inputs: tuple[Any, ...]) -> None:
+        rows = inputs[0].detach().float().flatten(0, -2)
+        known = seen.get(id(layer))
+        rows = rows if known is None else torch.cat([known, rows])
+        _, values, directions = torch.linalg.svd(rows, full_matrices=False)
+        kept = min(layer.r[self._name], int((values > values[0] * torch.finfo(values.dtype).eps).sum()))
+        seen[id(layer)] = values[:kept, None] * directions[:kept]
+
+
+class LoraPlusHook(NoHook):
+    """Lets B learn faster than A (Hayou, Ghosh & Yu 2024, section 4)."""
+
+    def pace(self, name: str) -> float:
+        """Return the ratio for B, and 1 for what else there is."""
+        return float(self._part["ratio"]) if ".lora_B." in name else 1.0  # type: ignore[arg-type]
+
+
+class ShiraHook(NoHook):
+    """SHiRA changes weights by a sparse tensor, which fake ones cannot be."""
+
+    def assume(self) -> None:
+        """Change the same number of entries of a dense tensor."""
+        for module in self._model.modules():
+            if isinstance(module, ShiraLayer) and self._name in module.shira_weight:
+                module.__dict__["get_delta_weight"] = partial(_dense_change, module)
+
+
+class FrodHook(NoHook):
+    """FRoD multiplies by a sparse tensor, which fake ones cannot be."""
+
+    def assume(self) -> None:
+        """Multiply by the sum of its entries: as many numbers go in, come out and are kept."""
+        for module in self._model.modules():
+            if isinstance(module, FrodLayer) and self._name in module.frod_lambda_l:
+                module.__dict__["_get_frod_tensors"] = partial(_frod_tensors, module)
+                module.__dict__["_sparse_activation_mm"] = lambda rows, values: rows * values.sum()
+
+
+def _frod_tensors(layer: Any, adapter: str, **_: Any) -> tuple[Tensor, ...]:
+    basis = layer.frod_V[adapter]
+    return layer.frod_U[adapter], basis, layer.frod_lambda_s_values[adapter], layer.frod_lambda_l[adapter]
+
+
+def _dense_change(layer: Any, adapter: str) -> Tensor:
+    values = layer.shira_weight[adapter]
+    change = values.new_zeros(layer.out_features * layer.in_features)
+    return change.index_add(0, torch.arange(len(values)), values).view(layer.out_features, layer.in_features)
+
+
+_HOOKS: Mapping[str, type[NoHook]] = {
+    "ADALORA": AdaLoraHook,
+    "DIFF_PRUNING": DiffPruningHook,
+    "EVA": EvaHook,
+    "FROD": FrodHook,
+    "LORA_PLUS": LoraPlusHook,
+    "MASK": MaskHook,
+    "SHIRA": ShiraHook,
+}
+_LOOK_FIRST = (EvaHook, MaskHook)
 
 
 @dataclass(frozen=True)
@@ -186,6 +300,8 @@ class Hooks:
     def begin(self, attached: Attached, schooling: Schooling) -> Attached:
         """Prepare all parts; returns the candidate with the parameters that training has now."""
         new: dict[int, nn.Parameter] = {}
+        if any(isinstance(hook, _LOOK_FIRST) for hook in self.each):
+            schooling = replace(schooling, batches=tuple(schooling.batches))  # each of them looks at all
         for hook in self.each:
             new |= hook.begin(schooling)
         parts = tuple(tuple(new.get(id(parameter), parameter) for parameter in part) for part in attached.parts)
@@ -216,7 +332,8 @@ class Hooks:
 
 def hook_of(model: nn.Module, name: str, part: Part) -> Hook:
     """Return the hook of one part, whose adapter has this name in the model."""
-    return _HOOKS.get(method(part.method).peft_type, NoHook)(model, name, part)
+    rule = method(part.method)
+    return _HOOKS.get(rule.hook or rule.peft_type, NoHook)(model, name, part)
 
 
 def hooks_of(attached: Attached) -> Hooks:

@@ -20,6 +20,7 @@ from evaluators.backbone import checkpoint_activations
 from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes
 from evaluators.optimisation import build_optimiser, loss_of, update
+from evaluators.quantization import stored_tensors
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,6 @@ def with_fake_tensors(attached: Attached, dtype: torch.dtype) -> Attached:
 
 
 def tensors_of(model: nn.Module) -> Iterable[Tensor]:
-    """Yield a model's parameters and buffers."""
-    yield from model.parameters()
-    yield from model.buffers()
+    """Yield a model's parameters and buffers, and what quantised ones are made of."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        yield from stored_tensors(tensor)

@@ -8,19 +8,31 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.attach import Attached
+from evaluators.hooks import hooks_of
 from search_space.candidate import Recipe
 
 
 def build_optimiser(attached: Attached) -> torch.optim.AdamW:
-    """Return AdamW with a group for each part and for the head; weight decay on matrices only."""
+    """Return AdamW with a group for each pace of each part and for the head; weight decay on matrices only."""
     recipe = attached.candidate.recipe
-    rates = (*recipe.learning_rates, recipe.head_learning_rate)
+    names = {id(parameter): name for name, parameter in attached.model.named_parameters()}
+    paces = [
+        [hook.pace(names[id(parameter)]) for parameter in part]
+        for hook, part in zip(hooks_of(attached).each, attached.parts, strict=True)
+    ]
     groups = []
-    for parameters, rate in zip((*attached.parts, attached.head), rates, strict=True):
-        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-        others = [parameter for parameter in parameters if parameter.ndim < 2]
-        groups.append({"params": matrices, "lr": rate, "weight_decay": recipe.weight_decay})
-        groups.append({"params": others, "lr": rate, "weight_decay": 0.0})
+    for parameters, rate, pace in zip(
+        (*attached.parts, attached.head),
+        (*recipe.learning_rates, recipe.head_learning_rate),
+        (*paces, [1.0] * len(attached.head)),
+        strict=True,
+    ):
+        for factor in sorted(set(pace)):
+            chosen = [parameter for parameter, own in zip(parameters, pace, strict=True) if own == factor]
+            matrices = [parameter for parameter in chosen if parameter.ndim >= 2]
+            others = [parameter for parameter in chosen if parameter.ndim < 2]
+            groups.append({"params": matrices, "lr": rate * factor, "weight_decay": recipe.weight_decay})
+            groups.append({"params": others, "lr": rate * factor, "weight_decay": 0.0})
     return torch.optim.AdamW([group for group in groups if group["params"]], foreach=False)
 
 

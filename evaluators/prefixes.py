@@ -34,6 +34,11 @@ class _Prefix(DynamicLayer):
             return key_states, value_states
         return torch.cat([self._own[0], key_states], dim=-2), torch.cat([self._own[1], value_states], dim=-2)
 
+    def scale(self, share: Tensor) -> None:
+        """Multiply the layer's own keys and values, if it has any."""
+        if self._own is not None:
+            self._own = self._own[0] * share, self._own[1] * share
+
     def get_seq_length(self) -> int:
         return self._longest
 
@@ -60,6 +65,14 @@ class _Ragged(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the rows of some tokens, as an embedding does."""
         return nn.functional.embedding(tokens, self.weight)
+
+
+def scale_prefix(layer: Any, share: Tensor) -> None:
+    """Multiply the keys and the values of a layer's prefix in the cache by numbers of shape [batch, 1, 1, 1]."""
+    if isinstance(layer, _Prefix):
+        layer.scale(share)
+    else:
+        layer.keys, layer.values = layer.keys * share, layer.values * share
 
 
 def restrict_prefix(model: PeftModel, lengths: Mapping[int, int], anatomy: Anatomy) -> None:

@@ -1,12 +1,13 @@
-"""Backbones with quantised weights: bitsandbytes' 8-bit integers (Dettmers et al. 2022) and NF4 (Dettmers et al. 2023).
+"""Backbones with quantised weights: by bitsandbytes or by torchao. Only the frozen linear weights are quantised.
 
-Only the frozen linear weights are quantised; the head, the adapters and the optimiser stay as they are.
+`int8` and `nf4` are of bitsandbytes (Dettmers et al. 2022, 2023), `torchao_int8` and `torchao_int4` are weight-only
+integers of torchao. The head, the adapters and the optimiser stay as they are.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,42 +17,97 @@ from torch import Tensor, nn
 from search_space.errors import UnsupportedError
 
 _NF4_BLOCK = 64  # weights that share one float32 scale
-_NF4_BYTES = 0.5 + 4 / _NF4_BLOCK
+_INT4_GROUP = 32  # weights that share one scale and one zero point
+_PACKAGES = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "torchao_int8": "torchao", "torchao_int4": "torchao"}
+
+QUANTIZATIONS = tuple(_PACKAGES)
+"""Kinds of quantised weights, as a study file says them."""
 
 
-def quantization_config(kind: str, dtype: torch.dtype, heads: Sequence[str]) -> Any:
+def quantization_config(kind: str, dtype: torch.dtype, heads: Sequence[str], device: torch.device) -> Any:
     """Return what transformers loads a quantised model with, or None for `none`.
 
     Args:
-        kind: `none`, `int8` or `nf4`.
+        kind: `none` or one of `QUANTIZATIONS`.
         dtype: Type of the arithmetic.
         heads: Modules that are not quantised.
+        device: Where the model will run.
 
     Raises:
-        UnsupportedError: bitsandbytes is not installed.
+        UnsupportedError: The package that it needs is not installed.
     """
     if kind == "none":
         return None
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UnsupportedError(f"model.quantization: {kind} needs bitsandbytes; pip install 'paretune[quantization]'")
+    if not is_installed(kind):
+        package = _PACKAGES[kind]
+        raise UnsupportedError(f"model.quantization: {kind} needs {package}; pip install 'paretune[quantization]'")
+    if _PACKAGES[kind] == "torchao":
+        return transformers.TorchAoConfig(_torchao(kind, device), modules_to_not_convert=list(heads))
     bits = {"load_in_8bit": True} if kind == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     return transformers.BitsAndBytesConfig(**bits, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(heads))
 
 
-def saved_bytes(model: nn.Module, kind: str, dtype: torch.dtype, heads: Sequence[str]) -> int:
+def is_installed(kind: str) -> bool:
+    """Whether the package that quantises so is installed."""
+    return importlib.util.find_spec(_PACKAGES[kind]) is not None
+
+
+def kind_of(model: nn.Module) -> str:
+    """Return how a model's frozen weights are quantised: `none` or one of `QUANTIZATIONS`."""
+    config: Any = getattr(getattr(model, "config", None), "quantization_config", None)
+    if config is None:
+        return "none"
+    if isinstance(config, transformers.TorchAoConfig):
+        return "torchao_int8" if type(config.quant_type).__name__ == "Int8WeightOnlyConfig" else "torchao_int4"
+    return "int8" if config.load_in_8bit else "nf4"
+
+
+def _torchao(kind: str, device: torch.device) -> Any:
+    from torchao import quantization as ao
+
+    if kind == "torchao_int8":
+        return ao.Int8WeightOnlyConfig()
+    if device.type == "cuda":  # packed for its kernels
+        return ao.Int4WeightOnlyConfig(group_size=_INT4_GROUP, int4_packing_format="tile_packed_to_4d")
+    return ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=ao.PerGroup(_INT4_GROUP))  # type: ignore[attr-defined]
+
+
+def saved_bytes(model: nn.Module, kind: str, dtype: torch.dtype, heads: Sequence[str], device: torch.device) -> int:
     """Return how many bytes fewer the quantised weights take than in `dtype`."""
     if kind == "none":
         return 0
     skipped = tuple(f"{name}." for name in heads)
     names = {name: module for name, module in model.named_modules() if not f"{name}.".startswith(skipped)}
     weights = [module.weight for module in names.values() if isinstance(module, nn.Linear)]
-    return int(sum(_saving(weight, kind, dtype.itemsize) for weight in weights))
+    taken = _TAKEN[kind]
+    return int(sum(weight.numel() * dtype.itemsize - taken(weight, dtype, device) for weight in weights))
 
 
-def _saving(weight: Tensor, kind: str, itemsize: int) -> float:
-    each = 1.0 if kind == "int8" else _NF4_BYTES
-    scales = 4 * weight.shape[0] if kind == "int8" else 0
-    return weight.numel() * (itemsize - each) - scales
+def _nf4_bytes(weight: Tensor, _dtype: torch.dtype, _device: torch.device) -> float:
+    return weight.numel() * (0.5 + 4 / _NF4_BLOCK)
+
+
+def _int8_bytes(weight: Tensor, _dtype: torch.dtype, _device: torch.device) -> float:
+    return weight.numel() + 4 * weight.shape[0]
+
+
+def _torchao_int8_bytes(weight: Tensor, dtype: torch.dtype, _device: torch.device) -> float:
+    return weight.numel() + weight.shape[0] * (dtype.itemsize + 1)
+
+
+def _torchao_int4_bytes(weight: Tensor, dtype: torch.dtype, device: torch.device) -> float:
+    """Count packed pairs on CUDA, with scale and zero point in `dtype`; on a CPU a byte holds one weight."""
+    if device.type == "cuda":
+        return weight.numel() * (0.5 + 2 * dtype.itemsize / _INT4_GROUP)
+    return weight.numel() * (1 + (dtype.itemsize + 1) / _INT4_GROUP)
+
+
+_TAKEN: Mapping[str, Callable[[Tensor, torch.dtype, torch.device], float]] = {
+    "int8": _int8_bytes,
+    "nf4": _nf4_bytes,
+    "torchao_int8": _torchao_int8_bytes,
+    "torchao_int4": _torchao_int4_bytes,
+}
 
 
 def settle(model: nn.Module) -> None:
@@ -67,6 +123,32 @@ def hidden_tensors(model: nn.Module) -> Iterator[Tensor]:
         state = vars(module).get("state")
         if state is not None and hasattr(state, "CB"):
             yield from (value for value in vars(state).values() if isinstance(value, Tensor))
+
+
+def dequantised(module: Any) -> Tensor:
+    """Return the weight of a linear module in float32, as it stands for the one before quantisation."""
+    weight = module.weight
+    kind = type(weight).__name__
+    if kind == "Params4bit":
+        from bitsandbytes.functional import dequantize_4bit
+
+        module.state_dict()  # lays the weight out as it is saved, which the next line reads
+        found: Tensor = dequantize_4bit(weight.data, weight.quant_state)
+        return found.float()
+    if kind == "Int8Params":  # rows scaled by their largest value (Dettmers et al. 2022, section 2.1)
+        scales = weight.SCB if weight.SCB is not None else module.state.SCB
+        return weight.data.float() * scales.view(-1, 1) / 127
+    plain: Tensor = weight.dequantize() if hasattr(weight, "__tensor_flatten__") else weight
+    return plain.detach().float()
+
+
+def stored_tensors(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield the tensors that hold the bytes of one: itself, or what a quantised one of torchao is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from stored_tensors(getattr(tensor, name))
 
 
 def is_bookkeeping(name: str) -> bool:

@@ -11,31 +11,68 @@ from typing import Any, Literal
 CHECKS = ("attaches", "trains", "counts", "reloads", "merges")
 """What is tried: it can be attached, trained, counted from shapes alone, reloaded to equal outputs, merged."""
 
+PAIR_FAMILIES = ("bert", "llama")
+"""Architectures that pairs of methods are tried on: an encoder and a decoder."""
+
 TABLE_FILE = Path(__file__).with_name("capabilities.json")
 
 Sharing = Literal["shared", "disjoint"]
 
 
-def why_not(method: str, check: str, family: str) -> str:
-    """Return why a method fails a check on a family of models; empty where it does not, or was never tried."""
-    return str(_table()["methods"].get(method, {}).get(family, {}).get(check, ""))
+def why_not(method: str, check: str, architecture: str) -> str:
+    """Return why a method fails a check on an architecture; empty where it does not, or was never tried."""
+    failed = _table()["methods"].get(method, {}).get(architecture, {})
+    return str(failed.get("attaches") or failed.get(check, ""))
+
+
+def why_not_quantised(method: str, check: str, quantization: str) -> str:
+    """Return why a method fails a check on quantised weights; empty where it does not, or was never tried."""
+    failed = _table()["quantised"].get(method, {}).get(quantization, {})
+    return str(failed.get("attaches") or failed.get(check, ""))
 
 
 def can(method: str, check: str) -> tuple[str, ...]:
-    """Return the families on which a method passes a check."""
-    families = _table()["methods"].get(method, {})
-    return tuple(family for family, failed in families.items() if check not in failed)
+    """Return the architectures on which a method passes a check."""
+    tried = _table()["methods"].get(method, {})
+    return tuple(architecture for architecture in tried if not why_not(method, check, architecture))
 
 
-def why_not_together(first: str, second: str, layers: Sharing) -> str:
+def tried_on() -> tuple[str, ...]:
+    """Return the architectures that methods were tried on."""
+    return tuple(sorted({architecture for rows in _table()["methods"].values() for architecture in rows}))
+
+
+def quantisations() -> tuple[str, ...]:
+    """Return the kinds of quantised weights that methods were tried on."""
+    return tuple(sorted({kind for rows in _table()["quantised"].values() for kind in rows}))
+
+
+def trains_quantised(method: str) -> tuple[str, ...]:
+    """Return the kinds of quantised weights on which a method can be trained and reloaded."""
+    kinds = _table()["quantised"].get(method, {})
+    needed = ("attaches", "trains", "reloads")
+    return tuple(kind for kind in kinds if not any(why_not_quantised(method, check, kind) for check in needed))
+
+
+def conversion_error(method: str) -> float | None:
+    """Return what share of a method's effect a LoRA of rank 32 got wrong on a tiny model; None where none can be."""
+    found = _table()["converts"].get(method)
+    return found if isinstance(found, float | int) else None
+
+
+def why_not_together(first: str, second: str, layers: Sharing, architecture: str) -> str:
     """Return why two methods, attached in this order, cannot share a model; empty where they can.
 
     Args:
         first: The method attached first.
         second: The other.
         layers: `shared` for the same modules, `disjoint` for modules of different layers.
+        architecture: The model's. For one that pairs were not tried on, what fails anywhere counts as failing.
     """
-    return str(_table()["refused_pairs"].get(f"{first} + {second}", {}).get(layers, ""))
+    asked = (architecture,) if architecture in PAIR_FAMILIES else PAIR_FAMILIES
+    refused = _table()["refused_pairs"]
+    reasons = (refused.get(one, {}).get(f"{first} + {second}", {}).get(layers, "") for one in asked)
+    return str(next(filter(None, reasons), ""))
 
 
 @cache

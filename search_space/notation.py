@@ -6,8 +6,9 @@
     setting    = "lr=" number { "/" number } | ( "head_lr" | "weight_decay" | "label_smoothing" | "dropout" | "mixup"
                  | "training_share" ) "=" number
 
-A knob that is left out takes the method's default, and so does the placement. Parsing is strict: anything else raises
-NotationError with the place. `parse(write(candidate)) == candidate` for every candidate.
+A method may be called by one of its forms, such as `houlsby`. A knob that is left out takes the method's default, and
+so does the placement. Parsing is strict: anything else raises NotationError with the place. `parse(write(candidate)) ==
+candidate` for every candidate.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
 from search_space.errors import CandidateError, NotationError, did_you_mean, one_of
+from search_space.forms import FORMS
 from search_space.placement import Placement
 from search_space.registry import Method, method
 
@@ -77,19 +79,37 @@ def parse_part(text: str) -> Part:
     found = _PART.fullmatch(text.strip())
     if found is None:
         raise NotationError(f"{text.strip()!r} is not a part; write it as 'lora(r=8)@attention.query[top:3]'")
+    form = _PART.fullmatch(FORMS.get(found["method"], found["method"]))
+    assert form is not None
     try:
-        rule = method(found["method"])
+        rule = method(form["method"])
     except KeyError as error:
         raise NotationError(str(error.args[0])) from None
-    given = _parse_knobs(rule, found["knobs"] or "")
-    knobs = {knob.name: given.get(knob.name, knob.default) for knob in rule.knobs}
+    fixed, given = _parse_knobs(rule, form["knobs"] or ""), _parse_knobs(rule, found["knobs"] or "")
+    if twice := sorted(fixed.keys() & given.keys()):
+        raise NotationError(
+            f"{found['method']} is {FORMS[found['method']]}: {one_of(twice)} cannot be set; use {rule.name}"
+        )
+    knobs = {knob.name: (fixed | given).get(knob.name, knob.default) for knob in rule.knobs}
     try:
-        placement = Placement.parse(found["placement"]) if found["placement"] else rule.placement.default
+        placement = _parse_placement(found["placement"] or "", form["placement"] or "", rule)
         part = Part(rule.name, tuple(knobs.items()), placement)
         rule.check(part)
     except CandidateError as error:
         raise NotationError(f"{text.strip()!r}: {error}") from None
     return part
+
+
+def _parse_placement(text: str, form: str, rule: Method) -> Placement:
+    """Read a placement; a form's projections take the layers that are given, and no other projections."""
+    given, own = Placement.parse(text), Placement.parse(form)
+    if not own.projections:
+        return given if text else rule.placement.default
+    if given.projections:
+        raise NotationError(
+            f"it has its own projections, {form}; choose its layers, as in @[top:2], or use {rule.name}"
+        )
+    return Placement(own.projections, given.layers)
 
 
 def _parse_knobs(rule: Method, text: str) -> dict[str, KnobValue]:

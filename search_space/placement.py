@@ -180,6 +180,7 @@ class Anatomy:
         sites: Every module that can be changed, in the order of the module graph, without the head.
         blocks: Every layer, by number.
         head: Paths of the modules after the backbone (classifier, score, lm_head), outermost only.
+        quantization: How the frozen weights are quantised, as a study file says it; `none` where they are not.
     """
 
     architecture: str
@@ -188,6 +189,7 @@ class Anatomy:
     sites: tuple[Site, ...]
     blocks: tuple[Block, ...]
     head: tuple[str, ...]
+    quantization: str = "none"
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -255,7 +257,8 @@ class Anatomy:
         Raises:
             DataError: The value has another form.
         """
-        record = _record(data, "anatomy", _ANATOMY_FIELDS, DataError)
+        given = {"quantization": "none"} | data if isinstance(data, dict) else data
+        record = _record(given, "anatomy", _ANATOMY_FIELDS, DataError)
         sites = tuple(_site(item) for item in record.pop("sites"))
         blocks = tuple(_block(item) for item in record.pop("blocks"))
         return cls(sites=sites, blocks=blocks, head=_texts(record.pop("head"), "head"), **record)
@@ -347,6 +350,7 @@ _ANATOMY_FIELDS: _Fields = {
     "sites": (list,),
     "blocks": (list,),
     "head": (list,),
+    "quantization": (str,),
 }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from search_space.capability import can, why_not
+from search_space.capability import can, conversion_error, trains_quantised, tried_on, why_not
 from search_space.files import atomic_write
 from search_space.hybrids import NAMED
 from search_space.knobs import Knob
@@ -13,7 +13,8 @@ from search_space.registry import Method, methods
 from search_space.unsupported import UNSUPPORTED
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "method-reference.md"
-FAMILY_NAMES = {"bert": "BERT", "llama": "Llama", "gpt2": "GPT-2"}
+_EXACT, _USABLE = 1e-3, 0.5
+_FEW = 6
 
 _HEAD = """# Method reference
 
@@ -21,18 +22,23 @@ Every [method](methods.md) that a study can search, with its knobs, its learning
 `python -m search_space.reference` from the registry and from the table of what was tried on tiny models (`python -m
 evaluators.capabilities`); a test keeps it true. `paretune methods NAME` prints one of them.
 
-*trains on*: families of models on which it was attached, trained, counted from shapes and reloaded to equal outputs.
-*merges on*: families on which the merged model's outputs were equal.
+*trains on*: architectures on which it was attached, trained, counted from shapes and reloaded to equal outputs.
+*merges on*: architectures on which the merged model's outputs were equal. *to LoRA*: whether a trained one can be made
+a plain LoRA of rank 32, and what share of its effect on a tiny model's logits that got wrong; servers that know LoRA
+alone can then serve it. *quantised*: the kinds of `model.quantization` on which it was trained and reloaded.
 """
 
 
 def page() -> str:
     """Return the page of all methods, in Markdown."""
     known = methods().values()
-    lines = [_HEAD, "| method | family | knobs | trains on | merges on |", "| --- | --- | --- | --- | --- |"]
+    heads = ["method", "family", "knobs", "trains on", "merges on", "to LoRA", "quantised"]
+    lines = [_HEAD, f"| {' | '.join(heads)} |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for one in known:
         knobs = ", ".join(f"`{knob.name}`" for knob in one.knobs) or "none"
-        lines.append(f"| [{one.name}](#{one.name}) | {one.family} | {knobs} | {trains_on(one)} | {merges_on(one)} |")
+        cells = [f"[{one.name}](#{one.name})", one.family, knobs]
+        cells += [trains_on(one), merges_on(one), converts(one), quantised(one)]
+        lines.append(f"| {' | '.join(cells)} |")
     for one in known:
         lines += ["", *_section(one)]
     lines += ["", "## Hybrids that have names", "", "| name | parts |", "| --- | --- |"]
@@ -43,17 +49,33 @@ def page() -> str:
 
 
 def trains_on(one: Method) -> str:
-    """Return the families on which everything that training needs was found to work."""
+    """Return the architectures on which everything that training needs was found to work."""
     if one.route in ("head", "full"):
         return "all"
     needed = ("attaches", "trains", "counts", "reloads")
-    families = [name for name in can(one.name, "attaches") if not any(why_not(one.name, c, name) for c in needed)]
-    return _families(families)
+    if one.quantised_only:
+        return "quantised weights"
+    return _among([name for name in can(one.name, "attaches") if not any(why_not(one.name, c, name) for c in needed)])
 
 
 def merges_on(one: Method) -> str:
-    """Return the families on which a method merges."""
-    return "all" if one.route in ("head", "full") else _families(can(one.name, "merges"))
+    """Return the architectures on which a method merges."""
+    return "all" if one.route in ("head", "full") else _among(can(one.name, "merges"))
+
+
+def converts(one: Method) -> str:
+    """Return whether a trained method can be turned into a plain LoRA, and what is lost."""
+    error = conversion_error(one.name)
+    if one.quantised_only:
+        return "it is one"
+    if error is None or error > _USABLE:
+        return "no"
+    return "exactly" if error < _EXACT else f"{error:.1%} off"
+
+
+def quantised(one: Method) -> str:
+    """Return the kinds of quantised weights on which a method can be trained."""
+    return ", ".join(trains_quantised(one.name)) or "no"
 
 
 def knob_values(knob: Knob) -> str:
@@ -82,8 +104,14 @@ def _placement(one: Method) -> str:
     return f"{options}; default `{one.placement.default}`; wraps {', '.join(one.placement.kinds)}"
 
 
-def _families(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(FAMILY_NAMES.get(name, name) for name in names) or "none"
+def _among(names: Sequence[str]) -> str:
+    """Return architectures as text: by those that are missing where these are fewer."""
+    missing = [name for name in tried_on() if name not in names]
+    if not missing:
+        return "all"
+    if len(missing) <= _FEW:
+        return f"all but {', '.join(missing)}"
+    return ", ".join(sorted(names)) or "none"
 
 
 def _word(value: object) -> str:

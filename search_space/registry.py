@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from search_space.candidate import Part
 from search_space.errors import CandidateError, did_you_mean, one_of
+from search_space.forms import FORMS
 from search_space.knobs import Knob, LogRange
 from search_space.placement import Anatomy, Placement, Site
 from search_space.unsupported import UNSUPPORTED
@@ -88,6 +89,11 @@ class Method:
         config: From a part and its targets to the keyword arguments of peft's configuration class.
         adds_up: Whether its numbers are a sum over modules, what all of them share counted once. Not where modules
             share in groups: costs are then found by building the model whole.
+        hook: What it needs while it trains, by its name in `evaluators.hooks`; that of its type when empty.
+        frozen: Containers of its tensors that stay as they were drawn, as LoRA-FA's `lora_A`.
+        rewrites: Whether peft starts it by writing into the weights themselves, which must be its own by then.
+        gated: Whether each layer's prefix has a gate, which peft does not know.
+        quantised_only: Whether it starts from what quantisation took away from the weights.
     """
 
     name: str
@@ -103,6 +109,11 @@ class Method:
     merges: bool
     config: Callable[[Part, Targets], Mapping[str, Any]]
     adds_up: bool = True
+    hook: str = ""
+    frozen: tuple[str, ...] = ()
+    rewrites: bool = False
+    gated: bool = False
+    quantised_only: bool = False
 
     def knob(self, name: str) -> Knob:
         """Return a knob. Raises CandidateError when there is none of this name."""
@@ -154,6 +165,9 @@ def method(name: str) -> Method:
     known = methods()
     if name in UNSUPPORTED:
         raise KeyError(f"{name} cannot be searched: {UNSUPPORTED[name]}; `paretune methods` lists those that can")
+    if name in FORMS:
+        raise KeyError(f"{name} is a form of a method: {FORMS[name]}; write that here")
     if name not in known:
-        raise KeyError(f"there is no method {name!r}; allowed: {one_of(known)}{did_you_mean(name, known)}")
+        near = did_you_mean(name, (*known, *FORMS))
+        raise KeyError(f"there is no method {name!r}; allowed: {one_of(known)}{near}")
     return known[name]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
+from search_space.carrying import instead_of, require_carried, require_quantised
 from search_space.compositions import Composition
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 from search_space.hybrid_spec import HybridSpec
@@ -111,7 +112,7 @@ def bind(spec: SpaceSpec, anatomy: Anatomy) -> Space:
     if not compositions:
         raise EmptySpaceError("space: no method is left; list at least one under space.methods")
     for one in compositions:
-        require_sharing(one.methods, partial(_overlap, one, anatomy))
+        require_sharing(one.methods, partial(_overlap, one, anatomy), anatomy.architecture)
     return Space(compositions, anatomy, RecipeSpace.of(spec.recipe))
 
 
@@ -123,6 +124,7 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
         UnsupportedError: It matches modules that the method cannot wrap.
     """
     rule = method(part.method)
+    require_quantised(rule, anatomy)
     layers = part.placement.layers.indices(anatomy.n_layers)
     require_size_for_each_layer(part, layers)
     if rule.placement.fixed:
@@ -132,7 +134,7 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
     if refused:
         raise UnsupportedError(
             f"{part.method} cannot wrap {refused[0].name} (a {refused[0].kind} module); "
-            f"it wraps {', '.join(rule.placement.kinds)}"
+            f"it wraps {', '.join(rule.placement.kinds)}; {instead_of(rule, kind=refused[0].kind)} can"
         )
     return Targets(sites, layers, anatomy)
 
@@ -219,6 +221,7 @@ def _preset_hybrids(preset: str, searched: tuple[str, ...]) -> tuple[str | Hybri
 
 
 def _bind_part(rule: Method, given: MethodSpec, anatomy: Anatomy, shared: LayerChoice | None = None) -> PartSpace:
+    require_carried(rule, anatomy)
     absence = absence_of(rule, given.knobs)
     knobs = {knob.name: _narrowed(knob, given.knobs.get(knob.name), absence) for knob in rule.knobs}
     spreads = {name: values for name, values in given.knobs.items() if isinstance(values, Spread)}

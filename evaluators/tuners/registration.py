@@ -15,6 +15,7 @@ from evaluators.tuners.full import FullConfig, FullModel
 from evaluators.tuners.lst import LstConfig, LstModel
 from evaluators.tuners.mask import MaskConfig, MaskModel
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig, ParallelAdapterModel
+from evaluators.tuners.qa_lora import QaLoraConfig, QaLoraModel
 from evaluators.tuners.serial_adapter import SerialAdapterConfig, SerialAdapterModel
 from evaluators.tuners.unipelt import UniPeltConfig, UniPeltModel
 from search_space.errors import InstallationError
@@ -35,6 +36,7 @@ TUNERS: tuple[tuple[str, type[PeftConfig], type[BaseTuner]], ...] = (
     ("unipelt", UniPeltConfig, UniPeltModel),
     ("lst", LstConfig, LstModel),
     ("full", FullConfig, FullModel),
+    ("qa_lora", QaLoraConfig, QaLoraModel),
 )
 """Name, configuration and model of every tuner of ours."""
 

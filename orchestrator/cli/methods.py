@@ -8,10 +8,10 @@ import typer
 
 from orchestrator.cli.output import Json, console, print_json, table
 from search_space import registry
-from search_space.capability import why_not
+from search_space.capability import quantisations, tried_on, why_not, why_not_quantised
 from search_space.errors import CandidateError
 from search_space.hybrids import NAMED
-from search_space.reference import FAMILY_NAMES, knob_values, merges_on, trains_on
+from search_space.reference import converts, knob_values, merges_on, quantised, trains_on
 from search_space.registry import Method
 from search_space.unsupported import UNSUPPORTED
 
@@ -48,10 +48,14 @@ def _list_all(json: bool) -> None:
         print_json({"methods": [_as_json(one) for one in known], "hybrids": hybrids, "unsupported": unsupported})
         return
     rows = [
-        [one.name, one.family, ", ".join(knob.name for knob in one.knobs) or "–", one.paper, merges_on(one), _TASK]
+        [
+            *(one.name, one.family, ", ".join(knob.name for knob in one.knobs) or "–", one.paper),
+            *(merges_on(one), converts(one), quantised(one), _TASK),
+        ]
         for one in known
     ]
-    console.print(table(["method", "family", "knobs", "paper", "merges on", "tasks"], rows))
+    heads = ["method", "family", "knobs", "paper", "merges on", "to LoRA", "quantised", "tasks"]
+    console.print(table(heads, rows))
     console.print()
     console.print(table(["hybrid", "parts"], [list(pair) for pair in NAMED.items()]))
     console.print()
@@ -71,12 +75,15 @@ def _explain(one: Method) -> None:
         ["tasks", _TASK],
         ["trains on", trains_on(one)],
         ["merges on", merges_on(one)],
+        ["to LoRA", converts(one)],
+        ["quantised", quantised(one)],
     ]
     rows += [[f"knob {knob.name}", f"{knob.text}: {knob_values(knob)}"] for knob in one.knobs]
+    rows += [[f"not on {name}", reason] for name in tried_on() if (reason := why_not(one.name, "trains", name))]
     rows += [
-        [f"not on {text}", why_not(one.name, "attaches", family)]
-        for family, text in FAMILY_NAMES.items()
-        if why_not(one.name, "attaches", family)
+        [f"not on {kind}", reason]
+        for kind in quantisations()
+        if (reason := why_not_quantised(one.name, "trains", kind))
     ]
     console.print(table(["", ""], rows))
 
@@ -97,5 +104,7 @@ def _as_json(one: Method) -> dict[str, Any]:
         "learning_rate": {"low": rates.low, "high": rates.high, "default": rates.default},
         "trains_on": trains_on(one),
         "merges_on": merges_on(one),
+        "to_lora": converts(one),
+        "quantised": quantised(one),
         "tasks": [_TASK],
     }

@@ -34,6 +34,13 @@ METHOD = Method(
             text="weight of the expected number of changes in the loss",
         ),
         flag("unstructured", "no gate for each module as a whole, only for its weights"),
+        Knob(
+            "density",
+            (0.005, 0.01, 0.05, 0.1, 1.0),
+            1.0,
+            ordered=True,
+            text="share of the weights whose change is kept, from the last fifth of training on; all of them at 1",
+        ),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+from search_space.forms import FORMS
+from search_space.reference import converts, quantised
 from search_space.registry import Family, Method, methods
 
 ROOT = Path(__file__).parents[2]
@@ -31,11 +33,17 @@ def files() -> str:
 
 def knobs() -> str:
     """Return what can be set on each method."""
-    heads = ["method", "knobs", "placed by", "learning rate", "merges", "title", "paper"]
+    heads = ["method", "family", "knobs", "placed by", "learning rate", "merges", "to LoRA", "quantised", "title"]
+    heads.append("paper")
     return _table(heads, [_knob_row(one) for one in methods().values()])
 
 
-RENDERERS: dict[str, Callable[[], str]] = {"families": families, "files": files, "knobs": knobs}
+def forms() -> str:
+    """Return the names that people know for one setting of a method."""
+    return _table(["form", "what it is"], [[f"`{name}`", f"`{text}`"] for name, text in FORMS.items()])
+
+
+RENDERERS: dict[str, Callable[[], str]] = {"families": families, "files": files, "forms": forms, "knobs": knobs}
 
 
 def rendered(page: str) -> str:
@@ -53,7 +61,9 @@ def _knob_row(one: Method) -> list[str]:
     chosen = ["projections"] * (not one.placement.fixed) + ["layers"] * one.placement.layers
     rates = f"{_number(one.learning_rate.low)} to {_number(one.learning_rate.high)}"
     merges = "yes" if one.merges else "no"
-    return [f"`{one.name}`", names, " and ".join(chosen) or "its own place", rates, merges, one.title, one.paper]
+    where = " and ".join(chosen) or "its own place"
+    works = [merges, converts(one), quantised(one)]
+    return [f"`{one.name}`", one.family, names, where, rates, *works, one.title, one.paper]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

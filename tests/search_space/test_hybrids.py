@@ -43,7 +43,7 @@ def test_what_the_user_wrote_is_not_left_out() -> None:
 def refusals(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str, str], str]:
     """A table that a test fills: (first, second, layers) to the reason."""
     table: dict[tuple[str, str, str], str] = {}
-    monkeypatch.setattr(hybrids, "why_not_together", lambda *key: table.get(key, ""))
+    monkeypatch.setattr(hybrids, "why_not_together", lambda *asked: table.get(asked[:3], ""))
     return table
 
 
@@ -68,7 +68,7 @@ def test_the_advice_to_turn_a_pair_around_is_given_only_where_it_helps(
 ) -> None:
     refusals["lora", "vera", "shared"] = refusals["vera", "lora", "shared"] = "no"
     with pytest.raises(UnsupportedError) as refused:
-        require_sharing(("lora", "vera"), lambda first, second: True)
+        require_sharing(("lora", "vera"), lambda first, second: True, "bert")
     assert "before" not in str(refused.value)
 
 

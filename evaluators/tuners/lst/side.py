@@ -89,8 +89,10 @@ def _refuse_cache(layer: nn.Module, cache: Any) -> None:
 
 
 def _four_axes(mask: Any) -> Tensor | None:
-    if mask is None or (isinstance(mask, Tensor) and mask.ndim == 4):
-        return mask
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        return mask if mask.is_floating_point() else mask.bool()
+    if mask is None:
+        return None
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return mask[:, None, None, :].bool()
     raise UnsupportedError(

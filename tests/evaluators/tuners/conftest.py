@@ -19,6 +19,7 @@ from evaluators.tuners.full import FullConfig
 from evaluators.tuners.lst import LstConfig
 from evaluators.tuners.mask import MaskConfig
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig
+from evaluators.tuners.qa_lora import QaLoraConfig
 from evaluators.tuners.serial_adapter import SerialAdapterConfig
 from evaluators.tuners.unipelt import UniPeltConfig
 
@@ -231,6 +232,11 @@ CASES = {
         ),
         Case("full", lambda b: FullConfig(target_modules=b.names("layers")), _always),
         Case("full+everything", lambda b: FullConfig(target_modules=list(b.outermost)), _always),
+        Case(
+            "qa_lora",
+            lambda b: QaLoraConfig(target_modules=b.names("attention", "feed_forward"), r=2, group_size=8),
+            _always,
+        ),
         Case(
             "parallel_adapter",
             lambda b: ParallelAdapterConfig(target_modules=b.names("attention"), r=4, activation="tanh", scaling=4.0),
