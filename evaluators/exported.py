@@ -67,13 +67,16 @@ class Predictor:
         """Return raw logits of shape [texts, classes]."""
         if not texts:
             return np.empty((0, len(self.classes)))
+        with torch.inference_mode():
+            return np.asarray(self.model(**self.inputs(texts)).logits.double().cpu().numpy())
+
+    def inputs(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+        """Return what the model takes of some texts, at least one."""
         columns = [list(texts)] if isinstance(texts[0], str) else [list(column) for column in zip(*texts, strict=True)]
         limits = {"truncation": True, "max_length": self.max_length, "padding": True}
         inputs = self.backbone.tokenizer(*columns, **limits, return_tensors="pt")
         names = ("input_ids", "attention_mask", *(("token_type_ids",) if len(columns) == 2 else ()))
-        given = {name: inputs[name].to(self.backbone.device) for name in names if name in inputs}
-        with torch.inference_mode():
-            return np.asarray(self.model(**given).logits.double().cpu().numpy())
+        return {name: inputs[name].to(self.backbone.device) for name in names if name in inputs}
 
     def probabilities(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return calibrated probabilities of shape [texts, classes]."""

@@ -28,6 +28,7 @@ from evaluators.calibrated import calibrate
 from evaluators.evaluation import PREDICTIONS_FILE
 from evaluators.exported import Predictor, calibrated_probabilities, load_exported, read_about
 from evaluators.measurement import median_ms
+from evaluators.shared_prefix import SharedPrefix
 from search_space.errors import ExportError
 
 _ROLES = ("validation", "calibration")
@@ -41,11 +42,13 @@ class PredictionCost:
     Attributes:
         passes: Forward passes through the backbone for each text.
         bytes: Of every tensor beside the backbone's.
+        shared_layers: The lowest layers of these passes, as far as one run serves them all.
         latency_ms: Median milliseconds for one text; None where it was not measured.
     """
 
     passes: int
     bytes: int
+    shared_layers: int = 0
     latency_ms: float | None = None
 
 
@@ -67,7 +70,18 @@ class Ensemble:
 
     def logits(self, texts: Texts) -> NDArray[np.float64]:
         """Return the logarithm of the members' mean probabilities, shape [texts, classes]."""
-        return pooled_logits([member.logits(texts) for member in self.members])
+        if not texts or self._shared is None:
+            return pooled_logits([member.logits(texts) for member in self.members])
+        logits = self._shared.logits(self.members[0].inputs(texts))
+        return pooled_logits([one.double().cpu().numpy() for one in logits])
+
+    @cached_property
+    def _shared(self) -> SharedPrefix | None:
+        """What runs the members' common lower layers once; None where they do not stand on one backbone."""
+        first = self.members[0]
+        if any(one.backbone is not first.backbone or one.max_length != first.max_length for one in self.members):
+            return None
+        return SharedPrefix(first.backbone, [one.model for one in self.members], first.inputs(["a"]))
 
     def probabilities(self, texts: Texts) -> NDArray[np.float64]:
         """Return calibrated probabilities of shape [texts, classes]."""
@@ -75,9 +89,10 @@ class Ensemble:
 
     @cached_property
     def cost(self) -> PredictionCost:
-        """One pass and the bytes of each member; the backbone is there once."""
+        """One pass and the bytes of each member; the backbone is there once, and so are the layers that all leave."""
         costs = [cost_of(member) for member in self.members]
-        return PredictionCost(sum(one.passes for one in costs), sum(one.bytes for one in costs))
+        shared = self._shared.depth if self._shared else 0
+        return PredictionCost(sum(one.passes for one in costs), sum(one.bytes for one in costs), shared)
 
 
 @dataclass(frozen=True)

@@ -116,8 +116,12 @@ def _check_storage(store: StudyStore, before: dict[int, Trial]) -> None:
 
 
 def _check_record(home: Path, store: StudyStore) -> None:
-    """Every trial has one run in MLflow, also after the database was deleted and recorded anew."""
+    """Every trial and every predictor has one run in MLflow, also after the database was deleted and recorded anew."""
+    points = store.noted("predictors")
+    assert {"single", "seeds", "laplace"} == {one["kind"] for one in points}
+    assert all(one["test"]["calibrated_nll"] > 0 and one["costs"]["latency_ms"] > 0 for one in points)
     expected = Counter(one.key for phase in PHASES for one in store.trials(phase))
+    expected.update(f"predictors/{one['name']}" for one in points)
     assert _recorded(home) == expected
     for path in home.glob("mlflow.db*"):
         path.unlink()
@@ -135,7 +139,7 @@ def _recorded(home: Path) -> Counter[str]:
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     parents = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
     assert len(parents) == 1
-    assert {"pareto.html", "pareto.json", "pareto.csv", "pareto.png"} <= {
+    assert {"pareto.html", "pareto.json", "pareto.csv", "pareto.png", "predictors.csv"} <= {
         one.path for one in client.list_artifacts(parents[0].info.run_id)
     }
     return Counter(one.data.tags["paretune.trial"] for one in runs if one is not parents[0])

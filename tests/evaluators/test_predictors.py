@@ -69,6 +69,34 @@ def test_members_share_one_backbone_and_leave_it_as_it_was(ensemble: Ensemble, f
     assert ensemble.cost.bytes == cost_of(first).bytes + cost_of(second).bytes < backbone
 
 
+def test_layers_that_all_members_leave_are_run_once(spec: EvaluatorSpec, tmp_path: Path, monkeypatch) -> None:
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    evaluator = TrainedEvaluator(spec)
+    for number, text in enumerate(("lora(r=2)@mlp.up[top:1] | lr=0.05", "bitfit@linear,norm[top:1] | lr=0.05", "head")):
+        (tmp_path / str(number)).mkdir()
+        export(evaluator, text, tmp_path / str(number))
+    ensemble = load_ensemble([tmp_path / str(number) for number in range(3)])
+    assert (ensemble.cost.passes, ensemble.cost.shared_layers) == (3, 1)
+    alone = pooled_logits([load_exported(tmp_path / str(number)).logits(TEXTS) for number in range(3)])
+    runs, forward = [], BertLayer.forward
+
+    def counted(self, *args, **kwargs):
+        runs.append(self)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(BertLayer, "forward", counted)
+    assert np.allclose(ensemble.logits(TEXTS), alone, atol=1e-6)
+    assert len(runs) == 1 + 3, "the lower of two layers once, the upper one for each member"
+    assert ensemble.logits([]).shape == (0, 3)
+
+
+def test_members_that_change_the_first_layer_are_run_whole(ensemble: Ensemble) -> None:
+    assert ensemble.cost.shared_layers == 0
+    assert ensemble._shared is not None
+    assert "changes the first layer" in ensemble._shared.why_whole
+
+
 def test_its_temperature_is_that_of_the_mean_on_the_calibration_split(ensemble: Ensemble, folders: list[Path]) -> None:
     arrays = [safetensors.numpy.load_file(folder / "predictions.safetensors") for folder in folders]
     pooled = pooled_logits([one["calibration_logits"] for one in arrays])

@@ -15,11 +15,16 @@ from calibration.spec import CalibrationSpec
 from calibration.temperature import fit_temperature
 from evaluators.predictors import pooled_logits
 from evaluators.variants import FinalistLogits, Variant
+from orchestrator import study
 from orchestrator.figures import pareto_figure, pareto_png
 from orchestrator.figures.tables import predictors_csv
 from orchestrator.front import Front, front_of, front_of_study
+from orchestrator.home import Home
 from orchestrator.predictors import PredictorPoint, predictor_points
 from orchestrator.recorder import Recorder
+from orchestrator.spec import parse
+from tests.evaluators.tiny import questions_file, tiny_folder
+from tests.orchestrator import in_process
 from tests.orchestrator.made_up import make_spec, make_trial
 from tests.orchestrator.test_recorder import empty_database, make_store, quick_figures, rows, uri
 
@@ -152,3 +157,27 @@ def test_they_are_recorded_once(uri, tmp_path, points: dict[str, PredictorPoint]
     assert run.data.metrics["test_calibrated_nll"] == points["seeds-5"].test["calibrated_nll"]
     assert run.data.metrics["test_lac_coverage"] > 0.8
     assert MlflowClient(uri).get_run(run.info.run_id).data.tags["pareto"] == "predictor"
+
+
+def test_a_study_makes_them_of_what_its_finalists_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real study on a tiny model, in one process."""
+    for name, double in (("cluster", in_process.cluster), ("run_jobs", in_process.run_jobs)):
+        monkeypatch.setattr(study, name, double)
+    monkeypatch.setattr(study, "Recorder", in_process.NoRecorder)
+    given = {
+        "name": "tiny",
+        "model": {"name": str(tiny_folder(tmp_path / "model", num_labels=3)), "device": "cpu", "dtype": "float32"},
+        "task": {"dataset": questions_file(tmp_path), "splits": {"test": 0.3, "validation": 0.2, "calibration": 0.2}},
+        "space": {"methods": {"lora": {"r": [2, 4]}}, "recipe": {"dropout": [0.1]}},
+        "budgets": {"trials": 2},
+        "training": {"steps": 4, "batch_size": 8, "max_length": 16},
+        "search": {"references": [], "finalists": {"count": 1, "seeds": 2}},
+        "calibration": {"floor_draws": 100, "passes": 2},
+    }
+    home = Home(tmp_path / "home").create()
+    store = in_process.store_of(home, parse(given))
+    front = study.run_study(store, home, in_process.Watched())
+    assert {one["kind"] for one in front.predictors} == {"single", "seeds", "dropout", "laplace"}
+    assert all(one["test"]["calibrated_nll"] > 0 and one["costs"]["latency_ms"] > 0 for one in front.predictors)
+    table = (home.study("tiny") / "front" / "predictors.csv").read_text().splitlines()
+    assert len(table) == 1 + len(front.predictors)
