@@ -12,11 +12,10 @@ from benchmarks.contest.arena import Arena
 from benchmarks.contest.journal import Entry, digest, read, write
 from benchmarks.contest.report import report
 from benchmarks.contest.searches import SEARCHES
-from benchmarks.table.tasks import COUNTS, table_path
+from benchmarks.table.tasks import COUNTS, space_of, spec_of, table_path
 from evaluators.tabulated import Table
-from orchestrator.spec import parse
-from search_space.space import bind
 
+CLASSES = {"trec": 6, "movie": 2}
 TRAININGS = {"trec": 100, "movie": 60}
 """Full trainings that the budget of steps would pay for, by task."""
 
@@ -44,15 +43,10 @@ def main() -> None:
 
 def arena_of(task: str) -> Arena:
     """Return the arena of a task's table."""
-    from evaluators.costing import meta_coster
-
     table = Table.read(table_path(task))
-    spec = parse({**table.header.spec}, f"table {task}")
-    classes = 6 if task == "trec" else 2
-    coster = meta_coster(spec.model, classes, spec.training.batch_size, 32)
-    space = bind(spec.space, coster.anatomy)
-    limit = int(spec.budgets.limits(coster.parameters)["trainable_params"])
-    return Arena(task, table, space, classes, limit)
+    parameters = int(table.header.provenance["backbone_parameters"])
+    limit = int(spec_of(task).budgets.limits(parameters)["trainable_params"])
+    return Arena(task, table, space_of(table.header), CLASSES[task], limit)
 
 
 def _steps(arena: Arena) -> int:

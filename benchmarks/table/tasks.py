@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from evaluators.anatomy import anatomy_of
+from evaluators.backbone import build_on_meta, load_config
+from evaluators.tabulated import Header
 from orchestrator.spec import StudySpec, parse
+from search_space.space import Space, bind
 
 FOLDER = Path(__file__).parent
 RUNGS = (21, 63, 189)
@@ -29,6 +33,13 @@ _SPLITS: dict[str, dict[str, float]] = {
 def spec_of(task: str) -> StudySpec:
     """Return the study of a task: every method and every named hybrid, up to five per cent of the backbone."""
     return parse(_spec(task), f"table {task}")
+
+
+def space_of(header: Header) -> Space:
+    """Return the space that a table's candidates were drawn from, bound to its model."""
+    spec = parse(dict(header.spec), "table")
+    model = build_on_meta(load_config(spec.model, classes=2))
+    return bind(spec.space, anatomy_of(model))
 
 
 def table_path(task: str) -> Path:
