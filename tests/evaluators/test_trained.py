@@ -225,7 +225,7 @@ def test_only_memory_that_runs_out_is_called_so(
 
 
 def test_what_the_model_cannot_carry_is_told_at_the_start(evaluator: TrainedEvaluator) -> None:
-    with pytest.raises(PlacementError, match="2/4/8|3"):
+    with pytest.raises(PlacementError, match=r"2/4/8|3"):
         run_of(evaluator, "lora(r=2/4/8)")
 
 
