@@ -9,7 +9,7 @@ from torch import nn
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
-from evaluators.backbone import build_on_meta, choose_machine, head_of, load_config
+from evaluators.backbone import Machine, build_on_meta, choose_machine, head_of, load_config
 from evaluators.counting import Counter
 from evaluators.memory import Load, StepCost, predict_step
 from evaluators.memory_table import MemoryTable
@@ -42,8 +42,11 @@ class MetaCoster:
         parameters: Parameters of the backbone, without the head.
     """
 
-    def __init__(self, spec: ModelSpec, config: Any, load: Load) -> None:
-        machine = choose_machine(spec)
+    def __init__(self, spec: ModelSpec, config: Any, load: Load, machine: Machine | None = None) -> None:
+        """Build a model from its configuration, for this machine or for another that is given."""
+        machine = machine or choose_machine(spec)
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = 0  # a real one comes with the tokenizer; costs are the same
         self._model: nn.Module = build_on_meta(config, machine.attention, machine.dtype)
         self._dtype = machine.dtype
         self._load = load

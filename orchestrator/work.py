@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from evaluators.score import METRICS, Score
+from evaluators.device_memory import corrected_factor
+from evaluators.score import METRICS, Cost, Score
 from orchestrator.beginnings import beginnings
 from orchestrator.halving import Halving
 from orchestrator.jobs import Failure, Job
@@ -272,16 +273,31 @@ class SearchWork(PhaseWork):
         except (UnsupportedError, PlacementError) as error:
             store.start(number, candidate, None, seed, {}, origin)
             return str(error), None
-        excess = violations(limits, cost.values)
+        foreseen = self._foreseen(cost)
+        excess = violations(limits, foreseen)
         store.start(number, candidate, cost, seed, excess, origin)
         if (earlier := self._known.setdefault(candidate.sha256, number)) != number:
             return f"the same candidate as trial {earlier}", None
         over = [
-            f"{name} {format_value(cost.values[name], METRICS[name])} of {format_value(limits[name], METRICS[name])}"
+            f"{name} {format_value(foreseen[name], METRICS[name])} of {format_value(limits[name], METRICS[name])}"
             for name, one in excess.items()
             if one > 0
         ]
         return "over budget: " + ", ".join(over) if over else "", max(excess.values(), default=0.0)
+
+    def _foreseen(self, cost: Cost) -> dict[str, float]:
+        """Return the values of a cost, memory corrected by what the trials so far have measured."""
+        name = "peak_memory_bytes"
+        values = cost.values
+        if name in values:
+            both = [
+                (one.cost.values[name], one.score[name])
+                for one in self._tried.values()
+                if one.cost and one.score and name in one.cost.values and name in one.score.values
+            ]
+            predicted, measured = [pair[0] for pair in both], [pair[1] for pair in both]
+            values[name] *= corrected_factor(self._budgets.memory_factor, predicted, measured)
+        return values
 
     def _job(self, number: int, candidate: Candidate) -> Job:
         folder = self.bench.folder / "search" / str(number)

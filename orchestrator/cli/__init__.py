@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from calibration.errors import CalibrationError
-from orchestrator.cli import calibrating, maintenance, methods, profiling, reading, running, service
+from orchestrator.cli import calibrating, estimating, maintenance, methods, profiling, reading, running, service
 from orchestrator.installation import guard
 from search_space.errors import CandidateError, InputError, ParetuneError, SpecError, StudyError
 
@@ -41,7 +41,7 @@ def about(
     """Search PEFT architectures: Pareto fronts of accuracy, size and calibration, under budgets."""
 
 
-for module in (running, profiling, reading, methods, maintenance, calibrating, service):
+for module in (running, profiling, reading, methods, estimating, maintenance, calibrating, service):
     module.register(app)
 
 _BAD_INPUT = (SpecError, CandidateError, StudyError, InputError, CalibrationError)

@@ -28,7 +28,7 @@ def run(file: StudyFile, dry_run: DryRun = False, json: Json = False) -> None:
     """Run a study from its file; the same command continues it where it was interrupted."""
     spec = read_file(file)
     if dry_run:
-        from orchestrator.cli.estimate import show_estimate
+        from orchestrator.cli.dry_run import show_estimate
 
         show_estimate(spec, json)
         return

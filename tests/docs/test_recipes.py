@@ -14,7 +14,7 @@ import search_space.methods
 from evaluators.costing import MetaCoster
 from evaluators.memory import Load
 from evaluators.spec import ModelSpec
-from orchestrator.cli.estimate import RandomChooser
+from orchestrator.cli.dry_run import RandomChooser
 from search_space.candidate import Candidate
 from search_space.notation import parse, write
 from search_space.registry import Method, method, methods

@@ -141,6 +141,12 @@ class TestBudgets:
         assert all(one.cost is not None and one.cost.trainable_params <= 20_000 for one in trained(store))
         assert all(one.trial.cost.trainable_params <= 20_000 for one in front.members)  # type: ignore[union-attr]
 
+    def test_memory_is_screened_with_its_factor(self, home: Home) -> None:
+        store, _ = run(home, "memory", budgets={"trials": 6, "memory": "3MiB", "memory_factor": 2.0})
+        foreseen = {one.number: 2.0 * one.cost.values["peak_memory_bytes"] for one in store.trials() if one.cost}
+        assert all(foreseen[one.number] <= 3 * 2**20 for one in trained(store))
+        assert any(value > 3 * 2**20 for value in foreseen.values())
+
     def test_the_sampler_learns_what_is_over_budget(self, home: Home) -> None:
         """One in a dozen random candidates fits; a sampler that is not told would need hundreds of draws."""
         budgets = {"trials": 12, "trainable_params": 5000}

@@ -1,0 +1,73 @@
+"""`paretune estimate`: costs from a configuration alone, of models that no test machine could hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from search_space.errors import InputError
+
+LARGE = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of seven billion parameters: its configuration, without a weight."""
+    path = tmp_path_factory.mktemp("llama")
+    transformers.LlamaConfig(**LARGE, vocab_size=32000).save_pretrained(path)
+    return path
+
+
+def estimated(folder: Path, *options: str) -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["estimate", str(folder), "--space", "lora", "--json", *options])
+    assert result.exit_code == 0, result.output
+    data: dict[str, Any] = json.loads(result.stdout)
+    return data
+
+
+def training(data: dict[str, Any], candidate: str) -> int:
+    return int(next(one for one in data["candidates"] if one["candidate"] == candidate)["needed"]["peak_memory_bytes"])
+
+
+def test_a_model_that_fits_no_machine_here_is_estimated(folder: Path) -> None:
+    data = estimated(folder, "--within", "24GiB", "--batch", "2", "--length", "256")
+    assert data["backbone_parameters"] == pytest.approx(6.6e9, rel=0.01)
+    by_name = {one["candidate"]: one for one in data["candidates"]}
+    assert by_name["lora"]["trainable_params"] == 2 * 32 * 8 * 2 * 4096
+    assert by_name["lora"]["fits"] is True
+    assert by_name["full"]["fits"] is False
+    assert by_name["full"]["needed"]["peak_memory_bytes"] > 4 * 2 * 6.6e9
+    weights = 2 * data["backbone_parameters"]
+    assert weights < by_name["head"]["needed"]["inference_memory_bytes"] < 1.2 * weights + 2**30
+
+
+def test_quantisation_and_checkpointing_need_less(folder: Path) -> None:
+    plain = training(estimated(folder), "lora")
+    assert training(estimated(folder, "--quantization", "nf4"), "lora") < plain - 8e9
+    assert training(estimated(folder, "--checkpointing"), "lora") < plain
+
+
+def test_it_reads_well(folder: Path) -> None:
+    shown = CliRunner().invoke(app, ["estimate", str(folder), "--space", "lora", "--within", "16GiB"])
+    assert shown.exit_code == 0
+    assert "prediction, not a measurement" in " ".join(shown.output.split())
+    assert "fits" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--space", "defualt"], r"--space: 'defualt' is not one of .* \(did you mean 'default'\?\)"),
+        (["--dtype", "float8"], "--dtype: 'float8' is not one of"),
+        (["--within", "much"], "--within: "),
+    ],
+)
+def test_bad_options_are_refused_by_name(folder: Path, options: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CliRunner().invoke(app, ["estimate", str(folder), *options], catch_exceptions=False)
