@@ -91,6 +91,12 @@ def pool(task: str) -> Iterator[Run]:
         yield Run(task, POOL_SIZE, 0, candidate, 0)
 
 
+def planned() -> int:
+    """Return how many runs there are, what the search picks on further seeds aside."""
+    of_task = SEEDS * len(SIZES) * len(METHODS) + (SEEDS - 1) + (POOL - 1)  # the reference's first run is in all three
+    return len(TASKS) * of_task
+
+
 @cache
 def drawn(count: int) -> tuple[str, ...]:
     """Return candidates drawn at random from the space, in the short notation."""

@@ -18,7 +18,8 @@ def markdown(found: Mapping[str, Any], pictures: Sequence[str]) -> str:
     lines = [
         "## Small data and shift: what calibration depends on, and what searching for it gains",
         "",
-        f"{found['runs']} trainings of MiniLM-L6 ({found['failed']} failed), {found['core_hours']:.1f} core-hours. "
+        f"{found['runs']} trainings of MiniLM-L6 ({found['failed']} failed), {found['core_hours']:.2f} core-hours. "
+        f"Planned: {plan.planned()}, and what the search picks on every seed. "
         "Each run has 50 steps of 16 examples for 50 examples, 100 for 200, 150 for 1,000, 250 for 5,000 (TREC: 3,659, "
         "all that there are), the methods' default learning rates, bfloat16 autocast. T is fitted on 431 (TREC) or 403 "
         "(sentiment) rows that nothing was trained on, and never on those that it is judged by. "
@@ -36,9 +37,10 @@ def markdown(found: Mapping[str, Any], pictures: Sequence[str]) -> str:
 
 def _seeds(grid: Sequence[Row]) -> str:
     counts = sorted({row["seeds"] for row in grid})
-    return (
-        f"Means over {counts[0]} to {counts[-1]} seeds." if len(counts) > 1 else f"Means over seeds: {counts or [0]}."
-    )
+    if not counts:
+        return ""
+    said = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return f"Each row is the mean over {said} seed{'s' if counts[-1] > 1 else ''}."
 
 
 def _pictures(names: Sequence[str]) -> Iterator[str]:
