@@ -7,7 +7,7 @@ the two together. Nothing here loads a model: `evaluators.anatomy` finds the ana
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,7 @@ from search_space.errors import (
     one_of,
 )
 from search_space.layers import Layers
-from search_space.projections import GROUPS, PROJECTIONS, canonical_words, expand_projections
+from search_space.projections import GROUPS, MODULE, PROJECTIONS, canonical_words, expand_projections
 
 __all__ = [
     "GROUPS",
@@ -143,6 +143,10 @@ class Site:
     out_features: int
     has_bias: bool
 
+    def carries(self, wanted: Set[str]) -> bool:
+        """Whether it computes one of some projections, or is one of some modules (`module:NAME`)."""
+        return not wanted.isdisjoint(self.projections) or f"{MODULE}{self.name}" in wanted
+
 
 @dataclass(frozen=True, order=True, slots=True)
 class Block:
@@ -214,7 +218,7 @@ class Anatomy:
         for word in placement.words:
             self._require(word, placement.layers, in_layers)
         wanted = set(placement.projections)
-        return tuple(site for site in in_layers if wanted & set(site.projections))
+        return tuple(site for site in in_layers if site.carries(wanted))
 
     def resolve_paths(self, paths: Iterable[str], layers: Layers | None = None) -> tuple[Site, ...]:
         """Return the sites that module paths name, in the model's order: for architectures of unknown names.
@@ -270,6 +274,9 @@ class Anatomy:
         return tuple(site for site in self.sites if site.layer in chosen)
 
     def _require(self, word: str, layers: Layers, in_layers: tuple[Site, ...]) -> None:
+        if word.startswith(MODULE):
+            self._require_module(word.removeprefix(MODULE), layers, in_layers)
+            return
         wanted = set(expand_projections((word,)))
         if any(wanted & set(site.projections) for site in in_layers):
             return
@@ -282,11 +289,23 @@ class Anatomy:
             "choose other layers, or all"
         )
 
+    def _require_module(self, name: str, layers: Layers, in_layers: tuple[Site, ...]) -> None:
+        if any(site.name == name for site in in_layers):
+            return
+        if any(site.name == name for site in self.sites):
+            raise PlacementError(f"{name!r} is not in layers {str(layers)!r}; choose other layers, or all")
+        if any(name == head or name.startswith(f"{head}.") for head in self.head):
+            raise PlacementError(f"{name!r} belongs to the head ({one_of(self.head)}), which is trained whole")
+        raise PlacementError(
+            f"{self.architecture} has no module {name!r} that a method can change"
+            f"{did_you_mean(name, [site.name for site in self.sites])}; it has modules such as {self._example_paths()}"
+        )
+
     def _lacking(self, word: str) -> str:
         has = one_of(self.projections) if self.projections else "no projection that is known by its name"
         return (
             f"{self.architecture} has no {word}{did_you_mean(word, self.projections)}; it has {has}; "
-            f"other modules can be given by their paths (resolve_paths), such as {self._example_paths()}"
+            f"other modules are given by their full names, as in 'module:NAME', such as {self._example_paths()}"
         )
 
     def _example_paths(self) -> str:

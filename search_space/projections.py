@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from search_space.errors import CandidateError, did_you_mean, one_of
@@ -18,6 +19,10 @@ PROJECTIONS = (
     "embeddings",
 )
 
+MODULE = "module:"
+_MODULE = re.compile(r"module:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
+"""How one module is named: by its full dotted name, never by a pattern."""
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "linear": PROJECTIONS[:7],
     "all": PROJECTIONS[:7],
@@ -29,18 +34,33 @@ GROUPS: dict[str, tuple[str, ...]] = {
 def expand_projections(words: Iterable[str]) -> tuple[str, ...]:
     """Return the projections that names and groups stand for, in the order of `PROJECTIONS`, each once.
 
+    Single modules, such as `module:encoder.layer.0.attention.self.query`, stand behind them in alphabetical order.
+
     Raises:
-        CandidateError: A word is neither a projection nor a group.
+        CandidateError: A word is neither a projection nor a group nor the full name of a module.
     """
     chosen: set[str] = set()
+    modules: set[str] = set()
     for word in words:
+        if isinstance(word, str) and word.startswith(MODULE):
+            modules.add(_checked(word))
+            continue
         if word not in GROUPS and word not in PROJECTIONS:
             allowed = (*PROJECTIONS, *GROUPS)
             raise CandidateError(
                 f"{word!r} is not a projection{did_you_mean(str(word), allowed)}; allowed: {one_of(allowed)}"
             )
         chosen.update(GROUPS.get(word, (word,)))
-    return tuple(name for name in PROJECTIONS if name in chosen)
+    return (*(name for name in PROJECTIONS if name in chosen), *sorted(modules))
+
+
+def _checked(word: str) -> str:
+    if not _MODULE.fullmatch(word):
+        raise CandidateError(
+            f"{word!r} is not the name of a module; write its full dotted name, as in "
+            "'module:encoder.layer.0.attention.self.query', without patterns"
+        )
+    return word
 
 
 def canonical_words(projections: Iterable[str]) -> tuple[str, ...]:
@@ -49,10 +69,13 @@ def canonical_words(projections: Iterable[str]) -> tuple[str, ...]:
     All seven of attention and mlp are `linear`; all four of attention are `attention`; all three of mlp are
     `mlp`; anything else keeps its own name. `all` is accepted on input only.
     """
-    rest = expand_projections(projections)
+    expanded = expand_projections(projections)
+    modules = [name for name in expanded if name.startswith(MODULE)]
+    rest = tuple(name for name in expanded if not name.startswith(MODULE))
     words: list[str] = []
     for group in ("linear", "attention", "mlp"):
         if set(GROUPS[group]) <= set(rest):
             words.append(group)
             rest = tuple(name for name in rest if name not in GROUPS[group])
-    return tuple(sorted([*words, *rest], key=lambda word: PROJECTIONS.index(GROUPS.get(word, (word,))[0])))
+    named = sorted([*words, *rest], key=lambda word: PROJECTIONS.index(GROUPS.get(word, (word,))[0]))
+    return (*named, *modules)

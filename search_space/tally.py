@@ -114,12 +114,12 @@ class Tally:
         """Whether a layer has any of the part's projections; not all layers of all models have all."""
         wanted, layers = set(part.placement.projections), part.placement.layers.indices(self._anatomy.n_layers)
         sites = (site for site in self._anatomy.sites if site.layer in layers)
-        return not wanted or any(wanted & set(site.projections) for site in sites)
+        return not wanted or any(site.carries(wanted) for site in sites)
 
     def _beside_layers(self, part: Part) -> int:
         """Return what a part on all layers brings to modules outside of them: embeddings, the last norm."""
         wanted = set(part.placement.projections)
-        if not any(site.layer is None and wanted & set(site.projections) for site in self._anatomy.sites):
+        if not any(site.layer is None and site.carries(wanted) for site in self._anatomy.sites):
             return 0
         least = tuple((name, min(value) if isinstance(value, tuple) else value) for name, value in part.knobs)
         key = (part.method, least, part.placement.projections)

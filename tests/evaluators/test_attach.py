@@ -251,3 +251,13 @@ def test_the_recipe_sets_every_dropout_that_the_model_has(architecture: str, rat
         before = candidate(**inputs).logits
         after = candidate.train()(**inputs).logits
     assert torch.equal(before, after) == (rate == 0 or architecture == "llama")  # llama has none
+
+
+def test_one_module_is_given_by_its_full_name() -> None:
+    sites = anatomy_of(frozen("bert")).sites
+    linear = next(site for site in sites if site.kind == "linear")
+    norm = next(site for site in sites if site.kind == "norm")
+    one = attached("bert", f"lora(r=2)@module:{linear.name}")
+    assert one.trainable_params == 2 * (linear.in_features + linear.out_features)
+    with pytest.raises(UnsupportedError, match="lora cannot wrap"):
+        attached("bert", f"lora(r=2)@module:{norm.name}")

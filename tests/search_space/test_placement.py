@@ -294,7 +294,7 @@ class TestResolve:
         assert {site.layer for site in anatomy.resolve(Placement.parse("[top:1]"))} == {1}
 
     def test_a_lacking_projection_says_what_there_is(self) -> None:
-        with pytest.raises(PlacementError, match=r"toy has no mlp\.gate; .*'mlp\.up'.*resolve_paths"):
+        with pytest.raises(PlacementError, match=r"toy has no mlp\.gate; .*'mlp\.up'.*full names"):
             two_layers().resolve(Placement.parse("attention,mlp.gate"))
 
     def test_a_projection_outside_the_chosen_layers(self) -> None:
