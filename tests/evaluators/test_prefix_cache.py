@@ -142,6 +142,17 @@ def test_the_first_pass_and_every_evaluation_have_the_same_bits(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_layers_that_are_computed_again_start_from_stored_states_too(spec: EvaluatorSpec) -> None:
+    runs = []
+    for cache in (0, 2**20):
+        evaluator = evaluator_of(spec, cache=cache, gradient_checkpointing=True)
+        runs.append(run_of(evaluator, "lora(r=2)@attention.query,attention.value[top:2] | lr=0.02"))
+        runs[-1].train(5)
+    assert (runs[0].forward.depth, runs[1].forward.depth) == (0, 1)
+    states = state_of(runs[0]), state_of(runs[1])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_later_passes_are_equal_up_to_rounding(cached: TrainedEvaluator, whole: TrainedEvaluator) -> None:
     one, other = run_of(cached, TOP), run_of(whole, TOP)
     for run in (one, other):

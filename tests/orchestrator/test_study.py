@@ -355,3 +355,15 @@ def enter(store: StudyStore, candidate: Candidate) -> None:
     """Leave a candidate running, as a driver does that is killed."""
     number, _ = store.ask(_One(candidate), build_sampler(store.spec.search, 0), candidate)  # type: ignore[arg-type]
     store.start(number, candidate, None, 0, {})
+
+
+def test_stored_states_are_gone_before_and_after_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "prefix"
+    folder.mkdir()
+    (folder / "left-by-a-crash.states").touch()
+    with pytest.raises(KeyboardInterrupt), study._without_states(folder):
+        assert not folder.exists()
+        folder.mkdir()
+        (folder / "one.states").touch()
+        raise KeyboardInterrupt
+    assert not folder.exists()
