@@ -11,8 +11,8 @@ from typing import Any, Literal
 CHECKS = ("attaches", "trains", "counts", "reloads", "merges")
 """What is tried: it can be attached, trained, counted from shapes alone, reloaded to equal outputs, merged."""
 
-PAIR_FAMILIES = ("bert", "llama")
-"""Architectures that pairs of methods are tried on: an encoder and a decoder."""
+PAIR_FAMILIES = ("bert", "llama", "t5")
+"""Architectures that pairs of methods are tried on: an encoder, a decoder, and one of both."""
 
 TABLE_FILE = Path(__file__).with_name("capabilities.json")
 
