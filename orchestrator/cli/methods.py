@@ -79,7 +79,8 @@ def _explain(one: Method) -> None:
         ["quantised", quantised(one)],
     ]
     rows += [[f"knob {knob.name}", f"{knob.text}: {knob_values(knob)}"] for knob in one.knobs]
-    rows += [[f"not on {name}", reason] for name in tried_on() if (reason := why_not(one.name, "trains", name))]
+    plain = () if one.quantised_only else tried_on()
+    rows += [[f"not on {name}", reason] for name in plain if (reason := why_not(one.name, "trains", name))]
     rows += [
         [f"not on {kind}", reason]
         for kind in quantisations()
