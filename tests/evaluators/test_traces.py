@@ -104,7 +104,7 @@ def test_dropped_candidates_hold_nothing(evaluator: TrainedEvaluator) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_over_two_hundred_candidates(evaluator: TrainedEvaluator) -> None:
-    train(evaluator, 100)
+    train(evaluator, 200)  # what torch and peft keep for themselves is there
     before, resident = alive(), resident_bytes()
     train(evaluator, 200)
     assert alive() == before
