@@ -51,7 +51,7 @@ class TestKnownArchitectures:
     def test_resolving_gives_them_or_says_what_is_lacking(self, name: str, projection: str) -> None:
         expected = expected_sites(name)
         if projection not in expected:
-            with pytest.raises(PlacementError, match=f"has no {projection}.*resolve_paths"):
+            with pytest.raises(PlacementError, match=f"has no {projection}.*module:NAME"):
                 anatomy(name).resolve(Placement((projection,)))
             return
         assert {site.name for site in anatomy(name).resolve(Placement((projection,)))} == expected[projection]
@@ -244,7 +244,7 @@ class TestUnknownArchitectures:
         assert (model_anatomy.n_layers, model_anatomy.head) == (3, ("verdict",))
 
     def test_a_semantic_projection_says_what_is_lacking_and_that_paths_work(self) -> None:
-        message = r"OddModel has no attention\.query; it has 'norm', 'embeddings'; .*resolve_paths.*'tower\.0\.alpha'"
+        message = r"OddModel has no attention\.query; it has 'norm', 'embeddings'; .*module:NAME.*'tower\.0\.alpha'"
         with pytest.raises(PlacementError, match=message):
             anatomy_of(OddModel()).resolve(Placement.parse("attention.query"))
 

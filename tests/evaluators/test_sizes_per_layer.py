@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evaluators.attach import attach
+from search_space.capability import why_not
 from search_space.notation import parse
 from search_space.registry import method, methods
 from tests.architectures import tiny_inputs
@@ -12,7 +13,8 @@ from tests.evaluators.test_counting import anatomy, counter, model, trained
 
 SIZED = [name for name, one in methods().items() if one.route == "inject" and any(k.low for k in one.knobs)]
 SIZED.remove("lst")  # one side network beside all layers
-MORE = {"vblora": ",vector_length=4"}
+SIZED = [name for name in SIZED if not why_not(name, "attaches", "bert")]
+MORE = {"vblora": ",vector_length=4", "qa_lora": ",group_size=4"}
 HYBRIDS = (
     "lora(r=2/4)@attention + serial_adapter(r=8/2) + prefix_tuning(num_virtual_tokens=1/3)",
     "serial_adapter(r=2/4)@mlp.down + lora(r=1/2)@mlp.down + bitfit@mlp.down",
