@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks import json_lines
 from benchmarks.contest.arena import Arena, Finished
-from benchmarks.table.training import append
 
 FILE = Path(__file__).parent.parent / "results" / "contest.jsonl"
 
@@ -53,18 +51,11 @@ def digest(arena: Arena) -> str:
 
 def read(path: Path = FILE) -> list[Entry]:
     """Return what was run, a line that was cut off left out."""
-    return list(_entries(path)) if path.exists() else []
+    return [Entry(**{**data, "found": tuple(map(tuple, data["found"]))}) for data in json_lines.read(path)]
 
 
 def write(entry: Entry, path: Path = FILE) -> None:
     """Add a line."""
-    append(path, json.dumps({**entry.__dict__, "found": [list(one) for one in entry.found]}, separators=(",", ":")))
-
-
-def _entries(path: Path) -> Iterator[Entry]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            data: dict[str, Any] = json.loads(line)
-        except ValueError:
-            continue
-        yield Entry(**{**data, "found": tuple((at, identity) for at, identity in data["found"])})
+    json_lines.append(
+        path, json.dumps({**entry.__dict__, "found": [list(one) for one in entry.found]}, separators=(",", ":"))
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import json_lines
 from benchmarks.small_data.plan import Run
 
 Logits = Mapping[str, NDArray[np.float64]]
@@ -26,23 +26,14 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[Run, dict[str, Any]] = {}
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        if lines and not lines[-1].endswith(b"\n"):  # cut off in the middle of a line
-            lines.pop()
-            os.truncate(path, sum(map(len, lines)))
-        for line in lines:
-            row = json.loads(line)
-            self.rows[Run.of(row)] = row
+        json_lines.mend(path)
+        self.rows: dict[Run, dict[str, Any]] = {Run.of(row): row for row in json_lines.read(path)}
 
     def append(self, run: Run, logits: Logits | None, seconds: float, error: str = "") -> None:
         """Keep the result of a run, or why it has none."""
         packed = {role: packed_logits(one) for role, one in (logits or {}).items()}
         row = run.to_json() | {"seconds": round(seconds, 2), "error": error, "logits": packed}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file:
-            file.write(json.dumps(row, sort_keys=True).encode() + b"\n")
-            os.fsync(file.fileno())
+        json_lines.append(self.path, json.dumps(row, sort_keys=True))
         self.rows[run] = row
 
     def has_logits(self, run: Run) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from benchmarks.json_lines import append
 from benchmarks.table.tasks import NOISE, SEEDS, candidates_path, spec_of, table_path
 from evaluators.measurement import quality
 from evaluators.score import Score
@@ -83,19 +82,6 @@ def _by_rungs(run: TrainedRun, rungs: tuple[int, ...]) -> Iterator[tuple[Score, 
 def _begin(task: str) -> None:
     if not table_path(task).exists():
         append(table_path(task), candidates_path(task).read_text().partition("\n")[0])
-
-
-def append(path: Path, line: str) -> None:
-    """Append a line, whole or not at all as far as other processes see, after mending one that was cut off."""
-    with path.open("ab+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0, os.SEEK_END)
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else "\n" + line
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _progress() -> Progress:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.json_lines import append
 from benchmarks.table.tasks import COUNTS, NOISE, RUNGS, candidates_path, space_of, table_path
-from benchmarks.table.training import append, planned
+from benchmarks.table.training import planned
 from evaluators.tabulated import Table
 from search_space.errors import DataError
 
@@ -61,6 +62,7 @@ def test_a_line_that_was_cut_off_is_trained_again_and_nothing_else_is_lost(tmp_p
     assert len(Table.read(path).rows) == 2
     append(path, lines[3])
     assert json.loads(path.read_text().splitlines()[-1]) == json.loads(lines[3])
+    assert len(Table.read(path).rows) == 3
 
 
 def test_another_file_is_no_table(tmp_path: Path) -> None:
