@@ -1,4 +1,4 @@
-"""What a search begins with, beside plain LoRA: published architectures, salient positions, another study's front.
+"""What a search begins with, beside plain LoRA: published architectures, another study's front.
 
 They are chosen once, before the first trial, and kept with the study, so that a resumed study goes on with the same.
 """
@@ -14,9 +14,7 @@ from orchestrator.front import front_of_study
 from orchestrator.preparation import Prepared
 from orchestrator.spec import Objective, StudySpec
 from orchestrator.storage import StudyStore, Trial
-from search_space.budgets import violations
 from search_space.candidate import Candidate
-from search_space.errors import PlacementError, UnsupportedError
 from search_space.published import lora, published
 
 _MOST_OF_A_STUDY = 5
@@ -29,7 +27,7 @@ class Beginning:
 
     Attributes:
         candidate: What is tried.
-        origin: Where it comes from: `lora`, `published`, `saliency` or `study NAME`, and its name there.
+        origin: Where it comes from: `lora`, `published` or `study NAME`, and its name there.
     """
 
     candidate: Candidate
@@ -107,11 +105,10 @@ def _placed(candidate: Candidate, prepared: Prepared, taken: Collection[str]) ->
     """Return the candidate, or the point near it where a table is searched; None where the study cannot try it."""
     try:
         prepared.space.encode(candidate)
-        placed = candidate if prepared.points is None else prepared.points.nearest(candidate, taken)
-        values = prepared.coster.cost(placed).values if placed is not None else {}
-    except (ValueError, UnsupportedError, PlacementError):
+    except ValueError:
         return None
-    return placed if all(one <= 0 for one in violations(prepared.limits, values).values()) else None
+    placed = candidate if prepared.points is None else prepared.points.nearest(candidate, taken)
+    return placed if placed is not None and prepared.affordable(placed) is not None else None
 
 
 def _source(origin: str) -> str:

@@ -18,6 +18,8 @@ from orchestrator.front import reference_point
 from orchestrator.home import Home
 from orchestrator.spec import StudySpec
 from orchestrator.storage import StudyStore
+from search_space.budgets import within
+from search_space.candidate import Candidate
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.fitting import Fitting, require_fitting
 from search_space.points import Points
@@ -66,6 +68,14 @@ class Prepared:
     def fitting(self, seed: int) -> Fitting:
         """Return what draws candidates that fit the budget of trainable parameters."""
         return Fitting(self.space, self.tally, self.limits.get("trainable_params"), seed)
+
+    def affordable(self, candidate: Candidate) -> Cost | None:
+        """Return the cost of a candidate; None where it cannot be attached or is known to be over a limit."""
+        try:
+            cost = self.coster.cost(candidate)
+        except (UnsupportedError, PlacementError):
+            return None
+        return cost if within(self.limits, cost.values) else None
 
 
 def prepare(spec: StudySpec, folder: Path) -> Prepared:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
-from evaluators.score import Cost
 from orchestrator.beginnings import Beginning, mistrusted
 from orchestrator.front import reference_point
 from orchestrator.preparation import Prepared
@@ -13,9 +12,7 @@ from orchestrator.samplers import derived_seed
 from orchestrator.samplers.forest import Forest, Option
 from orchestrator.spec import StudySpec
 from orchestrator.storage import Trial
-from search_space.budgets import violations
 from search_space.candidate import Candidate
-from search_space.errors import PlacementError, UnsupportedError
 from search_space.features import features
 from search_space.knobs import RandomChooser
 
@@ -43,9 +40,10 @@ class Proposals:
         """
         if number == 0:
             return Beginning(self.prepared.space.first(), "")
-        for one in self.beginnings:
-            if one.candidate.sha256 not in taken and not mistrusted(one.source, trials, self.spec.objectives):
-                return one
+        free = [one for one in self.beginnings if one.candidate.sha256 not in taken]
+        for source in dict.fromkeys(one.source for one in free):
+            if not mistrusted(source, trials, self.spec.objectives):
+                return next(one for one in free if one.source == source)
         if self.spec.search.sampler != "forest" or number < self.spec.search.startup_trials:
             return None
         pool = [self._options[key] for key in self._pool(number) if key not in taken]
@@ -58,7 +56,7 @@ class Proposals:
     def _forest(self) -> Forest:
         backbone = self.prepared.coster.parameters
         worst = reference_point(self.spec, self.prepared.limits, max(2, len(self.prepared.classes)), backbone)
-        return Forest(self.spec.objectives, worst, self.prepared.evaluator.steps, self._layers, self.spec.search.seed)
+        return Forest(self.spec.objectives, worst, self.prepared.evaluator.steps, self._layers)
 
     def _pool(self, number: int) -> list[str]:
         """Return the identities that may be proposed: a table's points, or draws within budget, some new each time."""
@@ -75,13 +73,5 @@ class Proposals:
 
     def _keep(self, candidate: Candidate) -> None:
         """Keep a candidate as an option, unless it cannot be attached or is known to be over budget."""
-        cost = self._cost(candidate)
-        if cost is None or any(one > 0 for one in violations(self.prepared.limits, cost.values).values()):
-            return
-        self._options[candidate.sha256] = (candidate, Option(features(candidate, self._layers), cost.values))
-
-    def _cost(self, candidate: Candidate) -> Cost | None:
-        try:
-            return self.prepared.coster.cost(candidate)
-        except (UnsupportedError, PlacementError):
-            return None
+        if (cost := self.prepared.affordable(candidate)) is not None:
+            self._options[candidate.sha256] = (candidate, Option(features(candidate, self._layers), cost.values))

@@ -102,14 +102,16 @@ class PhaseWork:
 
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score; these jobs are trained to the end."""
-        phase, number = _place(job)
-        score = self._with_cost(job, score)
-        self._note(self.bench.store.report(phase, number, score))
+        self._keep(job, score)
         return True
 
-    def _with_cost(self, job: Job, score: Score) -> Score:
-        """Return a score with what is known of its candidate from shapes."""
-        return score if score.split == "test" else score.beside(self.bench.store.trial(*_place(job)).cost)
+    def _keep(self, job: Job, score: Score) -> Score:
+        """Keep a score, and return it with what is known of its candidate from shapes."""
+        phase, number = _place(job)
+        if score.split != "test":
+            score = score.beside(self.bench.store.trial(phase, number).cost)
+        self._note(self.bench.store.report(phase, number, score))
+        return score
 
     def on_end(self, job: Job, failure: Failure | None) -> None:
         """Settle the trial."""
@@ -191,8 +193,7 @@ class SearchWork(PhaseWork):
 
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score and say whether the candidate goes on."""
-        score = self._with_cost(job, score)
-        super().on_score(job, score)
+        score = self._keep(job, score)
         phase, number = _place(job)
         if phase != "search":
             return True

@@ -89,3 +89,8 @@ class BudgetSpec(Strict):
 def violations(limits: Mapping[str, float], values: Mapping[str, float]) -> dict[str, float]:
     """Return value / limit - 1 for each limited metric that is known: feasible where <= 0, and free of units."""
     return {name: values[name] / limit - 1.0 for name, limit in limits.items() if name in values}
+
+
+def within(limits: Mapping[str, float], values: Mapping[str, float]) -> bool:
+    """Whether every limited metric that is known keeps its limit."""
+    return all(excess <= 0 for excess in violations(limits, values).values())

@@ -9,13 +9,9 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.report import environment
 from benchmarks.table.tasks import COUNTS, RUNGS, candidates_path, spec_of
-from evaluators.score import Cost
 from evaluators.tabulated import Header, Row
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
-from search_space.budgets import violations
-from search_space.candidate import Candidate
-from search_space.errors import PlacementError, UnsupportedError
 from search_space.files import atomic_write
 from search_space.knobs import RandomChooser
 
@@ -39,19 +35,11 @@ def _feasible(prepared: Prepared, task: str) -> tuple[list[Row], int]:
     chooser, found, draws = RandomChooser(_SEEDS[task]), dict[str, Row](), 0
     while len(found) < COUNTS[task]:
         candidate, draws = prepared.space.draw(chooser), draws + 1
-        cost = _cost(prepared, candidate)
-        if cost is not None and all(one <= 0 for one in violations(prepared.limits, cost.values).values()):
+        if (cost := prepared.affordable(candidate)) is not None:
             found.setdefault(candidate.sha256, Row(candidate, 0, "wide", cost))
     rows = list(found.values())
     Random(_SEEDS[task]).shuffle(rows)
     return rows, draws
-
-
-def _cost(prepared: Prepared, candidate: Candidate) -> Cost | None:
-    try:
-        return prepared.coster.cost(candidate)
-    except (UnsupportedError, PlacementError):
-        return None
 
 
 def _header(spec: StudySpec, prepared: Prepared, draws: int, seed: int) -> Header:

@@ -6,8 +6,6 @@ candidate that was stopped early teaches too, and one method teaches about anoth
 (parameters, bytes) is not predicted but taken. Of a pool of new candidates the one is proposed whose predictions, one
 for each tree, add most volume to the front on average (Emmerich et al. 2006); with one objective that is expected
 improvement. Costs count by their logarithm.
-
-The pool is drawn from the space, and beside it stand neighbours of the front: candidates that share most with a member.
 """
 
 from __future__ import annotations
@@ -56,14 +54,12 @@ class Forest:
         worst: The reference point: the worst value of each objective that counts.
         steps: Optimiser steps of full training.
         n_layers: Layers of the model.
-        seed: Seed of the trees.
     """
 
     objectives: Sequence[Objective]
     worst: Mapping[str, float]
     steps: int
     n_layers: int
-    seed: int
     _names: list[str] = field(default_factory=list)
 
     def best(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> int | None:
@@ -96,7 +92,8 @@ class Forest:
     def _trees(self, learnt: Sequence[Trial], rows: list[dict[str, float]], metric: str, seed: int) -> list[Any]:
         from sklearn.ensemble import ExtraTreesRegressor
 
-        pairs = [(row, score.values.get(metric)) for row, score in zip(rows, _scores(learnt), strict=True)]
+        scores = [score for trial in learnt for score in trial.scores]
+        pairs = [(row, score.values.get(metric)) for row, score in zip(rows, scores, strict=True)]
         known = [(row, value) for row, value in pairs if value is not None][-_MOST_ROWS:]
         forest = ExtraTreesRegressor(
             n_estimators=_TREES, min_samples_leaf=2, max_features=0.5, bootstrap=True, random_state=seed
@@ -117,8 +114,7 @@ class Forest:
         return {**numbers, **logs, "log share of training": log10(share)}
 
     def _matrix(self, rows: Sequence[Mapping[str, float]]) -> NDArray[np.float32]:
-        names = [*self._names]
-        return np.array([[row.get(name, 0.0) for name in names] for row in rows], dtype=np.float32)
+        return np.array([[row.get(name, 0.0) for name in self._names] for row in rows], dtype=np.float32)
 
     def _front(
         self, learnt: Sequence[Trial], running: Sequence[Trial], expected: Mapping[str, FloatArray]
@@ -197,10 +193,6 @@ def _added_area(points: FloatArray, front: FloatArray) -> FloatArray:
     widths = np.clip(right - np.maximum(points[:, :1], left), 0.0, None)
     heights = np.clip(top - points[:, 1:], 0.0, None)
     return np.asarray((widths * heights).sum(axis=1))
-
-
-def _scores(trials: Sequence[Trial]) -> list[Any]:
-    return [score for trial in trials for score in trial.scores]
 
 
 def build(seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
