@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,6 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from evaluators.evaluation import EvaluatorSpec, build_evaluator
-from orchestrator.storage import OptunaChooser
 from search_space.candidate import Candidate
 from search_space.space import Space
 
@@ -126,8 +125,24 @@ def _asha() -> ASHAScheduler:
     return ASHAScheduler(metric="accuracy", mode="max", max_t=len(STEPS), grace_period=1, reduction_factor=3)
 
 
+class Suggested:
+    """An Optuna trial seen as the space sees a sampler: what it suggests it also keeps."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+
+    def choice(self, name: str, options: Sequence[str]) -> str:
+        return self._trial.suggest_categorical(name, list(options))
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        return self._trial.suggest_int(name, low, high)
+
+    def real(self, name: str, low: float, high: float) -> float:
+        return self._trial.suggest_float(name, low, high, log=True)
+
+
 def _draw(space: Space, evaluator: str, trial: optuna.Trial) -> dict[str, Any]:
-    return {"candidate": space.draw(OptunaChooser(trial)).canonical_json, "evaluator": evaluator}
+    return {"candidate": space.draw(Suggested(trial)).canonical_json, "evaluator": evaluator}
 
 
 def _search(space: Space, evaluator: EvaluatorSpec) -> OptunaSearch:
