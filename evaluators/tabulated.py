@@ -63,7 +63,8 @@ class Row:
     Attributes:
         candidate: What was trained.
         seed: Seed of the training.
-        origin: Which draw it comes from: `wide` for the wide space, else the name of a preset.
+        origin: Where it comes from: `wide` for a draw of the wide space, the name of a preset for one of that, or
+            `baseline` for a fixed architecture beside them.
         cost: What was known before.
         validation: Quality by rung, in the header's order; as many rungs as were reached.
         test: The same on the test split.
@@ -146,6 +147,10 @@ class Table:
     def main(self) -> list[Row]:
         """Return the rows of the first seed: one for each candidate, failed ones included."""
         return [row for row in self.rows.values() if row.seed == 0]
+
+    def of(self, origin: str) -> Table:
+        """Return the table of the rows of one origin: a search sees the candidates of one space."""
+        return Table(self.header, {key: row for key, row in self.rows.items() if row.origin == origin})
 
     def score(self, row: Row, rung: int, split: Split) -> Score:
         """Return what a row scored at a rung, counted from 0. What needs the end of training stands at the last only.

@@ -42,8 +42,8 @@ def main() -> None:
 
 
 def arena_of(task: str) -> Arena:
-    """Return the arena of a task's table."""
-    table = Table.read(table_path(task))
+    """Return the arena of the wide space in a task's table."""
+    table = Table.read(table_path(task)).of("wide")
     parameters = int(table.header.provenance["backbone_parameters"])
     limit = int(spec_of(task).budgets.limits(parameters)["trainable_params"])
     return Arena(task, table, space_of(table.header), CLASSES[task], limit)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 
 from benchmarks import table
 from benchmarks.table.drawing import draw
+from benchmarks.table.plan import STAGES, Stage
 from benchmarks.table.tasks import COUNTS
-from benchmarks.table.training import done, planned, train
+from benchmarks.table.training import train
 
 
 def main() -> None:
@@ -22,12 +22,21 @@ def main() -> None:
     one.add_argument("--shard", type=_shard, default=(1, 1), help="which part of how many: 1/2")
     given = parser.parse_args()
     if given.verb == "status":
-        for task in COUNTS:
-            wanted, there = planned(task), done(task)
-            left = Counter(row.seed for row in wanted if row.key not in there)
-            print(f"{task}: {len(there)} of {len(wanted)} trainings; left by seed: {dict(left) or 'none'}")
-    for task in given.tasks if given.verb != "status" else ():
-        print(f"{task}: {draw(task)} draws") if given.verb == "draw" else train(task, given.shard)
+        for stage in STAGES:
+            print(f"{stage}: {len(stage.rows()) - len(stage.left())} of {len(stage.rows())} trainings")
+    elif given.verb == "draw":
+        for task in given.tasks:
+            print(f"{task}: {draw(task)} candidates more")
+    else:
+        for stage in STAGES:
+            if stage.task in given.tasks:
+                _train(stage, *given.shard)
+
+
+def _train(stage: Stage, which: int, of: int) -> None:
+    """Train what is missing of one shard: every so many-th row of a stage, wherever the others stand."""
+    mine = {row.key for row in stage.rows()[which - 1 :: of]}
+    train(stage.task, [row for row in stage.left() if row.key in mine], str(stage))
 
 
 def _shard(text: str) -> tuple[int, int]:

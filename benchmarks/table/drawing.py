@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+from benchmarks.json_lines import append
 from benchmarks.report import environment
-from benchmarks.table.tasks import COUNTS, RUNGS, candidates_path, spec_of
-from evaluators.tabulated import Header, Row
+from benchmarks.table.baselines import baselines
+from benchmarks.table.tasks import COUNTS, OWN_COUNTS, RUNGS, candidates_path, spec_of
+from evaluators.tabulated import Header, Row, Table
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
 from search_space.files import atomic_write
@@ -20,25 +23,57 @@ _SEEDS = {"trec": 1, "movie": 2}
 
 
 def draw(task: str) -> int:
-    """Draw the candidates of a task and write them. Returns how many draws it took."""
+    """Draw what a task's file does not have yet and add it. Returns how many candidates that were."""
+    before = _held(task)
+    if not before:
+        _begin(task)
+    for row in (*_of_published_spaces(task, before), *_fixed(task, before)):
+        append(candidates_path(task), _line(row))
+    return len(_held(task)) - len(before)
+
+
+def _held(task: str) -> dict[str, Row]:
+    path = candidates_path(task)
+    return {row.candidate.sha256: row for row in Table.read(path).main()} if path.exists() else {}
+
+
+def _begin(task: str) -> None:
+    """Draw the wide space, and write it with the header."""
     spec = spec_of(task)
     with TemporaryDirectory() as folder:
         prepared = prepare(spec, Path(folder))
-        rows, draws = _feasible(prepared, task)
-    lines = [json.dumps(_header(spec, prepared, draws, _SEEDS[task]).to_json()), *(_line(row) for row in rows)]
+        rows, draws = _feasible(prepared, COUNTS[task], "wide", _SEEDS[task])
+    header = _header(spec, prepared, draws, _SEEDS[task]).to_json()
+    lines = [json.dumps(header), *map(_line, rows)]
     atomic_write(candidates_path(task), "\n".join(lines) + "\n")
-    return draws
 
 
-def _feasible(prepared: Prepared, task: str) -> tuple[list[Row], int]:
+def _of_published_spaces(task: str, held: dict[str, Row]) -> Iterator[Row]:
+    for preset, count in OWN_COUNTS[task].items():
+        if not any(row.origin == preset for row in held.values()):
+            with TemporaryDirectory() as folder:
+                prepared = prepare(spec_of(task, preset), Path(folder))
+                yield from _feasible(prepared, count, preset, _SEEDS[task])[0]
+
+
+def _fixed(task: str, held: dict[str, Row]) -> Iterator[Row]:
+    """Yield the baselines that are not there; a budget of parameters does not bind them."""
+    with TemporaryDirectory() as folder:
+        prepared = prepare(spec_of(task), Path(folder))
+        for _, candidate in baselines():
+            if candidate.sha256 not in held:
+                yield Row(candidate, 0, "baseline", prepared.coster.cost(candidate))
+
+
+def _feasible(prepared: Prepared, count: int, origin: str, seed: int) -> tuple[list[Row], int]:
     """Draw uniformly until there are enough that differ, can be attached and are within budget."""
-    chooser, found, draws = RandomChooser(_SEEDS[task]), dict[str, Row](), 0
-    while len(found) < COUNTS[task]:
+    chooser, found, draws = RandomChooser(seed), dict[str, Row](), 0
+    while len(found) < count:
         candidate, draws = prepared.space.draw(chooser), draws + 1
         if (cost := prepared.affordable(candidate)) is not None:
-            found.setdefault(candidate.sha256, Row(candidate, 0, "wide", cost))
+            found.setdefault(candidate.sha256, Row(candidate, 0, origin, cost))
     rows = list(found.values())
-    Random(_SEEDS[task]).shuffle(rows)
+    Random(seed).shuffle(rows)
     return rows, draws
 
 

@@ -15,14 +15,11 @@ FOLDER = Path(__file__).parent
 RUNGS = (21, 63, 189)
 """Training steps: at batch 16 the last is one pass over 3,024 examples; each is three times the one before."""
 
-SEEDS = (1, 2, 3, 4)
-"""Further seeds of the candidates whose noise is measured; all candidates have seed 0."""
-
 COUNTS = {"trec": 400, "movie": 150}
 """Candidates of the wide space, by task."""
 
-NOISE = {"trec": 30, "movie": 0}
-"""Candidates that are trained on all seeds, by task: the first ones that were drawn."""
+OWN_COUNTS = {"trec": {"autopeft": 100}, "movie": {}}
+"""Candidates of published spaces, by task and preset."""
 
 _SPLITS: dict[str, dict[str, float]] = {
     "trec": {"train": 0.62, "validation": 0.13, "calibration": 0.1, "test": 0.15},
@@ -30,14 +27,23 @@ _SPLITS: dict[str, dict[str, float]] = {
 }
 
 
-def spec_of(task: str) -> StudySpec:
-    """Return the study of a task: every method and every named hybrid, up to five per cent of the backbone."""
-    return parse(_spec(task), f"table {task}")
+def spec_of(task: str, preset: str = "everything") -> StudySpec:
+    """Return the study of a task: a preset, up to five per cent of the backbone.
+
+    Args:
+        task: `trec` or `movie`.
+        preset: `everything` is the wide space: every method and every named hybrid.
+    """
+    return parse({**_spec(task), "space": {"preset": preset}}, f"table {task}")
 
 
-def space_of(header: Header) -> Space:
-    """Return the space that a table's candidates were drawn from, bound to its model."""
-    spec = parse(dict(header.spec), "table")
+def space_of(header: Header, origin: str = "wide") -> Space:
+    """Return the space that a table's candidates of an origin were drawn from, bound to its model.
+
+    The wide space is the one that the header tells, whatever methods came later.
+    """
+    given = dict(header.spec) if origin == "wide" else {**header.spec, "space": {"preset": origin}}
+    spec = parse(given, "table")
     model = build_on_meta(load_config(spec.model, classes=2))
     return bind(spec.space, anatomy_of(model))
 
@@ -57,7 +63,6 @@ def _spec(task: str) -> dict[str, Any]:
         "name": f"table-{task}",
         "model": {"name": "builtin:minilm-l6", "dtype": "float32"},
         "task": {"dataset": f"builtin:{task}", "splits": _SPLITS[task], "max_train": 3024, "max_evaluation": 1000},
-        "space": {"preset": "everything"},
         "budgets": {"trainable_params": "5%"},
         "training": {"steps": RUNGS[-1], "batch_size": 16},
     }

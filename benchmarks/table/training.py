@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,54 +11,40 @@ from tempfile import TemporaryDirectory
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.json_lines import append
-from benchmarks.table.tasks import NOISE, SEEDS, candidates_path, spec_of, table_path
+from benchmarks.table.tasks import candidates_path, spec_of, table_path
+from evaluators.costing import Coster
 from evaluators.measurement import quality
 from evaluators.score import Score
 from evaluators.tabulated import Header, Row, Table
 from evaluators.trained import TrainedEvaluator, TrainedRun
 from orchestrator.preparation import prepare
-from search_space.errors import EvaluationError, ParetuneError
+from search_space.errors import DataError, EvaluationError, ParetuneError, one_of
 from search_space.notation import write
 
 _MEASURED = ("checkpoint_bytes", "peak_memory_bytes", "latency_ms", "train_step_ms")
 
 
-def planned(task: str) -> list[Row]:
-    """Return what is to be trained, in order: every candidate on seed 0, then the noisy ones on further seeds."""
-    drawn = Table.read(candidates_path(task))
-    rows = drawn.main()
-    return [*rows, *(replace(row, seed=seed) for row in rows[: NOISE[task]] for seed in SEEDS)]
-
-
-def done(task: str) -> set[tuple[str, int]]:
-    """Return the keys of the rows that are there."""
-    return set(Table.read(table_path(task)).rows) if table_path(task).exists() else set()
-
-
-def train(task: str, shard: tuple[int, int]) -> None:
-    """Train what is missing of one shard.
-
-    Args:
-        task: `trec` or `movie`.
-        shard: Which part of how many, from 1: (1, 2) and (2, 2) can run beside each other.
-    """
-    which, of = shard
-    waiting = [row for row in planned(task)[which - 1 :: of] if row.key not in done(task)]
-    _begin(task)
+def train(task: str, rows: Sequence[Row], title: str) -> None:
+    """Train some rows of a task, in order, and add each to its table. Several processes may do so beside each other."""
+    if not rows:
+        return
     with TemporaryDirectory() as folder, _progress() as progress:
-        evaluator = TrainedEvaluator(prepare(spec_of(task), Path(folder)).evaluator)
-        header = Table.read(candidates_path(task)).header
-        bar = progress.add_task(task, total=len(waiting))
-        for row in waiting:
-            progress.update(bar, description=write(row.candidate)[:60])
-            append(table_path(task), json.dumps(_trained(evaluator, header, row).to_json(), separators=(",", ":")))
+        prepared = prepare(spec_of(task), Path(folder))
+        header = _begun(task)
+        evaluator = TrainedEvaluator(prepared.evaluator)
+        bar = progress.add_task(title, total=len(rows))
+        for row in rows:
+            progress.update(bar, description=f"{title}: {write(row.candidate)[:60]}")
+            trained = _trained(evaluator, prepared.coster, header, row)
+            append(table_path(task), json.dumps(trained.to_json(), separators=(",", ":")))
             progress.advance(bar)
 
 
-def _trained(evaluator: TrainedEvaluator, header: Header, row: Row) -> Row:
+def _trained(evaluator: TrainedEvaluator, coster: Coster, header: Header, row: Row) -> Row:
+    """Return a row with what training gave. Its cost is told anew: it depends on how the study trains."""
     try:
-        run = evaluator.start(row.candidate, row.seed)
-        scores = list(_by_rungs(run, header.rungs))
+        row = replace(row, cost=coster.cost(row.candidate))
+        scores = list(_by_rungs(evaluator.start(row.candidate, row.seed), header.rungs))
     except EvaluationError as error:
         return replace(row, cause=error.cause, message=str(error))
     except ParetuneError as error:
@@ -79,9 +65,21 @@ def _by_rungs(run: TrainedRun, rungs: tuple[int, ...]) -> Iterator[tuple[Score, 
         yield score, quality(run.predict("test", tokens), tokens.labels, run.evaluator.spec.calibration)
 
 
-def _begin(task: str) -> None:
-    if not table_path(task).exists():
-        append(table_path(task), candidates_path(task).read_text().partition("\n")[0])
+def _begun(task: str) -> Header:
+    """Return the header of a task's table, written where there is none: how it trains now, in the space of the draw.
+
+    Raises:
+        DataError: What is in the table was trained in another way.
+    """
+    drawn = Table.read(candidates_path(task)).header
+    header = replace(drawn, spec={**spec_of(task).to_json(), "space": drawn.spec["space"]})
+    path = table_path(task)
+    if not path.exists():
+        append(path, json.dumps(header.to_json()))
+    differs = [name for name, value in header.spec.items() if Table.read(path).header.spec.get(name) != value]
+    if differs:
+        raise DataError(f"{path.name} was trained with another {one_of(differs)}; move it away to train it anew")
+    return header
 
 
 def _progress() -> Progress:

@@ -9,35 +9,69 @@ from pathlib import Path
 import pytest
 
 from benchmarks.json_lines import append
-from benchmarks.table.tasks import COUNTS, NOISE, RUNGS, candidates_path, space_of, table_path
-from benchmarks.table.training import planned
+from benchmarks.table import plan, training
+from benchmarks.table.baselines import BASELINES, TRIES, baselines, name_of
+from benchmarks.table.drawing import draw
+from benchmarks.table.plan import SEEDS, STAGES, Stage
+from benchmarks.table.tasks import COUNTS, OWN_COUNTS, RUNGS, candidates_path, space_of, spec_of, table_path
+from benchmarks.table.training import _begun
 from evaluators.tabulated import Table
 from search_space.errors import DataError
 
 TRAINED = [task for task in COUNTS if table_path(task).exists()]
 
 
-@pytest.mark.parametrize("task", COUNTS)
-def test_every_candidate_can_still_be_drawn_from_its_space(task: str) -> None:
+ORIGINS = [(task, origin) for task in COUNTS for origin in ("wide", *OWN_COUNTS[task])]
+
+
+@pytest.mark.parametrize(("task", "origin"), ORIGINS)
+def test_every_candidate_can_still_be_drawn_from_its_space(task: str, origin: str) -> None:
     table = Table.read(candidates_path(task))
-    space = space_of(table.header)
-    for row in table.main():
+    space = space_of(table.header, origin)
+    rows = table.of(origin).main()
+    for row in rows:
         space.encode(row.candidate)
-    assert len(table.main()) == COUNTS[task]
+    assert len(rows) == (COUNTS[task] if origin == "wide" else OWN_COUNTS[task][origin])
     assert table.header.rungs == RUNGS
 
 
-@pytest.mark.parametrize("task", COUNTS)
-def test_every_candidate_is_within_its_budget(task: str) -> None:
+@pytest.mark.parametrize(("task", "origin"), ORIGINS)
+def test_every_drawn_candidate_is_within_its_budget(task: str, origin: str) -> None:
     table = Table.read(candidates_path(task))
     limit = 0.05 * table.header.provenance["backbone_parameters"]
-    assert all(0 <= row.cost.trainable_params <= limit for row in table.main())
+    assert all(0 <= row.cost.trainable_params <= limit for row in table.of(origin).main())
+
+
+@pytest.mark.parametrize("task", COUNTS)
+def test_every_baseline_has_as_many_tries_and_is_no_member_of_the_spaces(task: str) -> None:
+    table = Table.read(candidates_path(task))
+    rows = table.of("baseline").main()
+    assert {row.candidate for row in rows} == {candidate for _, candidate in baselines()}
+    assert [name_of(row.candidate) for row in rows] == [name for name in BASELINES for _ in range(TRIES)]
+    assert sum(len(table.of(origin).rows) for origin in ("wide", "baseline", *OWN_COUNTS[task])) == len(table.rows)
+    assert {"full fine-tuning"} == {name_of(row.candidate) for row in rows if row.cost.trainable_params > 1_135_660}
+
+
+def test_the_tries_of_a_baseline_span_the_range_that_is_searched() -> None:
+    rates = [one.recipe.learning_rates for name, one in baselines() if name == "MAM"]
+    assert rates[0] == (3e-3, 2e-4)
+    assert rates[-1] == (6e-2, 5e-3)
+    assert [one.recipe.learning_rates for name, one in baselines() if name == "LoRA r8"][2] == (2e-3,)
+    heads = [one.recipe.head_learning_rate for name, one in baselines() if name == "head only"]
+    assert heads == [0.001, 0.00316, 0.01, 0.0316, 0.1]
+
+
+@pytest.mark.parametrize("task", COUNTS)
+def test_nothing_that_is_there_is_drawn_again(task: str) -> None:
+    before = candidates_path(task).read_bytes()
+    assert draw(task) == 0
+    assert candidates_path(task).read_bytes() == before
 
 
 @pytest.mark.parametrize("task", TRAINED)
 def test_what_was_trained_is_what_was_drawn_with_every_metric_at_every_rung(task: str) -> None:
     table = Table.read(table_path(task))
-    wanted = {row.key for row in planned(task)}
+    wanted = {row.key for stage in STAGES if stage.task == task for row in stage.rows()}
     for row in table.rows.values():
         assert row.key in wanted
         if row.cause:
@@ -50,10 +84,37 @@ def test_what_was_trained_is_what_was_drawn_with_every_metric_at_every_rung(task
         assert row.measured["checkpoint_bytes"] > 0
 
 
-def test_the_noise_is_that_of_the_first_that_were_drawn() -> None:
-    rows = planned("trec")
-    assert len(rows) == COUNTS["trec"] + 4 * NOISE["trec"]
-    assert {row.candidate for row in rows if row.seed} == {row.candidate for row in rows[: NOISE["trec"]]}
+def test_the_wide_space_of_trec_is_trained_first_and_the_noise_of_the_first_that_were_drawn_last() -> None:
+    order = [(row.origin, row.seed > 0) for stage in STAGES for row in stage.rows()]
+    assert order[: COUNTS["trec"]] == [("wide", False)] * COUNTS["trec"]
+    first = {row.candidate for row in STAGES[0].rows()[:30]}
+    noise = Stage("trec", "wide", SEEDS, most=30).rows()
+    assert {row.candidate for row in noise} == first
+    assert sorted({row.seed for row in noise}) == [1, 2, 3, 4]
+    assert order[-len(noise) - 40 :] == [("wide", True)] * (len(noise) + 40)
+
+
+def test_what_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "table_path", lambda _task: tmp_path / "trec.jsonl")
+    stage = STAGES[0]
+    assert stage.left() == stage.rows()
+    lines = candidates_path("trec").read_text().splitlines()
+    (tmp_path / "trec.jsonl").write_text("\n".join(lines[:3]) + "\n")
+    assert stage.left() == stage.rows()[2:]
+
+
+def test_a_table_that_was_trained_in_another_way_is_not_added_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "table_path", lambda _task: tmp_path / "trec.jsonl")
+    header = _begun("trec")
+    assert header.spec["training"] == spec_of("trec").to_json()["training"]
+    assert header.spec["space"] == Table.read(candidates_path("trec")).header.spec["space"]
+    assert _begun("trec") == header
+    other = json.dumps({**header.to_json(), "spec": {**header.spec, "training": {"steps": 5}}})
+    (tmp_path / "trec.jsonl").write_text(other + "\n")
+    with pytest.raises(DataError, match="was trained with another 'training'; move it away"):
+        _begun("trec")
 
 
 def test_a_line_that_was_cut_off_is_trained_again_and_nothing_else_is_lost(tmp_path: Path) -> None:
