@@ -66,6 +66,7 @@ class EvaluatorSpec:
         steps: Optimiser steps of full training.
         cpus: Cores that a trial may use.
         synthetic: Set for the closed-form evaluator.
+        rung_rows: Examples of validation that rungs before the last look at; all of them when None.
     """
 
     model: ModelSpec
@@ -75,12 +76,14 @@ class EvaluatorSpec:
     steps: int
     cpus: float = 1.0
     synthetic: SyntheticSpec | None = None
+    rung_rows: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON data."""
         parts = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "calibration")}
         synthetic = self.synthetic.model_dump(mode="json") if self.synthetic else None
-        return {**parts, "tokens": self.tokens, "steps": self.steps, "cpus": self.cpus, "synthetic": synthetic}
+        plain = {name: getattr(self, name) for name in ("tokens", "steps", "cpus", "rung_rows")}
+        return {**parts, **plain, "synthetic": synthetic}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EvaluatorSpec:
@@ -93,6 +96,7 @@ class EvaluatorSpec:
             steps=data["steps"],
             cpus=data["cpus"],
             synthetic=SyntheticSpec.model_validate(data["synthetic"]) if data["synthetic"] else None,
+            rung_rows=data["rung_rows"],
         )
 
 

@@ -33,7 +33,7 @@ def quality(logits: NDArray[np.float64], labels: NDArray[np.int64], spec: Calibr
     probabilities = softmax(logits)
     return {
         "accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
-        "macro_f1": _macro_f1(logits.argmax(axis=1), labels),
+        "macro_f1": macro_f1(logits.argmax(axis=1), labels),
         "nll": nll_from_logits(logits, labels),
         "calibrated_nll": cross_fitted_nll(logits, labels, folds=spec.folds),
         "ece": ece(probabilities, labels, bins=spec.bins),
@@ -60,7 +60,12 @@ def calibrated_quality(
 
 
 def predict_logits(
-    forward: Callable[[list[int], Batch], Tensor], tokens: Tokens, classes: int, size: int, device: torch.device
+    forward: Callable[[list[int], Batch], Tensor],
+    tokens: Tokens,
+    classes: int,
+    size: int,
+    device: torch.device,
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Return logits of shape [examples, classes], in the order of the examples.
 
@@ -70,15 +75,16 @@ def predict_logits(
         classes: How many there are.
         size: Examples of a forward pass.
         device: Where batches go.
+        rows: Positions of the examples that are asked for, rising; all of them when None.
     """
     logits = np.empty((len(tokens.ids), classes))
     with torch.inference_mode():
-        for indices, batch in tokens.in_order(size, device):
-            logits[indices] = forward(indices, batch).double().cpu().numpy()
-    return logits
+        for indices in tokens.by_length(size, rows):
+            logits[indices] = forward(indices, tokens.batch(indices, device)).double().cpu().numpy()
+    return logits if rows is None else logits[rows]
 
 
-def _macro_f1(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+def macro_f1(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
     """Return the unweighted mean of F1 over the classes that occur."""
     scores = []
     for one in np.union1d(predicted, labels):

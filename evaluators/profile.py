@@ -113,7 +113,8 @@ def _trial(evaluator: TrainedEvaluator, candidate: Candidate, seed: int, full: i
     total = time.perf_counter() - began
     measured: dict[str, float] = {phase: clock.seconds[phase] for phase in PHASES}
     measured["overhead"] = total - sum(measured.values())
-    times = {str(phase): full / evaluator.spec.steps for phase in IN_STEPS} | {"evaluation": float(rungs)}
+    times = {str(phase): full / evaluator.spec.steps for phase in IN_STEPS}
+    times["evaluation"] = 1.0 + (rungs - 1) * len(evaluator.rung_rows) / len(evaluator.tokens["validation"].ids)
     whole = {phase: seconds * times.get(phase, 1.0) for phase, seconds in measured.items()}
     return TrialProfile(candidate, measured, whole, run.forward.depth, run.forward.why_whole)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from search_space.errors import EvaluationError, did_you_mean, one_of
@@ -87,6 +87,8 @@ class Score:
         fidelity: `step` as a share of full training, in (0, 1].
         split: The split that quality metrics were computed on.
         seed: Seed of the training.
+        errors: Standard errors of quality metrics that were measured on some rows of the split, by name; none where
+            all rows were looked at.
     """
 
     values: Mapping[str, float]
@@ -94,6 +96,7 @@ class Score:
     fidelity: float
     split: Split
     seed: int
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         broken = [name for name, value in self.values.items() if not math.isfinite(value)]
@@ -118,6 +121,7 @@ class Score:
         """Return this score as JSON data, unit and split beside every value."""
         metrics = {
             name: {"value": value, "unit": METRICS[name].unit, "split": self.split if METRICS[name].on_split else None}
+            | ({"standard_error": self.errors[name]} if name in self.errors else {})
             for name, value in self.values.items()
         }
         head = {"schema_version": SCHEMA_VERSION, "step": self.step, "fidelity": self.fidelity}
@@ -129,7 +133,9 @@ class Score:
         if data["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"score: schema_version {data['schema_version']!r} is not {SCHEMA_VERSION}")
         values = {name: float(one["value"]) for name, one in data["metrics"].items()}
-        return cls(values, data["step"], data["fidelity"], data["split"], data["seed"])
+        measured = data["metrics"].items()
+        errors = {name: float(one["standard_error"]) for name, one in measured if "standard_error" in one}
+        return cls(values, data["step"], data["fidelity"], data["split"], data["seed"], errors)
 
 
 @dataclass(frozen=True)

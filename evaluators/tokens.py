@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,9 @@ class Tokens:
         for indices in self.by_length(size):
             yield indices, self.batch(indices, device)
 
-    def by_length(self, size: int) -> list[list[int]]:
-        """Return the positions of every example once, the longest first, in batches."""
-        order = sorted(range(len(self.ids)), key=lambda i: -len(self.ids[i]))
+    def by_length(self, size: int, rows: Iterable[int] | None = None) -> list[list[int]]:
+        """Return the positions of every example once, or of some of them, the longest first, in batches."""
+        order = sorted(map(int, range(len(self.ids)) if rows is None else rows), key=lambda i: -len(self.ids[i]))
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def shuffled(self, size: int, seed: int) -> Iterator[list[int]]:

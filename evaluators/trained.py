@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -30,6 +31,7 @@ from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, descend, loss_of, loss_of_recipe
 from evaluators.prefix_cache import Portion, PrefixCache
 from evaluators.score import Score, Split
+from evaluators.subset import some_rows, standard_errors
 from evaluators.tokens import Batch, TokenFolder, Tokens
 from evaluators.variants import Bench, FinalistLogits, make_variants
 from search_space.candidate import Candidate
@@ -53,6 +55,8 @@ class TrainedEvaluator:
         self.backbone = load(spec.model, len(self.folder.classes))
         self.anatomy = anatomy_of(self.backbone.model)
         self.tokens = {role: self.folder.read(role) for role in ("train", "validation", "calibration")}
+        validation = self.tokens["validation"].labels
+        self.rung_rows = some_rows(validation, spec.rung_rows or len(validation))
         about = f"{spec.model.model_dump_json()}|{self.folder.sha256}|{spec.training.max_length}"
         where, limit = self.folder.folder / PREFIX_FOLDER, spec.training.prefix_cache
         self.clock = Clock()
@@ -102,13 +106,11 @@ class TrainedRun:
             self.train(self._own(step))
             self.fidelity = min(1.0, step / self.evaluator.spec.steps)
             with self.clock.phase("evaluation"):
-                values = self._validate()
-                if self.fidelity >= 1.0:
-                    values |= self._calibrate()
+                values, errors = self._look()
             if self.fidelity >= 1.0:
                 with self.clock.phase("measurement"):
                     values |= self._measure()
-        return self._score(values, "validation")
+        return replace(self._score(values, "validation"), errors=errors)
 
     def save(self, folder: Path) -> None:
         """Write the state, the logits of validation and calibration, and the calibrator, each file whole."""
@@ -198,12 +200,12 @@ class TrainedRun:
         batches = (tokens.batch(next(order), evaluator.backbone.device) for _ in range(examples))
         return Schooling(self._own(evaluator.spec.steps), batches, _loss_on)
 
-    def predict(self, role: str, tokens: Tokens) -> NDArray[np.float64]:
-        """Return logits of shape [examples, classes], in the order of the examples."""
+    def predict(self, role: str, tokens: Tokens, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """Return logits of shape [examples, classes], in the order of the examples: of some rows, or of all."""
         self.attached.model.eval()
         classes, size = len(self.evaluator.folder.classes), self.evaluator.spec.training.evaluation_batch_size
         forward = partial(self.forward, self.evaluator.portion(role, tokens))
-        logits = predict_logits(forward, tokens, classes, size, self.evaluator.backbone.device)
+        logits = predict_logits(forward, tokens, classes, size, self.evaluator.backbone.device, rows)
         if not np.isfinite(logits).all():
             raise EvaluationError("diverged", f"the logits are not finite at step {self.step}")
         return logits
@@ -212,6 +214,17 @@ class TrainedRun:
         tokens = self.evaluator.tokens["validation"]
         self.logits["validation"] = self.predict("validation", tokens)
         return quality(self.logits["validation"], tokens.labels, self.evaluator.spec.calibration)
+
+    def _look(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return quality on validation, and its standard errors where a rung looks at some rows only."""
+        tokens, spec = self.evaluator.tokens["validation"], self.evaluator.spec.calibration
+        rows = self.evaluator.rung_rows
+        if self.fidelity >= 1.0:
+            return self._validate() | self._calibrate(), {}
+        if len(rows) == len(tokens.ids):
+            return self._validate(), {}
+        logits, labels = self.predict("validation", tokens, rows), tokens.labels[rows]
+        return quality(logits, labels, spec), standard_errors(logits, labels, spec, len(tokens.ids))
 
     def _calibrate(self) -> dict[str, float]:
         """Fit the calibrator, and score validation with it or with others like it."""

@@ -3,6 +3,9 @@
 At a rung a candidate goes on when it is among the best 1 / eta of those that reached the rung, itself included
 (Li et al. 2020, arXiv:1810.05934; several objectives with epsilon-net ties: Schmucker et al. 2021, arXiv:2106.12639).
 It never waits for others, and it goes on with the state that it has: no step is done twice.
+
+A rung may look at some rows of validation only. Then a score has an error, and a candidate is not stopped while its
+interval reaches those that go on.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ import numpy as np
 from evaluators.score import Score
 from orchestrator.dominance import order
 from orchestrator.spec import EarlyStopping, Objective
+
+_DEVIATIONS = 1.2816
+"""How far an interval reaches, in standard errors: by chance alone one in ten lies beyond it on the better side."""
 
 
 class Halving:
@@ -36,7 +42,7 @@ class Halving:
             self._passed[self._rung(score)][number] = score
 
     def goes_on(self, number: int, score: Score) -> bool:
-        """Record a score and say whether its trial goes on beyond this rung.
+        """Record a score and say whether its trial goes on beyond this rung, as it is or at its interval's good end.
 
         What is measured only after full training (times, bytes, calibrated errors) does not count at earlier rungs;
         where no objective is known yet, every trial goes on.
@@ -50,9 +56,13 @@ class Halving:
             return True
         numbers = list(rung)
         values = np.array([[rung[one][objective.metric] for objective in known] for one in numbers])
-        best = order(values, [objective.direction for objective in known])
-        kept = math.ceil(len(numbers) / self._eta)
-        return numbers.index(number) in best[:kept]
+        directions = [objective.direction for objective in known]
+        place, kept = numbers.index(number), math.ceil(len(numbers) / self._eta)
+        if place in order(values, directions)[:kept]:
+            return True
+        errors = np.array([score.errors.get(objective.metric, 0.0) for objective in known])
+        values[place] += _DEVIATIONS * errors * [1.0 if one == "maximize" else -1.0 for one in directions]
+        return bool(errors.any()) and place in order(values, directions)[:kept]
 
     def _rung(self, score: Score) -> int:
         """Return the study's step that a score stands for: a candidate with a shorter training has done fewer."""

@@ -98,6 +98,7 @@ def prepare(spec: StudySpec, folder: Path) -> Prepared:
         steps=steps,
         cpus=spec.resources.cpus,
         synthetic=spec.synthetic,
+        rung_rows=spec.search.early_stopping.rows,
     )
     classes = tokens.classes if tokens else ("a", "b")
     prepared = Prepared(space, coster, spec.budgets.limits(coster.parameters), evaluator, classes)

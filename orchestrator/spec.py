@@ -60,11 +60,13 @@ class EarlyStopping(Strict):
         eta: At each rung about 1 / eta of the candidates go on.
         rungs: Number of rungs, the last being full training; 1 trains every candidate to the end.
         grace: Candidates that pass a rung before the first one is stopped there.
+        rows: Examples of validation that rungs before the last look at; all of them when None.
     """
 
     eta: Annotated[float, Field(gt=1, le=16)] = 3.0
     rungs: Annotated[int, Field(ge=1, le=10)] = 3
     grace: Annotated[int, Field(ge=1, le=1000)] = 3
+    rows: Annotated[int, Field(ge=30, le=10_000_000)] | None = None
 
     def steps(self, full: int) -> tuple[int, ...]:
         """Return the training steps of the rungs: full, full / eta, full / eta^2 ... in rising order, each once."""

@@ -17,6 +17,14 @@ def test_a_score_reads_back_equal() -> None:
     assert Score.from_json(json.loads(json.dumps(SCORE.to_json()))) == SCORE
 
 
+def test_the_error_of_a_value_stands_beside_it_and_reads_back() -> None:
+    score = Score({"accuracy": 0.9, "nll": 0.3}, 30, 1 / 3, "validation", 7, {"accuracy": 0.02})
+    data = score.to_json()["metrics"]
+    assert data["accuracy"]["standard_error"] == 0.02
+    assert "standard_error" not in data["nll"]
+    assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
+
+
 def test_every_value_has_its_unit_and_quality_its_split() -> None:
     metrics = SCORE.to_json()["metrics"]
     assert metrics["accuracy"] == {"value": 0.9, "unit": "1", "split": "validation"}

@@ -39,6 +39,36 @@ def test_the_best_third_goes_on() -> None:
     assert one.goes_on(10, score(0.9)) is True
 
 
+def test_a_candidate_is_not_stopped_while_its_interval_reaches_the_cut() -> None:
+    """Eight passed with accuracies up to 0.7; three of nine go on, so that 0.5 is the cut."""
+    one = halving(eta=3.0)
+    for number in range(8):
+        one.record(number, score(number / 10))
+    near, far = score(0.45), score(0.3)
+    assert not one.goes_on(8, near)
+    assert one.goes_on(8, replace(near, errors={"accuracy": 0.1}))
+    assert not one.goes_on(8, replace(near, errors={"accuracy": 0.03}))
+    assert not one.goes_on(9, replace(far, errors={"accuracy": 0.1}))
+    assert one.goes_on(10, replace(score(0.9), errors={"accuracy": 0.5})), "nobody is stopped for a bad end"
+
+
+def test_an_interval_counts_on_the_better_side_of_each_objective() -> None:
+    """Where less is better the good end is below, and an objective without an error stays as it is."""
+    loss = Objective(metric="calibrated_nll", direction="minimize")
+    one = halving(loss, SIZE, eta=2.0)
+
+    def at_first_rung(value: float, error: float = 0.0) -> Score:
+        values = {"calibrated_nll": value, "trainable_params": 1.0}
+        step = one.steps[0]
+        return Score(values, step, step / 90, "validation", 0, {"calibrated_nll": error} if error else {})
+
+    for number in range(4):
+        one.record(number, at_first_rung(0.5 + number / 100))
+    assert not one.goes_on(4, at_first_rung(0.6))
+    assert not one.goes_on(4, at_first_rung(0.6, error=0.05))
+    assert one.goes_on(4, at_first_rung(0.6, error=0.07))
+
+
 def test_nobody_goes_on_after_the_last_rung() -> None:
     one = halving(grace=5)
     assert not one.goes_on(0, score(0.9, step=90))
