@@ -63,8 +63,8 @@ class Row:
     Attributes:
         candidate: What was trained.
         seed: Seed of the training.
-        origin: Where it comes from: `wide` for a draw of the wide space, the name of a preset for one of that, or
-            `baseline` for a fixed architecture beside them.
+        origin: Where it comes from: `wide` for a draw of the wide space, the name of a preset for one of that,
+            `baseline` for a fixed architecture beside them, `transfer` for the front of another task.
         cost: What was known before.
         validation: Quality by rung, in the header's order; as many rungs as were reached.
         test: The same on the test split.

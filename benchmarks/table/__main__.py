@@ -35,6 +35,8 @@ def main() -> None:
 
 def _train(stage: Stage, which: int, of: int) -> None:
     """Train what is missing of one shard: every so many-th row of a stage, wherever the others stand."""
+    if stage.origin == "transfer":
+        draw(stage.task)
     mine = {row.key for row in stage.rows()[which - 1 :: of]}
     train(stage.task, [row for row in stage.left() if row.key in mine], str(stage))
 

@@ -11,8 +11,10 @@ from tempfile import TemporaryDirectory
 from benchmarks.json_lines import append
 from benchmarks.report import environment
 from benchmarks.table.baselines import baselines
-from benchmarks.table.tasks import COUNTS, OWN_COUNTS, RUNGS, candidates_path, spec_of
+from benchmarks.table.plan import Stage
+from benchmarks.table.tasks import COUNTS, OWN_COUNTS, RUNGS, candidates_path, spec_of, table_path
 from evaluators.tabulated import Header, Row, Table
+from orchestrator.dominance import non_dominated
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
 from search_space.files import atomic_write
@@ -27,7 +29,7 @@ def draw(task: str) -> int:
     before = _held(task)
     if not before:
         _begin(task)
-    for row in (*_of_published_spaces(task, before), *_fixed(task, before)):
+    for row in (*_of_published_spaces(task, before), *_fixed(task, before), *_carried_over(task, before)):
         append(candidates_path(task), _line(row))
     return len(_held(task)) - len(before)
 
@@ -63,6 +65,18 @@ def _fixed(task: str, held: dict[str, Row]) -> Iterator[Row]:
         for _, candidate in baselines():
             if candidate.sha256 not in held:
                 yield Row(candidate, 0, "baseline", prepared.coster.cost(candidate))
+
+
+def _carried_over(task: str, held: dict[str, Row]) -> Iterator[Row]:
+    """Yield the fronts of the other tasks, once their wide spaces are trained."""
+    for other in (one for one in COUNTS if one != task):
+        if Stage(other, "wide").left():
+            continue
+        rows = [row for row in Table.read(table_path(other)).of("wide").main() if not row.cause]
+        values = [[row.validation[-1][0], row.cost.trainable_params] for row in rows]
+        for row, on_front in zip(rows, non_dominated(values, ("maximize", "minimize")), strict=True):
+            if on_front and row.candidate.sha256 not in held:
+                yield Row(row.candidate, 0, "transfer", row.cost)
 
 
 def _feasible(prepared: Prepared, count: int, origin: str, seed: int) -> tuple[list[Row], int]:

@@ -50,5 +50,8 @@ STAGES = (
     Stage("movie", "baseline"),
     Stage("trec", "wide", SEEDS, most=30),
     Stage("movie", "wide", SEEDS, most=10),
+    Stage("movie", "transfer"),
+    Stage("trec", "transfer"),
 )
-"""The first ones are what a contest needs; the noise comes last."""
+"""The first ones are what a contest needs, then the noise. Last what the other task's front does here: `draw` finds it
+once that is known."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.json_lines import append
-from benchmarks.table import plan, training
+from benchmarks.table import drawing, plan, training
 from benchmarks.table.baselines import BASELINES, TRIES, baselines, name_of
 from benchmarks.table.drawing import draw
 from benchmarks.table.plan import SEEDS, STAGES, Stage
@@ -48,7 +49,9 @@ def test_every_baseline_has_as_many_tries_and_is_no_member_of_the_spaces(task: s
     rows = table.of("baseline").main()
     assert {row.candidate for row in rows} == {candidate for _, candidate in baselines()}
     assert [name_of(row.candidate) for row in rows] == [name for name in BASELINES for _ in range(TRIES)]
-    assert sum(len(table.of(origin).rows) for origin in ("wide", "baseline", *OWN_COUNTS[task])) == len(table.rows)
+    assert sum(len(table.of(origin).rows) for origin in ("wide", "baseline", "transfer", *OWN_COUNTS[task])) == len(
+        table.rows
+    )
     assert {"full fine-tuning"} == {name_of(row.candidate) for row in rows if row.cost.trainable_params > 1_135_660}
 
 
@@ -91,7 +94,25 @@ def test_the_wide_space_of_trec_is_trained_first_and_the_noise_of_the_first_that
     noise = Stage("trec", "wide", SEEDS, most=30).rows()
     assert {row.candidate for row in noise} == first
     assert sorted({row.seed for row in noise}) == [1, 2, 3, 4]
-    assert order[-len(noise) - 40 :] == [("wide", True)] * (len(noise) + 40)
+    assert [one for one in order if one[0] != "transfer"][-len(noise) - 40 :] == [("wide", True)] * (len(noise) + 40)
+
+
+def test_the_front_of_one_task_is_drawn_for_the_other_once_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {task: tmp_path / f"{task}.jsonl" for task in COUNTS}
+    for module in (plan, drawing):
+        monkeypatch.setattr(module, "table_path", files.__getitem__)
+    assert not list(drawing._carried_over("trec", {}))
+    rows = STAGES[3].rows()
+    front = {rows[0].candidate: 0.9, min(rows, key=lambda row: row.cost.trainable_params).candidate: 0.5}
+    trained = [replace(row, validation=((front.get(row.candidate, 0.4),),)) for row in rows]
+    lines = [Table.read(candidates_path("movie")).header.to_json(), *(row.to_json() for row in trained)]
+    files["movie"].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = list(drawing._carried_over("trec", {}))
+    assert {row.candidate for row in found} == set(front)
+    assert {row.origin for row in found} == {"transfer"}
+    assert not list(drawing._carried_over("trec", {row.candidate.sha256: row for row in found}))
 
 
 def test_what_is_there_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
