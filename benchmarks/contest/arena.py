@@ -57,6 +57,19 @@ class Arena:
         self.rows = self.table.main()
 
     @property
+    def backbone(self) -> int:
+        """Parameters of the backbone."""
+        return int(self.table.header.provenance["backbone_parameters"])
+
+    def under(self, share: float) -> Arena:
+        """Return the arena of the candidates with at most a share of the backbone's parameters."""
+        limit = int(share * self.backbone)
+        kept = {key: row for key, row in self.table.rows.items() if row.cost.trainable_params <= limit}
+        return Arena(
+            f"{self.name}, at most {share:.1%}", Table(self.table.header, kept), self.space, self.classes, limit
+        )
+
+    @property
     def full(self) -> int:
         """Training steps of one candidate."""
         return self.table.header.rungs[-1]
@@ -94,7 +107,7 @@ class Arena:
 
     def best(self, rows: Sequence[Row], share: float) -> Row | None:
         """Return the row that validation puts first among those of at most a share of the backbone's parameters."""
-        most = share * int(self.table.header.provenance["backbone_parameters"])
+        most = share * self.backbone + 1e-6  # a share of one's own size lets one in, whatever binary fractions say
         fitting = [row for row in rows if not row.cause and row.cost.trainable_params <= most]
         return max(fitting, key=lambda row: self.values([row])[0, 0], default=None)
 

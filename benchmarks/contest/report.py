@@ -3,51 +3,108 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contest.arena import SHARES, Arena
+from benchmarks.contest import budget, fixed, transfer
+from benchmarks.contest.arena import SHARES, Arena, Finished
+from benchmarks.contest.contests import Contest, contests
 from benchmarks.contest.journal import Entry, digest, read
 from benchmarks.contest.measures import CHECKPOINTS, Course, course_of, interval, steps_to
-from benchmarks.contest.searches import BASELINE, OURS, RIVAL, SEARCHES
+from benchmarks.contest.searches import BASELINE, OURS, RIVAL
 from benchmarks.report import write
+from benchmarks.table.plan import Stage
+from benchmarks.table.tasks import table_path
+from evaluators.tabulated import Table
 
 PICTURES = Path(__file__).parent.parent / "results"
 GOAL, GOAL_HIGH = 1 / 3, 1 / 2
 
 
-def report(arenas: Sequence[Arena], steps: Mapping[str, int]) -> None:
-    """Write `results/contest.json`, the section of the results page, and a picture for each task."""
+def report(tasks: Sequence[str]) -> None:
+    """Write `results/contest.json`, the section of the results page, and a picture for each front contest."""
+    held = read()
     sections, results = [], {}
-    for arena in arenas:
-        entries = [one for one in read() if (one.task, one.table) == (arena.name, digest(arena))]
-        entries = [one for one in entries if one.steps == steps[arena.name]]
-        if entries:
-            results[arena.name], text = _task(arena, entries, steps[arena.name])
-            sections.append(text)
+    for task in tasks:
+        if parts := dict(_parts(task, list(contests(task)), held)):
+            results[task] = {title: data for title, (data, _) in parts.items()}
+            sections += [f"### {title}\n\n{text}" for title, (_, text) in parts.items()]
+    for home, away in permutations(tasks, 2):
+        if found := _carried(home, away, held):
+            results[f"{home} to {away}"], text = found
+            sections.append(f"### The front of {home} on {away}\n\n{text}")
     if results:
         write("contest", {"tasks": results}, "## Contest of searches\n\n" + "\n\n".join(sections))
 
 
-def _task(arena: Arena, entries: Sequence[Entry], steps: int) -> tuple[dict[str, Any], str]:
+def _parts(task: str, all_of_task: Sequence[Contest], held: Sequence[Entry]) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """Yield what is told of a task, by title."""
+    for one in all_of_task:
+        entries = _entries(one, held)
+        if entries and one.kind != "budget":
+            yield one.arena.name, _front_contest(one, entries)
+    budgets = [one for one in all_of_task if one.kind == "budget" and BASELINE in _found(one, held)]
+    if budgets:
+        told = {one.arena.name: budget.numbers(one, _found(one, held)) for one in budgets}
+        texts = [
+            budget.section(one.arena.limit / one.arena.backbone, data)
+            for one, data in zip(budgets, told.values(), strict=True)
+        ]
+        yield f"{task}: the best under a budget", (told, "\n\n".join(texts))
+    for one in all_of_task:
+        if one.kind == "front" and _entries(one, held):
+            whole = Table.read(table_path(task))
+            data = fixed.numbers(one.arena, whole, _found(one, held).get(OURS, []))
+            yield f"{task}: fixed architectures", (data, data if isinstance(data, str) else fixed.section(data, OURS))
+
+
+def _carried(home: str, away: str, held: Sequence[Entry]) -> tuple[Any, str] | None:
+    """Return what is told of one task's front on another; None where one of them has no contest."""
+    first = next((one for one in contests(home) if one.kind == "front"), None)
+    second = next((one for one in contests(away) if one.kind == "front"), None)
+    if first is None or second is None:
+        return None
+    if Stage(home, "wide").left():
+        text = f"The wide space of {home} is not trained to its end: its front is not known."
+        return text, text
+    found = _found(second, held).get(OURS, [])
+    data = transfer.numbers(first.arena, second.arena, Table.read(table_path(away)), found, second.steps)
+    return data, data if isinstance(data, str) else transfer.section(home, away, data)
+
+
+def _entries(contest: Contest, held: Sequence[Entry]) -> list[Entry]:
+    wanted = (contest.arena.name, digest(contest.arena), contest.steps)
+    return [one for one in held if (one.task, one.table, one.steps) == wanted]
+
+
+def _found(contest: Contest, held: Sequence[Entry]) -> dict[str, list[list[Finished]]]:
+    """Return what each seed of each search trained to the end."""
+    entries = _entries(contest, held)
+    names = [name for name in contest.searches if any(one.search == name for one in entries)]
+    return {name: [one.finished(contest.arena) for one in entries if one.search == name] for name in names}
+
+
+def _front_contest(contest: Contest, entries: Sequence[Entry]) -> tuple[dict[str, Any], str]:
+    arena, steps = contest.arena, contest.steps
     by_search: dict[str, list[Entry]] = defaultdict(list)
     for one in entries:
         by_search[one.search].append(one)
     courses = {
         name: [course_of(arena, one.finished(arena), steps) for one in by_search[name]]
-        for name in SEARCHES
+        for name in contest.searches
         if name in by_search
     }
-    picture = PICTURES / f"contest-{arena.name}.png"
+    picture = PICTURES / f"contest-{arena.name.replace(', space of ', '-')}.png"
     _draw(courses, steps, picture, arena.name)
     goals = _goals(arena, by_search, courses, steps)
     data = {name: _numbers(one) for name, one in courses.items()}
     head = (
-        f"### {arena.name}: {len(arena.rows)} candidates, {steps:,} training steps "
-        f"({steps // arena.full} full trainings)\n\n![hypervolume over steps](results/{picture.name})\n\n"
+        f"{len(arena.rows)} candidates, {steps:,} training steps ({steps // arena.full} full trainings)\n\n"
+        f"![hypervolume over steps](results/{picture.name})\n\n"
     )
     return {"searches": data, "goals": goals, "rows": len(arena.rows), "steps": steps}, head + _table(courses) + _said(
         goals
@@ -101,8 +158,8 @@ def _said(goals: Mapping[str, Any]) -> str:
 
 def _table(courses: Mapping[str, list[Course]]) -> str:
     limits = " | ".join(f"best ≤ {share:.1%}" for share in SHARES)
-    lines = [f"| search | seeds | hypervolume | on test | {limits} | trained to the end |"]
-    lines.append("|" + "---|" * (5 + len(SHARES)))
+    lines = [f"| search | seeds | hypervolume | on test | {limits} | regret | trained to the end |"]
+    lines.append("|" + "---|" * (6 + len(SHARES)))
     for name, several in courses.items():
         numbers = _numbers(several)
         picks = " | ".join(f"{one[0]:.3f}" for one in numbers["picks"])
@@ -110,12 +167,13 @@ def _table(courses: Mapping[str, list[Course]]) -> str:
         test, *_ = numbers["test_volume"]
         lines.append(
             f"| {name} | {numbers['seeds']} | {value:.3f} [{low:.3f}, {high:.3f}] | {test:.3f} | {picks} "
-            f"| {numbers['trained']:.0f} |"
+            f"| {np.mean([one[0] for one in numbers['regrets']]):+.4f} | {numbers['trained']:.0f} |"
         )
     legend = (
         "Hypervolume: share of what the whole table holds, of the front that validation chose, with its 95 % interval "
         "over seeds; accuracy from guessing to 1, trainable parameters by logarithm up to the budget. Best: test "
-        "accuracy of what validation picks under a share of the backbone's parameters."
+        "accuracy of what validation picks under a share of the backbone's parameters. Regret: how far these picks are "
+        "behind those from the whole table, on test, mean of the limits."
     )
     return "\n".join(lines) + "\n\n" + legend
 

@@ -9,7 +9,7 @@ import optuna
 from benchmarks.contest.arena import Search
 from benchmarks.contest.autopeft import autopeft
 from benchmarks.contest.others import moasha, ray_tune, with_optuna
-from benchmarks.contest.ours import product
+from benchmarks.contest.ours import BEST, product
 
 SEARCHES: Mapping[str, Search] = {
     "forest, early stopping": product("forest", 3),
@@ -25,6 +25,19 @@ SEARCHES: Mapping[str, Search] = {
     "AutoPEFT": autopeft,
 }
 """The first four are studies of Paretune; the others are what users would write, and AutoPEFT's algorithm."""
+
+IN_OWN_SPACE: Mapping[str, Search] = {
+    name: SEARCHES[name] for name in ("forest, early stopping", "forest", "random", "AutoPEFT")
+}
+"""In AutoPEFT's own space."""
+
+UNDER_BUDGET: Mapping[str, Search] = {
+    "forest, early stopping": product("forest", 3, BEST),
+    "forest": product("forest", 1, BEST),
+    "TPE, early stopping": product("tpe", 3, BEST),
+    "random": SEARCHES["random"],
+}
+"""For the best accuracy under a budget of parameters; all of them see only what is within it."""
 
 OURS = "forest, early stopping"
 RIVAL = "AutoPEFT"

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.contest import budget, fixed, report, transfer
 from benchmarks.contest.arena import Arena, Finished
-from benchmarks.contest.journal import Entry, read, write
+from benchmarks.contest.contests import Contest
+from benchmarks.contest.journal import Entry, digest, read, write
 from benchmarks.contest.measures import course_of, interval, steps_to
-from benchmarks.contest.searches import SEARCHES
+from benchmarks.contest.searches import SEARCHES, UNDER_BUDGET
+from benchmarks.table.baselines import BASELINES, baselines
+from evaluators.score import Cost
+from evaluators.tabulated import Row, Table
+from search_space.candidate import Candidate
 from tests.orchestrator.tables import RUNGS, space_of, spec_of, table_of
 
 NEEDS = {"Syne Tune MOASHA": "syne_tune", "AutoPEFT": "botorch"}
@@ -72,3 +80,143 @@ def test_the_journal_leaves_out_a_line_that_was_cut_off(tmp_path: Path) -> None:
     assert read(path) == entries[:1]
     write(entries[1], path)
     assert read(path) == entries
+
+
+@pytest.fixture(scope="module")
+def under_budget(arena: Arena) -> Contest:
+    small = arena.under(0.02)
+    return Contest("budget", small, UNDER_BUDGET, RUNGS[-1] * (len(small.rows) // 2))
+
+
+def test_under_a_budget_there_is_nothing_above_it(arena: Arena, under_budget: Contest) -> None:
+    small = under_budget.arena
+    assert small.limit == 20_000
+    assert 0 < len(small.rows) < len(arena.rows)
+    assert all(row.cost.trainable_params <= 20_000 for row in small.rows)
+    found = UNDER_BUDGET["forest, early stopping"](small, under_budget.steps, 0)
+    assert {one.row.key for one in found} <= {row.key for row in small.rows}
+
+
+def test_the_best_under_a_budget_is_looked_at_early_and_at_the_end(under_budget: Contest) -> None:
+    arena = under_budget.arena
+    rows = sorted(arena.rows, key=lambda row: row.validation[-1][0])[: under_budget.steps // arena.full]
+    rising = [Finished((at + 1) * arena.full, row) for at, row in enumerate(rows)]
+    best_first = [Finished(one.at, row) for one, row in zip(rising, reversed(rows), strict=True)]
+    data = budget.numbers(
+        under_budget, {"random": [rising, rising], "forest, early stopping": [best_first, best_first]}
+    )
+    assert data["target"] == rows[-1].validation[-1][0]
+    assert data["searches"]["random"]["needed"] == (len(rows),) * 3
+    assert data["searches"]["forest, early stopping"]["needed"] == (1.0,) * 3
+    assert data["searches"]["forest, early stopping"]["test_early_less_random_end"] == pytest.approx((0.0,) * 3)
+    text = budget.section(0.02, data)
+    assert "within" in text
+    assert text.endswith("**reached**.")
+    swapped = budget.numbers(under_budget, {"random": [best_first] * 2, "forest, early stopping": [rising] * 2})
+    assert budget.section(0.02, swapped).endswith("**not reached**.")
+    assert budget.trainings_to(arena, rising, 1.5) == float("inf")
+
+
+def _trained(candidate: Candidate, accuracy: float, origin: str = "baseline", seed: int = 0, params: int = 9000) -> Row:
+    quality = ((accuracy, 1.0),) * 3
+    return Row(candidate, seed, origin, Cost(params, 10), quality, quality)
+
+
+def _with_baselines(arena: Arena, deviation: float | None) -> Table:
+    rows = [
+        _trained(one, 0.3 + at / 100, params=10**6 if name == "full fine-tuning" else 9000)
+        for at, (name, one) in enumerate(baselines())
+    ]
+    seeds = []
+    if deviation is not None:
+        scale = deviation / np.std([-1, 0, 1], ddof=1)
+        seeds = [
+            _trained(row.candidate, level + scale * (seed - 2), "wide", seed)
+            for row, level in zip(arena.rows[:8], (0.9, 0.8, 0.9, 0.8, *[0.2] * 4), strict=True)
+            for seed in (1, 2, 3)
+        ]
+        arena_rows = dict(list(arena.table.rows.items())[8:])
+    else:
+        arena_rows = dict(arena.table.rows)
+    return Table(arena.table.header, {**arena_rows, **{row.key: row for row in (*rows, *seeds)}})
+
+
+def test_fixed_architectures_are_compared_in_deviations_of_the_seed(arena: Arena) -> None:
+    whole = _with_baselines(arena, 0.02)
+    assert fixed.seed_deviation(whole) == pytest.approx(0.02)
+    found = [[Finished((at + 1) * arena.full, row) for at, row in enumerate(arena.rows)]] * 3
+    data = fixed.numbers(arena, whole, found)
+    assert isinstance(data, dict)
+    assert data["effort"] == 40
+    lora = data["baselines"]["LoRA r8"]
+    assert (lora["rate"], round(lora["test"], 6)) == (8e-3, 0.34)
+    small = [row for row in arena.rows[:40] if row.cost.trainable_params <= 9000]
+    assert lora["searched"][0] == pytest.approx(max(row.test[-1][0] for row in small))
+    whole_front = max(row.test[-1][0] for row in arena.rows[:40])
+    assert data["baselines"]["full fine-tuning"]["searched"][0] == pytest.approx(whole_front)
+    text = fixed.section(data, "forest")
+    assert text.count("\n| ") == len(BASELINES) + 1
+    assert f"{(whole_front - 0.69) / 0.02:+.1f}" in text
+    assert "The best fixed one is head only" in text
+
+
+def test_what_is_missing_for_a_comparison_is_said(arena: Arena) -> None:
+    found = [[Finished((at + 1) * arena.full, row) for at, row in enumerate(arena.rows)]]
+    message = fixed.numbers(arena, arena.table, found)
+    assert isinstance(message, str)
+    assert message.startswith("Not all baselines are trained yet: LoRA r8")
+    assert "has not been run" in str(fixed.numbers(arena, _with_baselines(arena, None), []))
+    alone = fixed.numbers(arena, _with_baselines(arena, None), found)
+    assert isinstance(alone, dict)
+    assert alone["deviation"] is None
+    assert "the deviation of the seed is not known" in fixed.section(alone, "forest")
+    other = Arena("other", table_of(50, seed=9), arena.space, 2, arena.limit)
+    message = transfer.numbers(arena, other, other.table, found, 900)
+    assert isinstance(message, str)
+    assert "front 0 are trained on other" in message
+
+
+def test_a_front_that_is_carried_over_stands_beside_a_native_search(arena: Arena) -> None:
+    other = Arena("other", table_of(50, seed=9), arena.space, 2, arena.limit)
+    front = transfer._front(arena)
+    rows = {**other.table.rows, **{row.key: replace(row, origin="transfer") for row in front}}
+    native = [[Finished((at + 1) * arena.full, row) for at, row in enumerate(other.rows)]] * 2
+    data = transfer.numbers(arena, other, Table(other.table.header, rows), native, 50 * arena.full)
+    assert isinstance(data, dict)
+    assert data["native, whole budget"]["volume"] == pytest.approx((1.0,) * 3)
+    assert data["native, as many trainings"]["volume"][0] <= 1.0
+    assert data["carried"]["volume"][0] == pytest.approx(other.volume(front) / other.volume(other.rows))
+    assert f"made-up's front, {len(front)} trainings" in transfer.section("made-up", "other", data)
+
+
+def test_a_report_tells_every_contest_and_what_is_missing(
+    arena: Arena, under_budget: Contest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = Contest("front", arena, SEARCHES, STEPS)
+    written: dict[str, str] = {}
+    journal = tmp_path / "journal.jsonl"
+    for one in (front, under_budget):
+        for at, name in enumerate(("random", "forest, early stopping")):
+            rows = one.arena.rows[at : at + 12]
+            found = tuple(((place + 1) * one.arena.full, row.candidate.sha256) for place, row in enumerate(rows))
+            write(Entry(one.arena.name, digest(one.arena), name, 0, one.steps, found), journal)
+    monkeypatch.setattr(report, "contests", lambda task: [front, under_budget] if task == "trec" else [])
+    monkeypatch.setattr(report, "read", lambda: read(journal))
+    monkeypatch.setattr(report, "PICTURES", tmp_path)
+    monkeypatch.setattr(report, "table_path", lambda _task: _table_file(arena, tmp_path))
+    monkeypatch.setattr(report, "write", lambda name, data, text: written.update({name: text}))
+    report.report(["trec", "movie"])
+    text = written["contest"]
+    assert "### made-up\n" in text
+    assert "| regret |" in text
+    assert "### trec: the best under a budget" in text
+    assert "**At most 2.0% of the parameters**" in text
+    assert "Not all baselines are trained yet" in text
+    assert (tmp_path / "contest-made-up.png").exists()
+
+
+def _table_file(arena: Arena, folder: Path) -> Path:
+    path = folder / "table.jsonl"
+    lines = [arena.table.header.to_json(), *(row.to_json() for row in arena.rows)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

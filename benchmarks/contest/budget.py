@@ -1,0 +1,102 @@
+"""The best under a budget: when a search gets to what random search has after four times as many trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contest.arena import Arena, Finished
+from benchmarks.contest.contests import Contest
+from benchmarks.contest.measures import interval
+from benchmarks.contest.searches import BASELINE, OURS
+
+GOAL = 1 / 4
+"""Share of random's trainings: 25 of 100."""
+
+
+def pick_after(arena: Arena, finished: Sequence[Finished], steps: float) -> tuple[float, float]:
+    """Return accuracy on validation and on test of what validation picks by then; chance where nothing is done."""
+    rows = [one.row for one in finished if one.at <= steps]
+    best = arena.best(rows, 1.0)
+    if best is None:
+        return 1 / arena.classes, 1 / arena.classes
+    return float(arena.values([best])[0, 0]), float(arena.values([best], "test")[0, 0])
+
+
+def trainings_to(arena: Arena, finished: Sequence[Finished], accuracy: float) -> float:
+    """Return how many full trainings' steps were spent when validation first reached an accuracy; infinite if never."""
+    reached = (one.at / arena.full for one in finished if arena.values([one.row])[0, 0] >= accuracy)
+    return next(reached, float("inf"))
+
+
+def numbers(contest: Contest, found: Mapping[str, Sequence[Sequence[Finished]]]) -> dict[str, Any]:
+    """Return what is told of a contest under a budget.
+
+    Args:
+        contest: The contest.
+        found: By search: what each seed trained to the end. Random search has to be among them.
+    """
+    arena, most = contest.arena, contest.steps // contest.arena.full
+    few = GOAL * contest.steps
+    ends = {name: [pick_after(arena, one, contest.steps) for one in seeds] for name, seeds in found.items()}
+    early = {name: [pick_after(arena, one, few) for one in seeds] for name, seeds in found.items()}
+    target = float(np.mean([validation for validation, _ in ends[BASELINE]]))
+    data: dict[str, Any] = {"candidates": len(arena.rows), "trainings": most, "target": target, "searches": {}}
+    for name, seeds in found.items():
+        needed = [min(trainings_to(arena, one, target), 2.0 * most) for one in seeds]
+        test = [at_end for _, at_end in ends[BASELINE]]
+        data["searches"][name] = {
+            "seeds": len(seeds),
+            "needed": interval(needed, "median"),
+            "in_time": float(np.mean([one <= GOAL * most for one in needed])),
+            "validation_early": interval([one for one, _ in early[name]]),
+            "test_early": interval([one for _, one in early[name]]),
+            "test_early_less_random_end": _difference([one for _, one in early[name]], test),
+            "test_end": interval([one for _, one in ends[name]]),
+        }
+    return data
+
+
+def section(share: float, data: Mapping[str, Any]) -> str:
+    """Return the text about one budget."""
+    most = data["trainings"]
+    few = f"{GOAL * most:g}"
+    lines = [
+        f"**At most {share:.1%} of the parameters** ({data['candidates']} candidates of the table). Random search has "
+        f"{data['target']:.4f} on validation after {most} trainings.",
+        "",
+        f"| search | seeds | trainings until there, median | seeds within {few} | validation after {few} "
+        f"| test after {few} | less random's after {most} | test after {most} |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, one in data["searches"].items():
+        value, low, high = one["test_early_less_random_end"]
+        needed = " to ".join(_trainings(end, most) for end in one["needed"][1:])
+        lines.append(
+            f"| {name} | {one['seeds']} | {_trainings(one['needed'][0], most)} [{needed}] | {one['in_time']:.0%} "
+            f"| {one['validation_early'][0]:.4f} | {one['test_early'][0]:.4f} | {value:+.4f} [{low:+.4f}, {high:+.4f}] "
+            f"| {one['test_end'][0]:.4f} |"
+        )
+    return "\n".join(lines) + "\n\n" + _verdict(data, few)
+
+
+def _verdict(data: Mapping[str, Any], few: str) -> str:
+    if OURS not in data["searches"]:
+        return f"*{OURS}* has not been run."
+    _, _, high = data["searches"][OURS]["needed"]
+    reached = "reached" if high <= GOAL * data["trainings"] else "not reached"
+    return f"Goal, *{OURS}* there within {few} trainings (upper end of the median's interval): **{reached}**."
+
+
+def _trainings(count: float, most: int) -> str:
+    return "never" if count > most else f"{count:.1f}"
+
+
+def _difference(ours: Sequence[float], others: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """Return the difference of two means with its 95 % bootstrap interval, each side resampled on its own."""
+    rng = np.random.default_rng(seed)
+    means = [np.mean(rng.choice(side, (4000, len(side))), axis=1) for side in (ours, others)]
+    low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
+    return float(np.mean(ours) - np.mean(others)), float(low), float(high)
