@@ -21,7 +21,7 @@ class Metric:
     Attributes:
         name: Its name in scores, objectives and MLflow.
         direction: Which way is better.
-        unit: `1` for a share, `nat`, `B`, `ms`, `parameters`, `FLOP`, `s`.
+        unit: `1` for a share, `nat`, `B`, `ms`, `parameters`, `FLOP`, `s`, `J`.
         on_split: Whether it depends on a data split (quality) or not (cost).
         text: One line for people.
         short: Column head.
@@ -55,6 +55,7 @@ _ALL = (
     Metric("forward_flops", "minimize", "FLOP", False, "matrix products of a forward pass, per token", "forward"),
     Metric("training_flops", "minimize", "FLOP", False, "matrix products of a training step, per token", "training"),
     Metric("training_seconds", "minimize", "s", False, "time of all training steps", "training time"),
+    Metric("training_joules", "minimize", "J", False, "energy of the device during all training steps", "energy"),
     Metric(
         "train_step_ms",
         "minimize",
@@ -67,6 +68,8 @@ _ALL = (
 )
 PREDICTED = ("inference_memory_bytes", "forward_flops", "training_flops")
 """Metrics that follow from shapes and are not measured: a score takes them from the candidate's cost."""
+METERED = ("training_joules",)
+"""Metrics that a score has only where the device has a meter."""
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 
 

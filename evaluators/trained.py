@@ -24,6 +24,7 @@ from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import checkpoint_activations, load
 from evaluators.calibrated import Calibrated, calibrate
 from evaluators.clock import Clock
+from evaluators.energy import meter_if_any
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, PREFIX_FOLDER, STATE_FILE, EvaluatorSpec
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality
@@ -60,6 +61,7 @@ class TrainedEvaluator:
         about = f"{spec.model.model_dump_json()}|{self.folder.sha256}|{spec.training.max_length}"
         where, limit = self.folder.folder / PREFIX_FOLDER, spec.training.prefix_cache
         self.clock = Clock()
+        self.meter = meter_if_any(self.backbone.device)
         self.prefix = PrefixCache(self.backbone, self.anatomy, self.tokens, where, about, limit, self.clock)
 
     def start(self, candidate: Candidate, seed: int) -> TrainedRun:
@@ -97,6 +99,7 @@ class TrainedRun:
         devices = ("cpu", *(("cuda",) if evaluator.backbone.device.type == "cuda" else ()))
         self.random = {name: torch.Generator(name).manual_seed(seed).get_state() for name in devices}
         self.step_seconds: list[float] = []
+        self.joules = 0.0
         self.logits: dict[str, NDArray[np.float64]] = {}
         self.calibrated: Calibrated | None = None
 
@@ -155,6 +158,7 @@ class TrainedRun:
     def train(self, until: int) -> None:
         """Train up to a step of the candidate's own. Raises EvaluationError."""
         self.attached.model.train()
+        self._spent()  # what the device did between is not the candidate's
         with self._own_random():
             while self.step < until:
                 started, filling = time.perf_counter(), self.clock.seconds["prefix"]
@@ -166,6 +170,11 @@ class TrainedRun:
                 self.step += 1
                 filling = self.clock.seconds["prefix"] - filling  # paid once, by whoever comes first
                 self.step_seconds.append(time.perf_counter() - started - filling)
+                self.joules += self._spent()
+
+    def _spent(self) -> float:
+        """Return the joules since the call before; 0 where there is no meter."""
+        return self.evaluator.meter.spent() if self.evaluator.meter else 0.0
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -246,6 +255,7 @@ class TrainedRun:
             "deployed_params": float(beside_head(self.saved, self.evaluator.anatomy.head)),
             "training_seconds": sum(self.step_seconds),
             "train_step_ms": 1e3 * median(self.step_seconds),
+            **({"training_joules": self.joules} if self.evaluator.meter else {}),
             "latency_ms": latency_ms(self.attached.model, tokens, device),
         }
         self.attached.model.train()

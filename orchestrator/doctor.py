@@ -13,7 +13,7 @@ from typing import Literal
 
 from orchestrator.home import Home
 from orchestrator.installation import guard
-from search_space.errors import ParetuneError
+from search_space.errors import ParetuneError, UnsupportedError
 from search_space.quantities import format_bytes
 
 _LEAST_DISK = 2 * 2**30
@@ -30,7 +30,7 @@ class Finding:
 
 def examine(home: Home) -> list[Finding]:
     """Look at everything that a study needs. What breaks while it is looked at is a finding, too."""
-    looks = (_packages, _torch, _device, _bfloat16, _memory, _ray, _storage, _mlflow, _disk, _builtins, _hub)
+    looks = (_packages, _torch, _device, _bfloat16, _energy, _memory, _ray, _storage, _mlflow, _disk, _builtins, _hub)
     return [finding for look in looks for finding in _guarded(look, home)]
 
 
@@ -60,6 +60,17 @@ def _device(home: Home) -> Iterator[Finding]:
     machine = choose_machine(ModelSpec(name="-"))
     name = torch.cuda.get_device_name() if machine.device.type == "cuda" else f"{os.cpu_count()} cores"
     yield Finding("device", "ok" if machine.device.type != "cpu" else "note", f"{machine.device.type}, {name}")
+
+
+def _energy(home: Home) -> Iterator[Finding]:
+    from evaluators.backbone import choose_machine
+    from evaluators.energy import open_meter
+    from evaluators.spec import ModelSpec
+
+    try:
+        yield Finding("energy", "ok", open_meter(choose_machine(ModelSpec(name="-")).device).name)
+    except UnsupportedError as error:
+        yield Finding("energy", "note", str(error))
 
 
 def _bfloat16(home: Home) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ MOST_LATENCY_MS = 1_000.0
 MOST_STEP_MS = 10_000.0
 BYTES_PER_PARAMETER = 4
 MOST_TRAINING_SECONDS = 86_400.0
+MOST_TRAINING_JOULES = 200.0 * MOST_TRAINING_SECONDS
 TRAINING_BYTES_PER_PARAMETER = 32
 """Twice what AdamW keeps for a parameter in float32 (weight, gradient, two moments): the other half for activations."""
 TRAINING_FLOPS_PER_PARAMETER = 6
@@ -211,6 +212,8 @@ def _worst_value(metric: Metric, classes: int, backbone_parameters: int) -> floa
         return float(by_unit[metric.unit] * backbone_parameters)
     if metric.unit == "s":
         return MOST_TRAINING_SECONDS
+    if metric.unit == "J":
+        return MOST_TRAINING_JOULES
     return MOST_LATENCY_MS if metric.name == "latency_ms" else MOST_STEP_MS
 
 

@@ -11,7 +11,7 @@ from evaluators.score import METRICS, Metric
 from orchestrator.dominance import knee
 from orchestrator.member import Member
 from orchestrator.spec import StudySpec
-from search_space.quantities import format_bytes, format_count, format_seconds
+from search_space.quantities import format_bytes, format_count, format_joules, format_seconds
 
 Name = Literal["knee", "best_quality", "cheapest_within_one_standard_error"]
 DEFAULT_COST = "trainable_params"
@@ -89,6 +89,7 @@ def format_value(value: float, metric: Metric) -> str:
         "ms": lambda value: f"{value:.3g} ms",
         "s": format_seconds,
         "FLOP": lambda value: f"{format_count(value)}FLOP",
+        "J": format_joules,
     }
     return written.get(metric.unit, lambda value: f"{value:.4f}")(value)
 

@@ -16,7 +16,7 @@ from evaluators.score import Cost
 from evaluators.tokens import TokenFolder, write_tokens
 from orchestrator.front import reference_point
 from orchestrator.home import Home
-from orchestrator.spec import StudySpec
+from orchestrator.spec import StudySpec, meters_energy
 from orchestrator.storage import StudyStore
 from search_space.budgets import within
 from search_space.candidate import Candidate
@@ -83,9 +83,12 @@ def prepare(spec: StudySpec, folder: Path) -> Prepared:
 
     Raises:
         DataError: The data or the model cannot be read.
-        PlacementError, UnsupportedError: The space names what the model does not have.
+        PlacementError, UnsupportedError: The space names what the model does not have, or the study is about energy
+            and the device has no meter.
         EmptySpaceError: Nothing of the space fits the budget of trainable parameters.
     """
+    if meters_energy(spec.objectives, spec.budgets):
+        _require_meter(spec)
     tokens = _tokens(spec, folder / "tokens") if spec.synthetic is None else None
     coster = _coster(spec, tokens)
     space = bind(spec.space, coster.anatomy)
@@ -105,6 +108,16 @@ def prepare(spec: StudySpec, folder: Path) -> Prepared:
     if "trainable_params" in prepared.limits:
         require_fitting(space, prepared.tally, prepared.limits["trainable_params"])
     return prepared
+
+
+def _require_meter(spec: StudySpec) -> None:
+    from evaluators.backbone import choose_machine
+    from evaluators.energy import open_meter
+
+    try:
+        open_meter(choose_machine(spec.model).device)
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{error}; take budgets.energy and training_joules out of this study") from None
 
 
 def full_steps(spec: StudySpec, examples: int) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from calibration.spec import CalibrationSpec
-from evaluators.score import METRICS, Direction, metric
+from evaluators.score import METERED, METRICS, Direction, metric
 from evaluators.spec import ModelSpec, SyntheticSpec, TaskSpec, TrainingSpec
 from search_space.budgets import BudgetSpec
 from search_space.errors import Problem, SpecError, did_you_mean, one_of
@@ -124,6 +124,12 @@ class ResourcesSpec(Strict):
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
+def meters_energy(objectives: Sequence[Objective], budgets: BudgetSpec | None) -> bool:
+    """Whether a study limits or searches on what only a meter tells."""
+    limited = budgets is not None and budgets.energy is not None
+    return limited or any(one.metric in METERED for one in objectives)
+
+
 class StudySpec(Strict):
     """Everything that a study is.
 
@@ -153,7 +159,7 @@ class StudySpec(Strict):
     search: SearchSpec = Field(default_factory=SearchSpec)
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
-    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec, validate_default=True)
     synthetic: SyntheticSpec | None = None
 
     @field_validator("objectives")
@@ -166,6 +172,14 @@ class StudySpec(Strict):
             quality = one_of(name for name, one in METRICS.items() if one.on_split)
             raise ValueError(f"at least one objective must be about quality: {quality}")
         return objectives
+
+    @field_validator("resources")
+    @classmethod
+    def _one_on_the_meter(cls, resources: ResourcesSpec, info: ValidationInfo) -> ResourcesSpec:
+        objectives = info.data.get("objectives", ())
+        if meters_energy(objectives, info.data.get("budgets")) and resources.concurrency != 1:
+            raise ValueError("a meter counts the whole device: a study about energy needs `concurrency: 1`")
+        return resources
 
     @field_validator("calibration")
     @classmethod

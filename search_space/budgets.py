@@ -8,7 +8,14 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from search_space.quantities import parse_bytes, parse_count, parse_milliseconds, parse_seconds, parse_share
+from search_space.quantities import (
+    parse_bytes,
+    parse_count,
+    parse_joules,
+    parse_milliseconds,
+    parse_seconds,
+    parse_share,
+)
 from search_space.strict import Strict
 
 
@@ -24,6 +31,7 @@ Count = Annotated[int, BeforeValidator(parse_count)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Milliseconds = Annotated[float, BeforeValidator(parse_milliseconds)]
+Joules = Annotated[float, BeforeValidator(parse_joules)]
 CountOrShare = Annotated[int | str, BeforeValidator(_count_or_share)]
 
 
@@ -40,6 +48,7 @@ class BudgetSpec(Strict):
         latency: Milliseconds for one example at inference, measured.
         checkpoint: Bytes of the saved candidate, predicted before training and measured after.
         training_time: Seconds of all training steps, measured.
+        energy: Joules of the device during all training steps, measured; for devices that have a meter.
         ece: Expected calibration error on validation after calibration (`calibrated_ece`), measured.
         debiased_squared_error: Squared calibration error on validation before calibration, debiased, measured.
         trials: Candidates that are trained.
@@ -57,6 +66,7 @@ class BudgetSpec(Strict):
     latency: Milliseconds | None = None
     checkpoint: Bytes | None = None
     training_time: Seconds | None = None
+    energy: Joules | None = None
     ece: Annotated[float, Field(gt=0, lt=1)] | None = None
     debiased_squared_error: Annotated[float, Field(gt=0, lt=1)] | None = None
     trials: Annotated[Count, Field(le=1_000_000)] = 24
@@ -73,6 +83,7 @@ class BudgetSpec(Strict):
             "training_flops": self.flops,
             "latency_ms": self.latency,
             "training_seconds": self.training_time,
+            "training_joules": self.energy,
             "checkpoint_bytes": self.checkpoint,
             "calibrated_ece": self.ece,
             "debiased_squared_error": self.debiased_squared_error,

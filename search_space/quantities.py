@@ -9,6 +9,7 @@ from fractions import Fraction
 _PATTERN = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z%]*)\s*")
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_JOULES = {"": 1.0, "J": 1.0, "kJ": 1e3, "MJ": 1e6, "Wh": 3600.0, "kWh": 3.6e6}
 _SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -40,6 +41,11 @@ def parse_milliseconds(value: object) -> float:
     return _parse(value, {"": 1.0}, "a duration such as 3ms")
 
 
+def parse_joules(value: object) -> float:
+    """Read an energy such as `500J` or `2Wh`; a bare number is joules. Raises ValueError."""
+    return _parse(value, _JOULES, "an energy such as 500J, 20kJ or 2Wh")
+
+
 def parse_share(value: str) -> float:
     """Read a percentage such as `0.5%` as a fraction. Raises ValueError."""
     return _parse(value, {"%": 0.01}, "a percentage such as 0.5%")
@@ -68,6 +74,14 @@ def format_seconds(value: float) -> str:
     minutes, seconds = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes}m" if hours else f"{minutes}m {seconds}s"
+
+
+def format_joules(value: float) -> str:
+    """Write an energy: `1.5 kJ`."""
+    for size, unit in ((1e6, "MJ"), (1e3, "kJ")):
+        if abs(value) >= size:
+            return f"{_three_digits(value / size)} {unit}"
+    return f"{_three_digits(value)} J"
 
 
 def _three_digits(value: float) -> str:

@@ -10,6 +10,7 @@ const Metrics = {
     if (unit === "parameters") return scaled(value, [[1e9, "B"], [1e6, "M"], [1e3, "k"]], "");
     if (unit === "B") return scaled(value, [[2 ** 30, " GiB"], [2 ** 20, " MiB"], [2 ** 10, " KiB"]], " B");
     if (unit === "FLOP") return scaled(value, [[1e12, " TFLOP"], [1e9, " GFLOP"], [1e6, " MFLOP"]], " FLOP");
+    if (unit === "J") return scaled(value, [[1e6, " MJ"], [1e3, " kJ"]], " J");
     if (unit === "ms") return `${Number(value.toPrecision(3))} ms`;
     return value.toFixed(4);
   },

@@ -66,7 +66,7 @@ def cell(metric: str, value: float | None) -> str:
         return format_bytes(value)
     if unit == "parameters":
         return format_count(value)
-    if unit in ("FLOP", "s"):
+    if unit in ("FLOP", "J", "s"):
         return format_value(value, METRICS[metric])
     return f"{value:.1f} ms" if unit == "ms" else f"{value:.3f}"
 

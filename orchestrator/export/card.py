@@ -91,7 +91,7 @@ def _cell(score: Score | None, name: str) -> str:
         return format_bytes(value)
     if unit == "parameters":
         return format_count(value)
-    if unit in ("FLOP", "s"):
+    if unit in ("FLOP", "J", "s"):
         return format_value(value, METRICS[name])
     return f"{value:.1f} ms" if unit == "ms" else f"{value:.4f}"
 

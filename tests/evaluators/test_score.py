@@ -51,11 +51,13 @@ def test_another_schema_version_is_refused() -> None:
 @pytest.mark.parametrize("one", METRICS.values(), ids=str)
 def test_a_metric_describes_itself(one) -> None:
     assert one.direction in ("maximize", "minimize")
-    assert one.unit in ("1", "nat", "parameters", "B", "ms", "FLOP", "s")
+    assert one.unit in ("1", "nat", "parameters", "B", "ms", "FLOP", "s", "J")
     assert one.text
     assert one.short
     assert one.name.endswith(
-        {"B": "_bytes", "ms": "_ms", "parameters": "_params", "FLOP": "_flops", "s": "_seconds"}.get(one.unit, "")
+        {"B": "_bytes", "ms": "_ms", "parameters": "_params", "FLOP": "_flops", "s": "_seconds", "J": "_joules"}.get(
+            one.unit, ""
+        )
     )
 
 
