@@ -6,7 +6,7 @@ come in from anywhere. Scores share their names with the modules that define the
 
     scores       ece, proper_scores, selective, floor, bootstrap
     calibrators  temperature, calibrators, choice, cross_fitting
-    sets         conformal
+    sets         conformal, sets
     results      report, scorecard, figures
     errors       errors
 """
@@ -31,6 +31,7 @@ from calibration.proper_scores import Decomposition, brier, brier_binary, decomp
 from calibration.report import Report
 from calibration.scorecard import Scorecard, Settings
 from calibration.selective import aurc, excess_aurc, risk_coverage, selective_accuracy
+from calibration.sets import fit_sets, sets_from_json, sets_to_json
 from calibration.temperature import TemperatureFit, cross_fitted_nll, fit_temperature
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "figures",
     "fit_calibrator",
     "fit_conformal",
+    "fit_sets",
     "fit_temperature",
     "floor",
     "held_out_log_probabilities",
@@ -82,5 +84,7 @@ __all__ = [
     "risk_coverage",
     "selective",
     "selective_accuracy",
+    "sets_from_json",
+    "sets_to_json",
     "temperature",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -35,6 +35,7 @@ from calibration.scorecard import (
     row_statistics,
     scorecard,
 )
+from calibration.sets import Fits
 from calibration.softmax import log_softmax
 from calibration.temperature import labelled_logits
 
@@ -55,8 +56,8 @@ class Report:
         differences: After less before, with intervals: the same numbers as `Scorecard.intervals`.
         decompositions: "nll" and "brier" before calibration, in what a temperature mends and what it does not; empty
             when there are fewer rows (or groups) than folds.
-        conformal: Coverage of sets fitted on one half of the calibrated rows and judged on the other, both ways
-            round. None where half of the rows are too few for the promise.
+        conformal: Coverage of the sets given. Without any: of sets fitted on one half of the calibrated rows and
+            judged on the other, both ways round. None where the rows are too few for the promise.
         settings: How it was computed.
     """
 
@@ -88,6 +89,7 @@ def report(
     labels: npt.ArrayLike,
     *,
     calibrator: Calibrator | None = None,
+    sets: Fits | None = None,
     kind: AnyKind = "auto",
     answer_set: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
@@ -101,6 +103,7 @@ def report(
         logits: Raw logits of shape (n, k), k >= 2; ``-inf`` outside the answer set.
         labels: Class indices of shape (n,), at least two distinct.
         calibrator: One that was fitted on other rows. Without it, `kind` is cross-fitted.
+        sets: Conformal fits of that calibrator's probabilities, fitted on other rows.
         kind: Without a calibrator: which kind, or "auto" to have it chosen by cross-fitted NLL.
         answer_set: Optional booleans of shape (n, k) or (k,).
         groups: Optional, shape (n,): rows of one group stay in one fold, and are resampled together.
@@ -109,8 +112,8 @@ def report(
         settings: How it is computed.
 
     Raises:
-        SeenRowsError: The calibrator was fitted on these rows.
-        OptionError: Both a calibrator and a kind.
+        SeenRowsError: The calibrator, or the sets, were fitted on these rows.
+        OptionError: Both a calibrator and a kind, or sets without a calibrator.
         CalibrationError: Arrays that are not fit to use, too few rows, other options out of range.
     """
     array, targets = labelled_logits(logits, labels, answer_set)
@@ -120,7 +123,10 @@ def report(
         if kind != "auto":
             raise OptionError(f"a calibrator is given, and kind={kind!r} as well; give one of the two.")
         after = held_out_log_probabilities(calibrator, array, ids=ids)
-        return _report(before, after, targets, calibrator, None, groups, settings)
+        found = _report(before, after, targets, calibrator, None, groups, settings)
+        return found if sets is None else replace(found, conformal=_judged(sets, after, targets, ids))
+    if sets is not None:
+        raise OptionError("sets are given without the calibrator whose probabilities they were fitted on; give both.")
     folds, seed = settings.folds, settings.seed
     choice = choose_calibrator(
         array, targets, kind=kind, folds=folds, seed=seed, groups=groups, ids=ids, options=options
@@ -196,6 +202,12 @@ def _conformal(
         return crossed_coverage(np.exp(logs), targets, settings.alpha, method, seed=settings.seed, groups=groups)
     except TooFewRowsError:
         return None
+
+
+def _judged(sets: Fits, logs: FloatArray, targets: IntArray, ids: Ids | None) -> dict[Method, Coverage | None]:
+    return {
+        method: None if fit is None else fit.evaluate(np.exp(logs), targets, ids=ids) for method, fit in sets.items()
+    }
 
 
 def _heading(shown: Report) -> list[str]:

@@ -15,8 +15,9 @@ from search_space.candidate import Candidate
 STATE_FILE = "state.safetensors"
 PREDICTIONS_FILE = "predictions.safetensors"
 CALIBRATION_FILE = "calibration.json"
+SETS_FILE = "conformal.json"
 TEST_FILE = "test.safetensors"
-"""What a run leaves in its folder."""
+"""What a run leaves in its folder; the conformal sets are an export's."""
 
 PREFIX_FOLDER = "prefix"
 """Where the evaluators of a study keep states of the frozen prefix, in the folder of its tokens."""

@@ -3,6 +3,7 @@
 paretune.json       what was trained, on which model and data, with which result; the candidate, exactly
 state.safetensors   every tensor that is not the backbone's, by exact name
 calibration.json    the calibrator, fitted on data that training did not see
+conformal.json      the thresholds of conformal sets, fitted on the same data
 predictions.safetensors    raw logits and labels of the validation and the calibration split; validation calibrated
 adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pretrained` reads; single methods only
 """
@@ -13,7 +14,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,19 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from calibration.calibrators import Calibrator, calibrator_from_json
+from calibration.calibrators import Calibrator
+from calibration.conformal import Method
+from calibration.sets import Fits
 from calibration.softmax import softmax
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach, own_weights
 from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
-from evaluators.evaluation import CALIBRATION_FILE, STATE_FILE
+from evaluators.evaluation import STATE_FILE
+from evaluators.fits import read_fits
 from evaluators.hooks import hook_of, load_trained
 from evaluators.spec import ModelSpec
 from search_space.candidate import Candidate, Part
-from search_space.errors import ExportError
+from search_space.errors import ExportError, one_of
 from search_space.placement import Anatomy
 from search_space.registry import method
 from search_space.space import resolve
@@ -55,6 +59,7 @@ class Predictor:
         classes: Names of the classes.
         max_length: Most tokens of a text.
         fit: The calibrator of its logits; None where it is not calibrated.
+        sets: The conformal fits of its calibrated probabilities, by method; empty where the export has none.
     """
 
     model: nn.Module
@@ -62,6 +67,7 @@ class Predictor:
     classes: tuple[str, ...]
     max_length: int
     fit: Calibrator | None
+    sets: Fits = field(default_factory=dict)
 
     def logits(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return raw logits of shape [texts, classes]."""
@@ -82,6 +88,26 @@ class Predictor:
         """Return calibrated probabilities of shape [texts, classes]."""
         logits = self.logits(texts)
         return calibrated_probabilities(logits, self.fit)
+
+    def answers(
+        self, texts: Sequence[str] | Sequence[tuple[str, str]], method: Method = "lac"
+    ) -> list[tuple[str, ...]]:
+        """Return for each text the classes of its conformal set, which holds the true one as often as was promised.
+
+        Raises:
+            ExportError: The export has no such sets.
+        """
+        fit = self.sets.get(method)
+        if fit is None:
+            made = [name for name, one in self.sets.items() if one is not None]
+            raise ExportError(
+                f"this export has no conformal sets of method {method!r}; it has {one_of(made) or 'none'}. "
+                "They need 1 / alpha - 1 calibration rows"
+            )
+        if not texts:
+            return []
+        inside = fit.sets(self.probabilities(texts))
+        return [tuple(name for name, held in zip(self.classes, row, strict=True) if held) for row in inside]
 
 
 def calibrated_probabilities(logits: NDArray[np.float64], fit: Calibrator | None) -> NDArray[np.float64]:
@@ -107,7 +133,7 @@ def load_exported(folder: str | Path, model: str | None = None, backbone: Backbo
     candidate = Candidate.from_json(about["candidate"])
     attached = attach(backbone.model, anatomy_of(backbone.model), candidate, about["seed"])
     load_trained(attached, _read_state(folder), backbone.storages)
-    return Predictor(attached.model, backbone, tuple(about["classes"]), about["max_length"], _read_fit(folder))
+    return Predictor(attached.model, backbone, tuple(about["classes"]), about["max_length"], *read_fits(folder))
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -233,8 +259,3 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(folder / STATE_FILE)
     except (OSError, SafetensorError) as error:
         raise ExportError(f"{folder} has no readable state: {error}") from error
-
-
-def _read_fit(folder: Path) -> Calibrator | None:
-    path = folder / CALIBRATION_FILE
-    return calibrator_from_json(json.loads(path.read_text())) if path.exists() else None

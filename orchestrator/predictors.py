@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from calibration.calibrators import held_out_log_probabilities
-from calibration.conformal import Coverage, fit_conformal
-from calibration.cross_fitting import cross_fitted_log_probabilities
-from calibration.errors import CalibrationError
+from calibration.conformal import Coverage
 from calibration.proper_scores import nll_from_logits
+from calibration.sets import fit_sets
 from calibration.softmax import log_softmax
 from calibration.spec import CalibrationSpec
 from evaluators.calibrated import calibrate
@@ -196,19 +195,11 @@ def _conformal(
     logits: NDArray[np.float64], labels: NDArray[np.int64], test: NDArray[np.float64],
     test_labels: NDArray[np.int64], spec: CalibrationSpec,
 ) -> dict[str, Mapping[str, float] | None]:  # fmt: skip
-    """Fit sets on the calibration split, each of its rows calibrated by others, and judge them on test."""
-    found: dict[str, Mapping[str, float] | None] = {}
-    for method in ("lac", "aps"):
-        try:
-            logs = log_softmax(logits)
-            if spec.method != "none":
-                folds = max(3, spec.folds)
-                logs = cross_fitted_log_probabilities(logits, labels, kind=spec.method, folds=folds)
-            fit = fit_conformal(np.exp(logs), labels, spec.alpha, method)
-            found[method] = _coverage(fit.evaluate(np.exp(test), test_labels))
-        except CalibrationError:  # too few rows for the promise, or for the folds
-            found[method] = None
-    return found
+    """Fit sets on the calibration split, as exports have them, and judge them on test."""
+    fits = fit_sets(logits, labels, spec.alpha, kind=spec.method, folds=spec.folds)
+    return {
+        name: None if fit is None else _coverage(fit.evaluate(np.exp(test), test_labels)) for name, fit in fits.items()
+    }
 
 
 def _coverage(one: Coverage) -> dict[str, float]:

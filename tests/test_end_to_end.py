@@ -72,7 +72,7 @@ def test_a_killed_study_resumes_records_and_exports(tmp_path: Path, monkeypatch:
     target = tmp_path / "pick"
     made = json.loads(run(home, "export", "small", "--to", str(target), "--json"))
     assert made["difference"] <= 1e-5
-    assert {"paretune.json", "state.safetensors", "calibration.json", "train.py", "README.md"} <= {
+    assert {"paretune.json", "state.safetensors", "calibration.json", "conformal.json", "train.py", "README.md"} <= {
         path.name for path in target.iterdir()
     }
     _check_again(home, store)

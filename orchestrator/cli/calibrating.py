@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_text
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from calibration.calibrators import Calibrator
     from calibration.report import Report
     from calibration.scorecard import Settings
+    from calibration.sets import Fits
     from orchestrator.logit_files import LogitRows
 
 Source = Annotated[Path, typer.Argument(help="An exported folder, or a .csv or .npz file of logits.", metavar="SOURCE")]
@@ -28,9 +31,15 @@ Evaluate = Annotated[
 To = Annotated[Path | None, typer.Option("--to", help="A folder to make: calibrator, report, figures.")]
 Kind = Annotated[str, typer.Option("--kind", help="The kind of calibrator; the best by cross-fitted NLL by default.")]
 CrossFit = Annotated[bool, typer.Option("--cross-fit", help="Fit on every row and judge by five folds; for few rows.")]
+With = Annotated[
+    Path | None,
+    typer.Option(
+        "--with", help="A folder whose calibrator and conformal sets are judged on SOURCE; nothing is fitted."
+    ),
+]
 Bins = Annotated[int, typer.Option(help="Bins of the calibration errors.", min=2, max=100)]
 Seed = Annotated[int, typer.Option(help="Decides halves, folds and draws.", min=0)]
-CALIBRATOR, REPORT, TEXT = "calibrator.json", "report.json", "report.txt"
+REPORT, TEXT = "report.json", "report.txt"
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +53,7 @@ def calibrate(
     to: To = None,
     kind: Kind = "auto",
     cross_fit: CrossFit = False,
+    using: With = None,
     bins: Bins = 15,
     seed: Seed = 0,
     json: Json = False,
@@ -52,26 +62,31 @@ def calibrate(
 
     An exported folder is fitted on its calibration split and judged on validation. A single file is split in halves
     by class (and by group), or cross-fitted. A CSV file names its columns: label, one for each class, perhaps group
-    and id.
+    and id. With --with nothing is fitted: an exported calibrator is judged on rows of today.
     """
     from calibration.scorecard import Settings
+    from evaluators.fits import CALIBRATOR_FILE
 
     if to is not None and to.exists():
         raise InputError(f"{to} exists; choose another folder or remove it")
     settings = Settings(bins=bins, seed=seed)
     _check_kind(kind)
-    fitted, judged = _sets(source, evaluate, cross_fit, settings)
-    report = _report(fitted, judged, kind, settings)
+    if using is not None:
+        _check_alone(kind, evaluate, cross_fit)
+        done = _reused(source, using, settings)
+    else:
+        done = _done(*_sets(source, evaluate, cross_fit, settings), kind, settings)
+    report = done.report
     if to is not None:
-        _write(to.resolve(), report, judged or fitted, kind)
+        _write(to.resolve(), done, kind)
     if json:
         print_json(report.to_json())
         return
-    console.print(_said(fitted, judged), soft_wrap=True, markup=False)
+    console.print(done.said, soft_wrap=True, markup=False)
     console.print(report.text(), soft_wrap=True, markup=False, end="")
     if to is not None:
         console.print(
-            f"\nThe calibrator is in {to / CALIBRATOR}, the figures are in {to}.", soft_wrap=True, markup=False
+            f"\nThe calibrator is in {to / CALIBRATOR_FILE}, the figures are in {to}.", soft_wrap=True, markup=False
         )
 
 
@@ -123,16 +138,64 @@ def _halves(rows: LogitRows, seed: int) -> tuple[LogitRows, LogitRows]:
     return rows.at(first), rows.at(~first)
 
 
-def _report(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Settings) -> Report:
+@dataclass(frozen=True)
+class _Done:
+    """A report with what belongs to it: the rows that it judged, the conformal sets, and who had which part."""
+
+    report: Report
+    judged: LogitRows
+    sets: Fits
+    said: str
+
+
+def _done(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Settings) -> _Done:
+    """Fit, and judge on the other rows; or on the same by cross-fitting where there are none."""
     from calibration.choice import choose_calibrator
     from calibration.report import report
+    from calibration.sets import fit_sets
+
+    how: dict[str, Any] = {"folds": settings.folds, "seed": settings.seed, "groups": fitted.groups, "ids": fitted.ids}
+
+    def sets_of(calibrator: Calibrator) -> Fits:
+        chosen: Any = calibrator.kind
+        return fit_sets(fitted.logits, fitted.labels, settings.alpha, kind=chosen, **how)
 
     if judged is None:
-        return report(fitted.logits, fitted.labels, kind=kind, groups=fitted.groups, ids=fitted.ids, settings=settings)
-    how: dict[str, Any] = {"kind": kind, "folds": settings.folds, "seed": settings.seed}
-    choice = choose_calibrator(fitted.logits, fitted.labels, groups=fitted.groups, ids=fitted.ids, **how)
-    kept: dict[str, Any] = {"calibrator": choice.calibrator, "settings": settings}
-    return report(judged.logits, judged.labels, groups=judged.groups, ids=judged.ids, **kept)
+        rows: dict[str, Any] = {"groups": fitted.groups, "ids": fitted.ids, "settings": settings}
+        found = report(fitted.logits, fitted.labels, kind=kind, **rows)
+        return _Done(found, fitted, sets_of(found.calibrator), _said(fitted, judged))
+    calibrator = choose_calibrator(fitted.logits, fitted.labels, kind=kind, **how).calibrator
+    sets = sets_of(calibrator)
+    return _Done(_judge(judged, calibrator, sets, settings), judged, sets, _said(fitted, judged))
+
+
+def _reused(source: Path, folder: Path, settings: Settings) -> _Done:
+    """Judge what a folder holds on all rows of a file."""
+    from evaluators.fits import read_fits
+    from orchestrator.logit_files import read_rows
+
+    calibrator, sets = read_fits(folder)
+    if calibrator is None:
+        raise InputError(
+            f"{folder} holds no calibrator; give a folder that `paretune export` or `calibrate --to` wrote"
+        )
+    judged = read_rows(source)
+    said = f"nothing fitted: the {calibrator.kind} of {folder} judged on all {len(judged.labels)} rows of {source}"
+    return _Done(_judge(judged, calibrator, sets, settings), judged, sets, said)
+
+
+def _check_alone(kind: str, evaluate: Path | None, cross_fit: bool) -> None:
+    given = {"--kind": kind != "auto", "--evaluate": evaluate is not None, "--cross-fit": cross_fit}
+    for name, there in given.items():
+        if there:
+            raise InputError(f"{name} has no meaning beside --with, which fits nothing")
+
+
+def _judge(judged: LogitRows, calibrator: Calibrator, sets: Fits, settings: Settings) -> Report:
+    from calibration.report import report
+
+    rows: dict[str, Any] = {"groups": judged.groups, "ids": judged.ids, "settings": settings}
+    return report(judged.logits, judged.labels, calibrator=calibrator, sets=sets, **rows)
 
 
 def _said(fitted: LogitRows, judged: LogitRows | None) -> str:
@@ -144,12 +207,12 @@ def _said(fitted: LogitRows, judged: LogitRows | None) -> str:
     return f"fitted on {len(fitted.labels)} rows of {fitted.source}, judged on {judged.source}"
 
 
-def _write(to: Path, report: Report, judged: LogitRows, kind: str) -> None:
+def _write(to: Path, done: _Done, kind: str) -> None:
     """Write the calibrator, the report and the figures into a folder that appears whole or not at all."""
     to.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
     try:
-        _fill(aside, report, judged, kind)
+        _fill(aside, done, kind)
         aside.chmod(0o755)
         aside.rename(to)
     except BaseException:
@@ -157,12 +220,18 @@ def _write(to: Path, report: Report, judged: LogitRows, kind: str) -> None:
         raise
 
 
-def _fill(folder: Path, report: Report, judged: LogitRows, kind: str) -> None:
+def _fill(folder: Path, done: _Done, kind: str) -> None:
+    from calibration.sets import sets_to_json
     from calibration.softmax import softmax
+    from evaluators.evaluation import SETS_FILE
+    from evaluators.fits import CALIBRATOR_FILE
     from orchestrator.figures.probabilities import calibration_files
     from search_space.files import atomic_write
 
-    documents = {CALIBRATOR: report.calibrator.to_json(), REPORT: report.to_json()}
+    report, judged = done.report, done.judged
+    documents = {CALIBRATOR_FILE: report.calibrator.to_json(), REPORT: report.to_json()}
+    if done.sets:
+        documents[SETS_FILE] = sets_to_json(done.sets)
     files: dict[str, bytes | str] = {
         name: json_text.dumps(one, indent=1, allow_nan=False) + "\n" for name, one in documents.items()
     }

@@ -28,6 +28,7 @@ from evaluators.exported import load_exported
 
 predictor = load_exported("THIS_FOLDER")
 predictor.probabilities(["..."])   # calibrated
+predictor.answers(["..."])         # a set of classes for each text, which holds the true one as often as promised
 ```
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,12 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from calibration.sets import fit_sets, sets_to_json
+from calibration.spec import CalibrationSpec
 from evaluators import exported
 from evaluators.anatomy import anatomy_of
 from evaluators.backbone import Backbone, load
-from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
+from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, SETS_FILE, STATE_FILE
 from evaluators.measurement import predict_logits
 from evaluators.tokens import Batch, TokenFolder
 from orchestrator.export.card import model_card
@@ -115,14 +117,24 @@ def _fill(
     for name in (STATE_FILE, PREDICTIONS_FILE, CALIBRATION_FILE):
         if (source / name).exists():
             shutil.copyfile(source / name, aside / name)
+    recorded = safetensors.numpy.load_file(source / PREDICTIONS_FILE)
+    _write_sets(aside, recorded, store.spec.calibration)
     (aside / exported.ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
     (aside / "train.py").write_text(TRAIN_SCRIPT)
     backbone = load(store.spec.model, len(tokens.classes))
     if exported.is_peft(trained.candidate):
         _save_peft(aside, backbone, trained, store.spec.model.name)
     (aside / "README.md").write_text(model_card(store, front, trial, trained, tokens))
-    recorded = safetensors.numpy.load_file(source / PREDICTIONS_FILE)["validation_logits"]
-    return _verify(aside, backbone, tokens, recorded, store.spec.training.evaluation_batch_size, trained)
+    return _verify(
+        aside, backbone, tokens, recorded["validation_logits"], store.spec.training.evaluation_batch_size, trained
+    )
+
+
+def _write_sets(aside: Path, recorded: Mapping[str, NDArray[Any]], spec: CalibrationSpec) -> None:
+    """Fit the conformal sets on the calibration split, and write them beside the calibrator."""
+    logits, labels = recorded["calibration_logits"], recorded["calibration_labels"]
+    fits = fit_sets(logits, labels, spec.alpha, kind=spec.method, folds=spec.folds)
+    (aside / SETS_FILE).write_text(json.dumps(sets_to_json(fits), indent=1) + "\n")
 
 
 def _about(store: StudyStore, trained: Trial, tokens: TokenFolder) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import safetensors.numpy
 import safetensors.torch
 
 from calibration.calibrators import fit_calibrator
+from calibration.sets import fit_sets, sets_to_json
 from evaluators.anatomy import anatomy_of
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.exported import Predictor, as_peft_model, is_peft, load_exported, read_about, reload_peft
@@ -157,6 +158,31 @@ def test_the_calibrator_that_was_asked_for_travels_along(evaluator: TrainedEvalu
     predictor = load_exported(tmp_path)
     assert predictor.fit == fit
     assert np.allclose(predictor.probabilities(TEXTS[:5]), fit.probabilities(predictor.logits(TEXTS[:5])))
+
+
+def test_conformal_sets_travel_along(predictor: Predictor, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    p = random.dirichlet(np.ones(3), 50)
+    sets = fit_sets(np.log(p), [random.choice(3, p=row) for row in p], 0.2, kind="none")
+    (tmp_path / "conformal.json").write_text(json.dumps(sets_to_json(sets)))
+    again = load_exported(tmp_path)
+    assert again.sets == sets
+    for method, fit in sets.items():
+        assert fit is not None
+        inside = fit.sets(predictor.probabilities(TEXTS[:5]))
+        expected = [tuple(np.array(CLASSES)[row].tolist()) for row in inside]
+        assert again.answers(TEXTS[:5], method) == expected
+    assert again.answers([]) == []
+    with pytest.raises(ExportError, match="no conformal sets of method 'lac'; it has none"):
+        predictor.answers(TEXTS[:5])
+
+
+@pytest.mark.parametrize("name", ["calibration.json", "conformal.json"])
+@pytest.mark.parametrize("content", ["{", '{"kind": "magic"}', "[]", "3"])
+def test_a_fit_that_cannot_be_read_is_refused(predictor: Predictor, tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ExportError, match=str(tmp_path.name)):
+        load_exported(tmp_path)
 
 
 def test_another_backbone_of_the_same_shape_can_be_named(predictor: Predictor, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from calibration.calibrators import calibrator_from_json
+from calibration.calibrators import calibrator_from_json, fit_calibrator
 from calibration.errors import CalibrationError, SeenRowsError
 from calibration.report import report
+from calibration.sets import sets_from_json
 from orchestrator import cli
 from orchestrator.logit_files import read_export, read_rows
 from search_space.errors import InputError
@@ -69,7 +70,7 @@ def test_a_file_is_split_in_halves_and_everything_is_written(tmp_path, monkeypat
     assert "debiased_squared_error" in out
     folder = tmp_path / "made" / "here"
     assert {one.name for one in folder.iterdir()} == {
-        "calibrator.json", "calibration.html", "calibration.png", "report.json", "report.txt",
+        "calibrator.json", "conformal.json", "calibration.html", "calibration.png", "report.json", "report.txt",
     }  # fmt: skip
     assert (folder / "report.txt").read_text() in out
     assert [one.name for one in (tmp_path / "made").iterdir()] == ["here"]
@@ -148,6 +149,50 @@ def test_an_export_brings_its_own_splits(tmp_path, monkeypatch, capsys):
     calibration, validation = read_export(folder)
     assert np.array_equal(validation.logits, made_up(300, seed=0)[0])
     assert np.array_equal(calibration.labels, made_up(300, seed=1)[1])
+
+
+def test_what_was_fitted_is_judged_on_rows_of_another_day(tmp_path, monkeypatch, capsys):
+    fit = write_csv(tmp_path / "fit.csv", *made_up(150))
+    fresh = write_csv(tmp_path / "fresh.csv", *made_up(100, seed=1))
+    paretune(monkeypatch, capsys, "calibrate", fit, "--kind", "temperature", "--cross-fit", "--to", "made")
+    code, out, _ = paretune(monkeypatch, capsys, "calibrate", fresh, "--with", "made", "--json")
+    shown = json.loads(out)
+    assert (code, shown["how"], shown["n"], shown["calibrator"]["n"]) == (0, "held_out", 100, 150)
+    assert shown["calibrator"] == json.loads(Path("made", "calibrator.json").read_text())
+    sets = sets_from_json(json.loads(Path("made", "conformal.json").read_text()))
+    logits, labels = made_up(100, seed=1)
+    after = calibrator_from_json(shown["calibrator"]).probabilities(logits)
+    assert shown["conformal"]["lac"] == sets["lac"].evaluate(after, labels).to_json()
+
+
+def test_an_exports_calibrator_is_judged_too_and_never_on_its_own_rows(tmp_path, monkeypatch, capsys):
+    folder, (logits, labels) = write_export(tmp_path / "export"), made_up(300, seed=1)
+    (folder / "calibration.json").write_text(json.dumps(fit_calibrator("vector", logits, labels).to_json()))
+    own = write_npz(tmp_path / "own.npz", logits=logits, labels=labels)
+    code, _, err = paretune(monkeypatch, capsys, "calibrate", own, "--with", folder)
+    assert (code, "300 of 300 rows to be scored are among the 300" in err) == (2, True)
+    fresh = write_csv(tmp_path / "fresh.csv", *made_up(200, seed=2))
+    code, out, _ = paretune(monkeypatch, capsys, "calibrate", fresh, "--with", folder)
+    assert (code, "conformal" in out) == (0, False)
+    assert f"nothing fitted: the vector of {folder} judged on all 200 rows of {fresh}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--with", "."], "holds no calibrator"),
+        (["--with", "made", "--kind", "vector"], "--kind has no meaning beside --with"),
+        (["--with", "made", "--cross-fit"], "--cross-fit has no meaning beside --with"),
+        (["--with", "made"], "conformal.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_reused_is_one_message(tmp_path, monkeypatch, capsys, words, message):
+    source = write_csv(tmp_path / "logits.csv", *made_up(60))
+    Path("made").mkdir()
+    Path("made", "conformal.json").write_text("{")
+    code, _, err = paretune(monkeypatch, capsys, "calibrate", source, *words)
+    assert code == (1 if "read" in message else 2)
+    assert message in err
 
 
 def test_labels_may_be_names_of_columns(tmp_path):
