@@ -11,7 +11,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, cast
 
 from evaluators.score import Cost, Score, Split
@@ -148,6 +150,27 @@ class Table:
         """Return the rows of the first seed: one for each candidate, failed ones included."""
         return [row for row in self.rows.values() if row.seed == 0]
 
+    @cached_property
+    def _ms_per_flop(self) -> float:
+        """How long a FLOP per token takes, in a row of which half of the rows take longer."""
+        trained = [row for row in self.main() if not row.cause]
+        if untold := [row for row in trained if row.cost.training_flops is None]:
+            raise DataError(f"{len(untold)} rows do not tell their training_flops; train the table anew")
+        return median(row.measured["train_step_ms"] for row in trained) / median(
+            row.cost.training_flops or 0 for row in trained
+        )
+
+    def step_seconds(self, row: Row) -> float:
+        """Return how long a training step of a row takes on the simulated clock: as its FLOPs stand to the others'.
+
+        What was measured differs from run to run by what else the machine did; only its median sets the pace. A row of
+        which nothing is known, since it could not be attached, takes no time.
+
+        Raises:
+            DataError: A row that was trained does not tell its FLOPs.
+        """
+        return (row.cost.training_flops or 0) * self._ms_per_flop / 1e3
+
     def of(self, origin: str) -> Table:
         """Return the table of the rows of one origin: a search sees the candidates of one space."""
         return Table(self.header, {key: row for key, row in self.rows.items() if row.origin == origin})
@@ -188,7 +211,7 @@ class TabulatedCoster:
 
 
 class TabulatedEvaluator:
-    """Replays the trainings of a table: scores at once, and how long the training took.
+    """Replays the trainings of a table: scores at once, and how long the training takes.
 
     Args:
         table: What was trained.
@@ -216,10 +239,10 @@ class TabulatedRun:
         self.step = 0
 
     def seconds(self, step: int) -> float:
-        """Return how long training from here up to `step` took; infinite where it is to hang."""
+        """Return how long training from here up to `step` takes; infinite where it is to hang."""
         if self.fault == "hang":
             return math.inf
-        return (step - self.step) * self.row.measured.get("train_step_ms", 0.0) / 1e3
+        return (step - self.step) * self.table.step_seconds(self.row)
 
     def advance(self, step: int) -> Score:
         """Return the score at a rung of the table.

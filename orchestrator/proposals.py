@@ -13,7 +13,6 @@ from orchestrator.samplers.forest import Forest, Option
 from orchestrator.spec import StudySpec
 from orchestrator.storage import Trial
 from search_space.candidate import Candidate
-from search_space.features import features
 from search_space.knobs import RandomChooser
 
 _POOL = 256
@@ -74,4 +73,4 @@ class Proposals:
     def _keep(self, candidate: Candidate) -> None:
         """Keep a candidate as an option, unless it cannot be attached or is known to be over budget."""
         if (cost := self.prepared.affordable(candidate)) is not None:
-            self._options[candidate.sha256] = (candidate, Option(features(candidate, self._layers), cost.values))
+            self._options[candidate.sha256] = (candidate, Option.of(candidate, self._layers, cost))

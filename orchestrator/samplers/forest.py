@@ -20,13 +20,15 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from evaluators.score import METRICS
+from evaluators.score import METRICS, Cost
 from orchestrator.dominance import non_dominated
 from orchestrator.spec import Objective
 from orchestrator.storage import Trial
+from search_space.candidate import Candidate
 from search_space.features import features
 
 FloatArray = NDArray[np.float64]
+FloatMatrix = NDArray[np.float32]
 _TREES = 64
 _MOST_ROWS = 800
 _LEAST_TRIALS = 4
@@ -37,12 +39,37 @@ class Option:
     """A candidate that could be proposed, in numbers.
 
     Attributes:
-        features: Named numbers of the candidate.
+        numbers: Named numbers of the candidate, the logarithms of its costs among them.
         costs: What is known of it before training, by metric.
     """
 
-    features: Mapping[str, float]
+    numbers: dict[str, float]
     costs: Mapping[str, float]
+
+    @classmethod
+    def of(cls, candidate: Candidate, n_layers: int, cost: Cost) -> Option:
+        """Return a candidate in numbers."""
+        logs = {f"log {name}": log10(max(1.0, value)) for name, value in cost.values.items()}
+        return cls(features(candidate, n_layers) | logs, cost.values)
+
+
+class _Columns:
+    """Puts named numbers into the columns of a matrix, in an order that follows from the names alone."""
+
+    def __init__(self, rows: Sequence[Mapping[str, float]]) -> None:
+        names = sorted(set().union(*rows))
+        self._places = {name: at for at, name in enumerate(names)}
+
+    def matrix(self, rows: Sequence[Mapping[str, float]], shares: Sequence[float]) -> FloatMatrix:
+        """Return the rows, what a row does not have as 0, and in the last column the logarithm of its training's share.
+
+        Shape [rows, columns], in the layout that trees are fitted to without a copy.
+        """
+        found = np.zeros((len(rows), len(self._places) + 1), dtype=np.float32)
+        for at, row in enumerate(rows):
+            found[at, [self._places[name] for name in row]] = list(row.values())
+        found[:, -1] = np.log10(shares)
+        return found
 
 
 @dataclass
@@ -60,7 +87,7 @@ class Forest:
     worst: Mapping[str, float]
     steps: int
     n_layers: int
-    _names: list[str] = field(default_factory=list)
+    _numbers: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def best(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> int | None:
         """Return the position of the most promising option; None while there is too little to learn from.
@@ -74,47 +101,45 @@ class Forest:
         measured = [one.metric for one in self.objectives if one.metric not in options[0].costs]
         if len(learnt) < _LEAST_TRIALS:
             return None
-        rows = self._rows(learnt)
-        self._names = sorted({name for row in rows for name in row} | {n for one in options for n in one.features})
-        asked = self._matrix([self._with_costs(one.features, one.costs, 1.0) for one in options])
+        rows = [self._row(one) for one in learnt]
+        columns = _Columns([*rows, *(one.numbers for one in options)])
+        asked = columns.matrix([one.numbers for one in options], [1.0] * len(options))
         running = [one for one in learnt if one.state == "running"]
-        unfinished = self._matrix([self._row(one, 1.0) for one in running])
+        unfinished = columns.matrix([self._row(one) for one in running], [1.0] * len(running))
         promised: dict[str, FloatArray] = {}
         expected: dict[str, FloatArray] = {}
         for metric in measured:
-            trees = self._trees(learnt, rows, metric, seed)
-            promised[metric] = np.stack([tree.predict(asked) for tree in trees])
+            trees = self._trees(columns, learnt, rows, metric, seed)
+            promised[metric] = np.stack([_predicted(tree, asked) for tree in trees])
             if running:
-                expected[metric] = np.mean([tree.predict(unfinished) for tree in trees], axis=0)
+                expected[metric] = np.mean([_predicted(tree, unfinished) for tree in trees], axis=0)
         gains = self._gains(options, promised, self._front(learnt, running, expected))
         return int(np.argmax(gains))
 
-    def _trees(self, learnt: Sequence[Trial], rows: list[dict[str, float]], metric: str, seed: int) -> list[Any]:
-        from sklearn.ensemble import ExtraTreesRegressor
+    def _trees(
+        self,
+        columns: _Columns,
+        learnt: Sequence[Trial],
+        rows: Sequence[Mapping[str, float]],
+        metric: str,
+        seed: int,
+    ) -> list[Any]:
+        known = [
+            (row, score.step / self.steps, score.values[metric])
+            for trial, row in zip(learnt, rows, strict=True)
+            for score in trial.scores
+            if metric in score.values
+        ][-_MOST_ROWS:]
+        numbers, shares, values = zip(*known, strict=True)
+        return _fitted(columns.matrix(numbers, shares), np.array(values, dtype=np.float64), seed)
 
-        scores = [score for trial in learnt for score in trial.scores]
-        pairs = [(row, score.values.get(metric)) for row, score in zip(rows, scores, strict=True)]
-        known = [(row, value) for row, value in pairs if value is not None][-_MOST_ROWS:]
-        forest = ExtraTreesRegressor(
-            n_estimators=_TREES, min_samples_leaf=2, max_features=0.5, bootstrap=True, random_state=seed
-        )
-        forest.fit(self._matrix([row for row, _ in known]), np.array([value for _, value in known]))
-        return list(forest.estimators_)
-
-    def _rows(self, learnt: Sequence[Trial]) -> list[dict[str, float]]:
-        return [self._row(trial, score.step / self.steps) for trial in learnt for score in trial.scores]
-
-    def _row(self, trial: Trial, share: float) -> dict[str, float]:
-        assert trial.cost is not None
-        return self._with_costs(features(trial.candidate, self.n_layers), trial.cost.values, share)
-
-    @staticmethod
-    def _with_costs(numbers: Mapping[str, float], costs: Mapping[str, float], share: float) -> dict[str, float]:
-        logs = {f"log {name}": log10(max(1.0, value)) for name, value in costs.items()}
-        return {**numbers, **logs, "log share of training": log10(share)}
-
-    def _matrix(self, rows: Sequence[Mapping[str, float]]) -> NDArray[np.float32]:
-        return np.array([[row.get(name, 0.0) for name in self._names] for row in rows], dtype=np.float32)
+    def _row(self, trial: Trial) -> Mapping[str, float]:
+        """Return the numbers of a trial's candidate; they are asked for again with each proposal."""
+        key = trial.candidate.sha256
+        if key not in self._numbers:
+            assert trial.cost is not None
+            self._numbers[key] = Option.of(trial.candidate, self.n_layers, trial.cost).numbers
+        return self._numbers[key]
 
     def _front(
         self, learnt: Sequence[Trial], running: Sequence[Trial], expected: Mapping[str, FloatArray]
@@ -158,6 +183,29 @@ class Forest:
         ]
         boxed = np.minimum(self._boxed(np.stack(columns, axis=-1)), 1.0)
         return np.asarray(added_volume(boxed.reshape(-1, boxed.shape[-1]), front).reshape(_TREES, -1).mean(axis=0))
+
+
+def _fitted(numbers: FloatMatrix, values: FloatArray, seed: int) -> list[Any]:
+    """Return extremely randomized trees, each fitted to a bootstrap sample.
+
+    What scikit-learn's forest does, without its checks of every tree's parameters and input: they take most of the time
+    of a forest as small as this one.
+    """
+    import sklearn
+    from sklearn.tree import ExtraTreeRegressor
+
+    random = np.random.RandomState(seed)
+    trees = []
+    with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
+        for _ in range(_TREES):
+            weights = np.bincount(random.randint(0, len(values), len(values)), minlength=len(values)).astype(np.float64)
+            tree = ExtraTreeRegressor(min_samples_leaf=2, max_features=0.5, random_state=random.randint(2**31 - 1))
+            trees.append(tree.fit(numbers, values.reshape(-1, 1), sample_weight=weights, check_input=False))
+    return trees
+
+
+def _predicted(tree: Any, numbers: FloatMatrix) -> FloatArray:
+    return np.asarray(tree.tree_.predict(numbers)).reshape(-1)
 
 
 def added_volume(points: FloatArray, front: FloatArray) -> FloatArray:

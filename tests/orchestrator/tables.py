@@ -45,8 +45,9 @@ def table_of(count: int = 60, seed: int = 0) -> Table:
 
 def _row(candidate: Candidate) -> Row:
     quality = tuple((accuracy, -math.log(accuracy)) for accuracy in (_accuracy(candidate, step) for step in RUNGS))
-    measured = {"train_step_ms": 100.0 + synthetic_params(candidate) % 50, "latency_ms": 1.0}
-    return Row(candidate, 0, "wide", Cost(synthetic_params(candidate), 100, 2**20), quality, quality, measured)
+    work = 100 + synthetic_params(candidate) % 50
+    cost = Cost(synthetic_params(candidate), 100, 2**20, training_flops=1000 * work)
+    return Row(candidate, 0, "wide", cost, quality, quality, {"train_step_ms": float(work), "latency_ms": 1.0})
 
 
 def _accuracy(candidate: Candidate, step: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from evaluators.tabulated import Fault, Table
 from orchestrator.simulation import simulate
 from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
 from search_space.candidate import Candidate
+from search_space.errors import DataError
 from tests.orchestrator.tables import RUNGS, space_of, spec_of, table_of
 
 SAMPLERS = ("tpe", "random", "nsga2", "gp", "forest")
@@ -98,6 +100,21 @@ def test_the_table_answers_with_what_was_trained(table: Table) -> None:
 def test_a_table_can_be_used_up(table: Table) -> None:
     trials = searched(table, budgets={"trials": 500}, search={"sampler": "random"})
     assert {one.candidate.sha256 for one in trials} == {row.candidate.sha256 for row in table.main()}
+
+
+def test_the_clock_goes_by_flops_and_not_by_what_a_loaded_machine_measured(table: Table) -> None:
+    noise = count(1)
+    rows = {
+        key: replace(row, measured={**row.measured, "train_step_ms": 100.0 + next(noise) % 3})
+        for key, row in table.rows.items()
+    }
+    one, other = (searched(Table(table.header, two), at_once=4) for two in (rows, table.rows))
+    assert candidates(one) == candidates(other)
+    assert [(trial.state, trial.steps) for trial in one] == [(trial.state, trial.steps) for trial in other]
+    spec = spec_of()
+    untold = {key: replace(row, cost=replace(row.cost, training_flops=None)) for key, row in rows.items()}
+    with pytest.raises(DataError, match="60 rows do not tell their training_flops"):
+        simulate(spec, space_of(spec), Table(table.header, untold))
 
 
 def test_the_budget_of_time_is_that_of_the_clock(table: Table) -> None:
