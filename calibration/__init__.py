@@ -4,8 +4,8 @@ numpy and scipy in, floats out. Nothing here knows what a model is: logits of sh
 come in from anywhere. Scores share their names with the modules that define them (`calibration.ece.ece`,
 `calibration.report.report`), so those are reached through the module; everything else is here as well.
 
-    scores       ece, proper_scores, selective, floor, bootstrap
-    calibrators  temperature, calibrators, choice, cross_fitting
+    scores       ece, proper_scores, selective, floor, bootstrap, subgroups
+    calibrators  temperature, calibrators, choice, cross_fitting, subgroup_temperatures
     sets         conformal, sets
     results      report, scorecard, figures
     errors       errors
@@ -32,6 +32,8 @@ from calibration.report import Report
 from calibration.scorecard import Scorecard, Settings
 from calibration.selective import aurc, excess_aurc, risk_coverage, selective_accuracy
 from calibration.sets import fit_sets, sets_from_json, sets_to_json
+from calibration.subgroup_temperatures import SubgroupTemperatures, fit_subgroup_temperatures
+from calibration.subgroups import Subgroups, SubgroupScore, subgroup_scores
 from calibration.temperature import TemperatureFit, cross_fitted_nll, fit_temperature
 
 __all__ = [
@@ -49,6 +51,9 @@ __all__ = [
     "Report",
     "Scorecard",
     "Settings",
+    "SubgroupScore",
+    "SubgroupTemperatures",
+    "Subgroups",
     "TemperatureFit",
     "aurc",
     "bootstrap",
@@ -70,6 +75,7 @@ __all__ = [
     "fit_calibrator",
     "fit_conformal",
     "fit_sets",
+    "fit_subgroup_temperatures",
     "fit_temperature",
     "floor",
     "held_out_log_probabilities",
@@ -86,5 +92,6 @@ __all__ = [
     "selective_accuracy",
     "sets_from_json",
     "sets_to_json",
+    "subgroup_scores",
     "temperature",
 ]

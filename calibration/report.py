@@ -37,6 +37,8 @@ from calibration.scorecard import (
 )
 from calibration.sets import Fits
 from calibration.softmax import log_softmax
+from calibration.subgroup_temperatures import SubgroupTemperatures
+from calibration.subgroups import Subgroups, subgroup_scores
 from calibration.temperature import labelled_logits
 
 
@@ -59,6 +61,8 @@ class Report:
         conformal: Coverage of the sets given. Without any: of sets fitted on one half of the calibrated rows and
             judged on the other, both ways round. None where the rows are too few for the promise.
         settings: How it was computed.
+        subgroups: How each subgroup is calibrated afterwards; None where the rows have none.
+        by_subgroup: NLL with a temperature for each subgroup less that with the calibrator; None where none is given.
     """
 
     n: int
@@ -73,6 +77,8 @@ class Report:
     decompositions: Mapping[str, Decomposition]
     conformal: Mapping[Method, Coverage | None]
     settings: Settings
+    subgroups: Subgroups | None = None
+    by_subgroup: Difference | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able document with a schema version; an infinite number is null."""
@@ -81,7 +87,7 @@ class Report:
 
     def text(self) -> str:
         """Return the report as lines of text, for people."""
-        return "\n".join([*_heading(self), *_table(self), *_sets(self)]) + "\n"
+        return "\n".join([*_heading(self), *_table(self), *_sets(self), *_parts(self)]) + "\n"
 
 
 def report(
@@ -90,9 +96,11 @@ def report(
     *,
     calibrator: Calibrator | None = None,
     sets: Fits | None = None,
+    by_subgroup: SubgroupTemperatures | None = None,
     kind: AnyKind = "auto",
     answer_set: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
+    subgroups: npt.ArrayLike | None = None,
     ids: Ids | None = None,
     options: FitOptions = DEFAULT_OPTIONS,
     settings: Settings = DEFAULT_SETTINGS,
@@ -104,37 +112,77 @@ def report(
         labels: Class indices of shape (n,), at least two distinct.
         calibrator: One that was fitted on other rows. Without it, `kind` is cross-fitted.
         sets: Conformal fits of that calibrator's probabilities, fitted on other rows.
+        by_subgroup: Temperatures by subgroup, fitted on other rows, to be set beside the calibrator.
         kind: Without a calibrator: which kind, or "auto" to have it chosen by cross-fitted NLL.
         answer_set: Optional booleans of shape (n, k) or (k,).
         groups: Optional, shape (n,): rows of one group stay in one fold, and are resampled together.
+        subgroups: Optional, shape (n,): the name of each row's subgroup, which is scored by itself too.
         ids: Optional ids of the rows; needed when the calibrator's fit had ids.
         options: What the richer calibrators may be told.
         settings: How it is computed.
 
     Raises:
         SeenRowsError: The calibrator, or the sets, were fitted on these rows.
-        OptionError: Both a calibrator and a kind, or sets without a calibrator.
+        OptionError: Both a calibrator and a kind; sets or temperatures by subgroup without a calibrator, or
+            temperatures without subgroups.
         CalibrationError: Arrays that are not fit to use, too few rows, other options out of range.
     """
     array, targets = labelled_logits(logits, labels, answer_set)
     check_several_classes(targets)
-    before = log_softmax(array)
+    before, folds, seed = log_softmax(array), settings.folds, settings.seed
+    _check_beside(calibrator, kind, sets, by_subgroup, subgroups)
+    choice = None
     if calibrator is not None:
-        if kind != "auto":
-            raise OptionError(f"a calibrator is given, and kind={kind!r} as well; give one of the two.")
         after = held_out_log_probabilities(calibrator, array, ids=ids)
-        found = _report(before, after, targets, calibrator, None, groups, settings)
-        return found if sets is None else replace(found, conformal=_judged(sets, after, targets, ids))
+    else:
+        choice = choose_calibrator(
+            array, targets, kind=kind, folds=folds, seed=seed, groups=groups, ids=ids, options=options
+        )
+        calibrator = choice.calibrator
+        after = cross_fitted_log_probabilities(
+            array, targets, kind=kind, folds=folds, seed=seed, groups=groups, options=options
+        )
+    found = _report(before, after, targets, calibrator, choice, groups, settings)
     if sets is not None:
+        found = replace(found, conformal=_judged(sets, after, targets, ids))
+    if subgroups is None:
+        return found
+    asked = {"bins": settings.bins, "draws": settings.draws, "seed": seed}
+    found = replace(found, subgroups=subgroup_scores(np.exp(after), targets, subgroups, **asked))
+    if by_subgroup is None:
+        return found
+    own = by_subgroup.held_out_log_probabilities(array, subgroups, ids=ids)
+    return replace(found, by_subgroup=_less(own, after, targets, groups, settings))
+
+
+def _check_beside(
+    calibrator: Calibrator | None,
+    kind: AnyKind,
+    sets: Fits | None,
+    by_subgroup: SubgroupTemperatures | None,
+    subgroups: npt.ArrayLike | None,
+) -> None:
+    """Refuse what does not go together."""
+    if calibrator is not None and kind != "auto":
+        raise OptionError(f"a calibrator is given, and kind={kind!r} as well; give one of the two.")
+    if calibrator is None and sets is not None:
         raise OptionError("sets are given without the calibrator whose probabilities they were fitted on; give both.")
-    folds, seed = settings.folds, settings.seed
-    choice = choose_calibrator(
-        array, targets, kind=kind, folds=folds, seed=seed, groups=groups, ids=ids, options=options
+    if by_subgroup is not None and (calibrator is None or subgroups is None):
+        raise OptionError("temperatures by subgroup need the calibrator to be set beside, and the rows' subgroups.")
+
+
+def _less(
+    own: FloatArray, after: FloatArray, targets: IntArray, groups: npt.ArrayLike | None, settings: Settings
+) -> Difference:
+    """Return the NLL of some log-probabilities less that of others, with its interval."""
+    return paired_difference(
+        *(row_statistics(logs, targets, settings.bins)["nll"] for logs in (own, after)),
+        rows=targets.size,
+        groups=groups,
+        resamples=settings.resamples,
+        confidence=settings.confidence,
+        seed=settings.seed,
     )
-    after = cross_fitted_log_probabilities(
-        array, targets, kind=kind, folds=folds, seed=seed, groups=groups, options=options
-    )
-    return _report(before, after, targets, choice.calibrator, choice, groups, settings)
 
 
 def _report(
@@ -202,6 +250,17 @@ def _conformal(
         return crossed_coverage(np.exp(logs), targets, settings.alpha, method, seed=settings.seed, groups=groups)
     except TooFewRowsError:
         return None
+
+
+def _parts(shown: Report) -> list[str]:
+    """Return the lines about subgroups."""
+    lines = ["", *shown.subgroups.text()] if shown.subgroups else []
+    if found := shown.by_subgroup:
+        verdict = "" if found.distinguishable else ", not distinguishable"
+        lines.append(
+            f"a temperature for each subgroup: nll {found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{verdict}"
+        )
+    return lines
 
 
 def _judged(sets: Fits, logs: FloatArray, targets: IntArray, ids: Ids | None) -> dict[Method, Coverage | None]:

@@ -18,6 +18,7 @@ class CalibrationSpec(BaseModel):
         folds: Folds of every cross-fitting.
         predictors: What else is made of the finalists: ensembles of their seeds or of the front, MC-dropout, Laplace.
         passes: Forward passes of MC-dropout.
+        least_subgroup: Rows below which a subgroup is scored with the other small ones.
         alpha: Miss rate that the finalists' conformal sets promise.
         bins: Bins of the expected calibration error.
         floor_draws: Draws of the perfect-model floor.
@@ -32,6 +33,7 @@ class CalibrationSpec(BaseModel):
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     predictors: tuple[Literal["seeds", "front", "dropout", "laplace"], ...] = ("seeds", "front", "dropout", "laplace")
     passes: Annotated[int, Field(ge=2, le=1000)] = 10
+    least_subgroup: Annotated[int, Field(ge=2, le=1_000_000)] = 50
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1
     bins: Annotated[int, Field(ge=2, le=100)] = 15
     floor_draws: Annotated[int, Field(ge=100, le=100_000)] = 1000

@@ -28,19 +28,22 @@ class Examples:
         texts: Each one text, or a pair.
         labels: Class indices.
         groups: What must stay together, or None.
+        subgroups: The name of each example's subgroup, or None.
     """
 
     texts: tuple[tuple[str, ...], ...]
     labels: NDArray[np.int64]
     groups: tuple[str, ...] | None = None
+    subgroups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
         """Return some of the examples, in the order of `indices`."""
-        groups = tuple(self.groups[i] for i in indices) if self.groups else None
-        return Examples(tuple(self.texts[i] for i in indices), self.labels[np.asarray(indices, dtype=np.int64)], groups)
+        groups, subgroups = (one and tuple(one[i] for i in indices) for one in (self.groups, self.subgroups))
+        labels = self.labels[np.asarray(indices, dtype=np.int64)]
+        return Examples(tuple(self.texts[i] for i in indices), labels, groups, subgroups)
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,12 @@ class Task:
     Attributes:
         classes: Names of the classes, by index.
         roles: Examples of `train`, `validation`, `calibration` and `test`.
+        length_bands: How many bands of length are its subgroups, where no column names any.
     """
 
     classes: tuple[str, ...]
     roles: dict[str, Examples]
+    length_bands: int | None = None
 
     @property
     def sha256(self) -> str:
@@ -61,7 +66,8 @@ class Task:
         digest = hashlib.sha256()
         for role in ROLES:
             one = self.roles[role]
-            digest.update(json.dumps([role, one.texts, one.labels.tolist()]).encode())
+            of_subgroups = [one.subgroups] if one.subgroups else []
+            digest.update(json.dumps([role, one.texts, one.labels.tolist(), *of_subgroups]).encode())
         return digest.hexdigest()
 
 
@@ -82,7 +88,7 @@ def read_task(spec: TaskSpec) -> Task:
             raise DataError(f"task.splits: no example is left for {role}")
     if len(classes) < 2:
         raise DataError(f"task.label: {spec.label!r} has one class only, {one_of(classes)}")
-    return Task(classes, roles)
+    return Task(classes, roles, spec.length_bands)
 
 
 def _read_source(spec: TaskSpec) -> tuple[dict[str, Examples], tuple[str, ...]]:
@@ -128,16 +134,20 @@ def _format(path: str) -> str:
     return _FORMATS[suffix]
 
 
-def _row(spec: TaskSpec, split: str, index: int, row: Any) -> tuple[tuple[str, ...], str, str | None]:
-    for column in (*spec.text, spec.label, *([spec.group] if spec.group else [])):
+_Row = tuple[tuple[str, ...], str, str | None, str | None]
+"""Text, label, what it stays together with, subgroup."""
+
+
+def _row(spec: TaskSpec, split: str, index: int, row: Any) -> _Row:
+    for column in (*spec.text, spec.label, *filter(None, (spec.group, spec.subgroup))):
         if column not in row:
             raise DataError(
                 f"task: split {split!r} has no column {column!r}; it has {one_of(row)}{did_you_mean(column, row)}"
             )
         if row[column] is None:
             raise DataError(f"task: row {index} of split {split!r} has no {column}")
-    group = str(row[spec.group]) if spec.group else None
-    return tuple(str(row[column]) for column in spec.text), str(row[spec.label]), group
+    group, subgroup = (str(row[column]) if column else None for column in (spec.group, spec.subgroup))
+    return tuple(str(row[column]) for column in spec.text), str(row[spec.label]), group, subgroup
 
 
 def _classes(
@@ -148,16 +158,17 @@ def _classes(
     names = getattr(feature, "names", None)
     if names:
         return tuple(map(str, range(len(names)))), tuple(names)
-    found = {label for one in rows.values() for _, label, _ in one if label != "-1"}
+    found = {label for one in rows.values() for _, label, *_ in one if label != "-1"}
     labels = tuple(sorted(found, key=lambda label: (len(label), label) if label.lstrip("-").isdigit() else (0, label)))
     return labels, labels
 
 
-def _examples(rows: list[tuple[tuple[str, ...], str, str | None]], index: dict[str, int]) -> Examples:
+def _examples(rows: list[_Row], index: dict[str, int]) -> Examples:
     known = [row for row in rows if row[1] in index]  # hub test sets without labels carry -1
-    groups = tuple(group or "" for _, _, group in known) if known and known[0][2] is not None else None
-    labels = np.array([index[label] for _, label, _ in known], dtype=np.int64)
-    return Examples(tuple(text for text, _, _ in known), labels, groups)
+    groups = tuple(group or "" for *_, group, _ in known) if known and known[0][2] is not None else None
+    subgroups = tuple(name or "" for *_, name in known) if known and known[0][3] is not None else None
+    labels = np.array([index[label] for _, label, *_ in known], dtype=np.int64)
+    return Examples(tuple(text for text, *_ in known), labels, groups, subgroups)
 
 
 def _divide(source: dict[str, Examples], spec: SplitSpec) -> dict[str, Examples]:

@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from calibration.cross_fitting import cross_fitted_log_probabilities
 from calibration.ece import debiased_squared_error, ece
 from calibration.floor import ece_floor
-from calibration.proper_scores import brier, nll_from_logits
+from calibration.proper_scores import brier, nll_from_logits, surprises
 from calibration.softmax import softmax
 from calibration.spec import CalibrationSpec
+from calibration.subgroups import rows_by_subgroup
 from calibration.temperature import cross_fitted_nll
 from evaluators.tokens import Batch, Tokens
 
@@ -57,6 +59,34 @@ def calibrated_quality(
     mended = ece_floor(np.exp(after), labels, bins=spec.bins, draws=spec.floor_draws)
     floors = {"ece_floor": before.floor_mean, "calibrated_ece_floor": mended.floor_mean}
     return {"calibrated_ece": mended.ece} | floors
+
+
+def subgroup_quality(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], subgroups: NDArray[np.str_] | None, spec: CalibrationSpec,
+    after: NDArray[np.float64] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Return accuracy and NLL of the subgroup where each is worst; nothing where no subgroup has enough rows.
+
+    A worst calibration error is not among them: the largest of several noisy errors is mostly noise.
+
+    Args:
+        logits: Shape [examples, classes].
+        labels: Class indices, shape [examples].
+        subgroups: The name of each example's subgroup; None where there are none.
+        spec: How few rows are too few, and the folds.
+        after: Calibrated log-probabilities of the same rows; with a cross-fitted temperature when None.
+    """
+    if subgroups is None:
+        return {}
+    logs = cross_fitted_log_probabilities(logits, labels, folds=spec.folds) if after is None else after
+    parts, _, _ = rows_by_subgroup(subgroups, spec.least_subgroup)
+    if not parts:
+        return {}
+    right, losses = logits.argmax(axis=1) == labels, surprises(logs, labels)
+    return {
+        "worst_subgroup_accuracy": min(float(right[rows].mean()) for rows in parts.values()),
+        "worst_subgroup_nll": max(float(losses[rows].mean()) for rows in parts.values()),
+    }
 
 
 def predict_logits(

@@ -46,6 +46,12 @@ _ALL = (
     Metric("calibrated_ece_floor", "minimize", "1", True, "the same after calibration", "cal. floor"),
     Metric("debiased_squared_error", "minimize", "1", True, "squared calibration error, debiased, signed", "debiased"),
     Metric("brier", "minimize", "1", True, "Brier score, summed over classes", "Brier"),
+    Metric(
+        "worst_subgroup_accuracy", "maximize", "1", True, "accuracy of the subgroup where it is least", "worst acc."
+    ),
+    Metric(
+        "worst_subgroup_nll", "minimize", "nat", True, "calibrated NLL of the subgroup where it is most", "worst NLL"
+    ),
     Metric("trainable_params", "minimize", "parameters", False, "trainable parameters without the head", "params"),
     Metric("head_params", "minimize", "parameters", False, "trainable parameters of the head", "head"),
     Metric("deployed_params", "minimize", "parameters", False, "saved numbers without the head", "deployed"),
@@ -70,6 +76,8 @@ PREDICTED = ("inference_memory_bytes", "forward_flops", "training_flops")
 """Metrics that follow from shapes and are not measured: a score takes them from the candidate's cost."""
 METERED = ("training_joules",)
 """Metrics that a score has only where the device has a meter."""
+OF_SUBGROUPS = ("worst_subgroup_accuracy", "worst_subgroup_nll")
+"""Metrics that a score has only where the task has subgroups."""
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
 
 

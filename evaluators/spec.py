@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from search_space.errors import did_you_mean, one_of
 from search_space.quantities import parse_bytes
@@ -101,6 +101,8 @@ class TaskSpec(Strict):
         text: Column of the text, or columns that are joined as a pair.
         label: Column of the label.
         group: Column whose equal values stay in one role, such as a document; equal texts always do.
+        subgroup: Column that names the subgroup of each example, which is scored by itself too.
+        length_bands: So many bands of length, about alike in training examples, as the subgroups.
         splits: Which examples play which role.
         max_train: Most training examples that are used, drawn stratified.
         max_evaluation: Most examples of each other role that are used.
@@ -114,6 +116,8 @@ class TaskSpec(Strict):
     text: Annotated[tuple[Text, ...], Field(min_length=1, max_length=2)] = ("text",)
     label: Text = "label"
     group: Text | None = None
+    subgroup: Text | None = None
+    length_bands: Annotated[int, Field(ge=2, le=10)] | None = None
     splits: SplitSpec = Field(default_factory=SplitSpec)
     max_train: Annotated[int, Field(ge=10)] | None = None
     max_evaluation: Annotated[int, Field(ge=10)] | None = None
@@ -134,6 +138,18 @@ class TaskSpec(Strict):
     @classmethod
     def _known(cls, name: str | None) -> str | None:
         return name and _check_builtin(name, BUILTIN_DATA)
+
+    @field_validator("length_bands")
+    @classmethod
+    def _one_kind_of_subgroups(cls, bands: int | None, info: ValidationInfo) -> int | None:
+        if bands is not None and info.data.get("subgroup") is not None:
+            raise ValueError("subgroups are those of a column or bands of length; give one of the two")
+        return bands
+
+    @property
+    def has_subgroups(self) -> bool:
+        """Whether examples belong to subgroups."""
+        return self.subgroup is not None or self.length_bands is not None
 
     @model_validator(mode="after")
     def _one_source(self) -> TaskSpec:

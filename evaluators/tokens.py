@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,14 @@ class Tokens:
         types: Segment ids of each example, or None where the model has none.
         labels: Class indices.
         padding: Id of the padding token.
+        subgroups: The name of each example's subgroup, or None where the study has none.
     """
 
     ids: tuple[tuple[int, ...], ...]
     types: tuple[tuple[int, ...], ...] | None
     labels: NDArray[np.int64]
     padding: int
+    subgroups: NDArray[np.str_] | None = None
 
     @property
     def longest(self) -> int:
@@ -137,6 +141,7 @@ class TokenFolder:
         sha256: Digest of the texts, labels and roles.
         examples: Number of examples of each role.
         longest: Tokens of the longest example of each role.
+        subgroups: Names of the subgroups, by number.
     """
 
     folder: Path
@@ -144,24 +149,29 @@ class TokenFolder:
     sha256: str
     examples: dict[str, int]
     longest: dict[str, int]
+    subgroups: tuple[str, ...] = ()
 
     def read(self, role: str) -> Tokens:
         """Read one role."""
         arrays = safetensors.numpy.load_file(self.folder / f"{role}.safetensors")
         types = _split(arrays["types"], arrays["lengths"]) if "types" in arrays else None
-        return Tokens(_split(arrays["ids"], arrays["lengths"]), types, arrays["labels"], int(arrays["padding"][0]))
+        names = np.array(self.subgroups)[arrays["subgroups"]] if self.subgroups else None
+        ids = _split(arrays["ids"], arrays["lengths"])
+        return Tokens(ids, types, arrays["labels"], int(arrays["padding"][0]), names)
 
     @classmethod
     def open(cls, folder: Path) -> TokenFolder:
         """Open a folder that `write_tokens` wrote. Raises FileNotFoundError."""
         about = json.loads((folder / "task.json").read_text())
-        about["classes"] = tuple(about["classes"])
+        about |= {name: tuple(about[name]) for name in ("classes", "subgroups") if name in about}
         return cls(folder, **about)
 
 
 def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Path) -> TokenFolder:
     """Tokenise a task and write it; the description is written last, so a folder that has it is whole."""
     tokens = tokenise(task, tokenizer, training)
+    subgroups = _subgroups(task, tokens)
+    names = sorted(set().union(*subgroups.values()), key=lambda name: (len(name), name)) if subgroups else []
     for role, one in tokens.items():
         arrays = {
             "ids": np.concatenate([np.array(row, dtype=np.int32) for row in one.ids]),
@@ -171,15 +181,33 @@ def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Pat
         }
         if one.types is not None:
             arrays["types"] = np.concatenate([np.array(row, dtype=np.int32) for row in one.types])
+        if subgroups:
+            arrays["subgroups"] = np.array([names.index(name) for name in subgroups[role]], dtype=np.int64)
         atomic_write(folder / f"{role}.safetensors", safetensors.numpy.save(arrays))
     about = {
         "classes": list(task.classes),
         "sha256": task.sha256,
         "examples": {role: len(tokens[role].ids) for role in ROLES},
         "longest": {role: tokens[role].longest for role in ROLES},
+        "subgroups": names,
     }
     atomic_write(folder / "task.json", json.dumps(about, indent=1))
     return TokenFolder.open(folder)
+
+
+def _subgroups(task: Task, tokens: Mapping[str, Tokens]) -> dict[str, list[str]]:
+    """Return the subgroup of each example by role: those of the data, or bands of length; nothing where there are none.
+
+    The bands hold about as many training examples each; where many are of one length there are fewer bands.
+    """
+    if task.length_bands is None:
+        return {role: list(one.subgroups) for role, one in task.roles.items() if one.subgroups is not None}
+    lengths = {role: [len(row) for row in one.ids] for role, one in tokens.items()}
+    shares = np.arange(1, task.length_bands) / task.length_bands
+    ends = np.unique(np.quantile(lengths["train"], shares, method="lower").astype(int)).tolist()
+    bands = [f"up to {ends[0]} tokens", *(f"{a + 1} to {b} tokens" for a, b in itertools.pairwise(ends))]
+    bands.append(f"from {ends[-1] + 1} tokens")
+    return {role: [bands[bisect_left(ends, length)] for length in one] for role, one in lengths.items()}
 
 
 def _split(flat: NDArray[np.int32], lengths: NDArray[np.int32]) -> tuple[tuple[int, ...], ...]:

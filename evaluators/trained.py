@@ -27,7 +27,7 @@ from evaluators.clock import Clock
 from evaluators.energy import meter_if_any
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, PREFIX_FOLDER, STATE_FILE, EvaluatorSpec
 from evaluators.hooks import Schooling, hooks_of
-from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality
+from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality, subgroup_quality
 from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, descend, loss_of, loss_of_recipe
 from evaluators.prefix_cache import Portion, PrefixCache
@@ -132,11 +132,12 @@ class TrainedRun:
         tokens = self.evaluator.folder.read("test")
         logits = self.predict("test", tokens)
         spec = self.evaluator.spec.calibration
-        values = quality(logits, tokens.labels, spec)
+        values, after = quality(logits, tokens.labels, spec), None
         if self.calibrated is not None:
             after = held_out_log_probabilities(self.calibrated.calibrator, logits)
             values |= calibrated_quality(logits, after, tokens.labels, spec)
             values["calibrated_nll"] = nll_from_logits(after, tokens.labels)
+        values |= subgroup_quality(logits, tokens.labels, tokens.subgroups, spec, after)
         if folder is not None:
             FinalistLogits(logits, tokens.labels, *make_variants(self._bench(tokens), spec)).save(folder)
         return self._score(values, "test")
@@ -222,7 +223,13 @@ class TrainedRun:
     def _validate(self) -> dict[str, float]:
         tokens = self.evaluator.tokens["validation"]
         self.logits["validation"] = self.predict("validation", tokens)
-        return quality(self.logits["validation"], tokens.labels, self.evaluator.spec.calibration)
+        return self._quality(self.logits["validation"], tokens.labels, tokens.subgroups)
+
+    def _quality(
+        self, logits: NDArray[np.float64], labels: NDArray[np.int64], subgroups: NDArray[np.str_] | None
+    ) -> dict[str, float]:
+        spec = self.evaluator.spec.calibration
+        return quality(logits, labels, spec) | subgroup_quality(logits, labels, subgroups, spec)
 
     def _look(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return quality on validation, and its standard errors where a rung looks at some rows only."""
@@ -233,7 +240,8 @@ class TrainedRun:
         if len(rows) == len(tokens.ids):
             return self._validate(), {}
         logits, labels = self.predict("validation", tokens, rows), tokens.labels[rows]
-        return quality(logits, labels, spec), standard_errors(logits, labels, spec, len(tokens.ids))
+        subgroups = None if tokens.subgroups is None else tokens.subgroups[rows]
+        return self._quality(logits, labels, subgroups), standard_errors(logits, labels, spec, len(tokens.ids))
 
     def _calibrate(self) -> dict[str, float]:
         """Fit the calibrator, and score validation with it or with others like it."""

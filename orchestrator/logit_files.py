@@ -19,9 +19,9 @@ from calibration.temperature import labelled_logits
 from evaluators.evaluation import PREDICTIONS_FILE
 from search_space.errors import InputError, did_you_mean, one_of
 
-LABEL, GROUP, ID = "label", "group", "id"
+LABEL, GROUP, ID, SUBGROUP = "label", "group", "id", "subgroup"
 _ROLES = {"calibration": "calibration", "validation": "validation, which the search chose by"}
-_ARRAYS = ("logits", "labels", "groups", "ids")
+_ARRAYS = ("logits", "labels", "groups", "ids", "subgroups")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class LogitRows:
         labels: Class indices of shape (n,).
         groups: What keeps rows together, shape (n,); None where each row stands alone.
         ids: Ids of the rows, shape (n,); None where there are none.
+        subgroups: The name of each row's subgroup, shape (n,); None where there are none.
     """
 
     source: str
@@ -41,11 +42,12 @@ class LogitRows:
     labels: NDArray[np.int64]
     groups: NDArray[np.generic] | None = None
     ids: NDArray[np.generic] | None = None
+    subgroups: NDArray[np.generic] | None = None
 
     def at(self, chosen: NDArray[np.bool_]) -> LogitRows:
         """Return some of the rows."""
-        groups, ids = (None if one is None else one[chosen] for one in (self.groups, self.ids))
-        return LogitRows(self.source, self.logits[chosen], self.labels[chosen], groups, ids)
+        beside = (None if one is None else one[chosen] for one in (self.groups, self.ids, self.subgroups))
+        return LogitRows(self.source, self.logits[chosen], self.labels[chosen], *beside)
 
 
 def read_export(folder: Path) -> tuple[LogitRows, LogitRows]:
@@ -74,9 +76,10 @@ def read_export(folder: Path) -> tuple[LogitRows, LogitRows]:
 def read_rows(path: Path) -> LogitRows:
     """Read labelled logits from one file.
 
-    An NPZ file holds `logits` (n, k) and `labels` (n,), and may hold `groups` and `ids`; objects in it are refused. A
-    CSV file names its columns in its first line: `label`, perhaps `group` and `id`, and one column of logits for each
-    class, in the order of the classes. A label is the number of its class, from 0, or the name of its column.
+    An NPZ file holds `logits` (n, k) and `labels` (n,), and may hold `groups`, `ids` and `subgroups`; objects in it are
+    refused. A CSV file names its columns in its first line: `label`, perhaps `group`, `id` and `subgroup`, and one
+    column of logits for each class, in the order of the classes. A label is the number of its class, from 0, or the
+    name of its column.
 
     Raises:
         InputError: The file cannot be read, or lacks something.
@@ -102,7 +105,8 @@ def _read_npz(path: Path) -> LogitRows:
     for name in ("logits", "labels"):
         if name not in arrays:
             raise InputError(f"{path} has no array {name!r}; it has {one_of(arrays) or 'none'}")
-    return _checked(str(path), arrays["logits"], arrays["labels"], arrays.get("groups"), arrays.get("ids"))
+    beside = (arrays.get(name) for name in ("groups", "ids", "subgroups"))
+    return _checked(str(path), arrays["logits"], arrays["labels"], *beside)
 
 
 def _read_csv(path: Path) -> LogitRows:
@@ -112,12 +116,12 @@ def _read_csv(path: Path) -> LogitRows:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
     heads, rows = _columns(path, lines)
-    names = [head for head in heads if head not in (LABEL, GROUP, ID)]
+    names = [head for head in heads if head not in (LABEL, GROUP, ID, SUBGROUP)]
     cells = {head: [row[place] for row in rows] for place, head in enumerate(heads)}
     logits = np.array([[_number(path, line, name, cells[name][line]) for name in names] for line in range(len(rows))])
     labels = _labels(cells[LABEL], names)
-    groups, ids = (np.array(cells[name]) if name in cells else None for name in (GROUP, ID))
-    return _checked(str(path), logits.reshape(len(rows), len(names)), labels, groups, ids)
+    beside = (np.array(cells[name]) if name in cells else None for name in (GROUP, ID, SUBGROUP))
+    return _checked(str(path), logits.reshape(len(rows), len(names)), labels, *beside)
 
 
 def _columns(path: Path, lines: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -158,6 +162,7 @@ def _checked(
     labels: NDArray[np.generic],
     groups: NDArray[np.generic] | None = None,
     ids: NDArray[np.generic] | None = None,
+    subgroups: NDArray[np.generic] | None = None,
 ) -> LogitRows:
     """Check everything at the door, and name the source in what is wrong."""
     try:
@@ -165,9 +170,9 @@ def _checked(
         check_several_classes(targets)
     except CalibrationError as error:
         raise type(error)(f"{source}: {error}") from error
-    for name, values in (("groups", groups), ("ids", ids)):
+    for name, values in (("groups", groups), ("ids", ids), ("subgroups", subgroups)):
         if values is not None and values.shape != targets.shape:
             raise InputError(f"{source}: {name} have shape {values.shape}; one per row is needed, {targets.shape}")
     if ids is not None and len(np.unique(ids)) != len(ids):
         raise InputError(f"{source}: an id stands twice; rows that belong together share a group, not an id")
-    return LogitRows(source, array, targets, groups, ids)
+    return LogitRows(source, array, targets, groups, ids, subgroups)

@@ -18,12 +18,15 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from calibration.bootstrap import Statistic, paired_difference
 from calibration.calibrators import held_out_log_probabilities
 from calibration.conformal import Coverage
-from calibration.proper_scores import nll_from_logits
+from calibration.proper_scores import nll_from_logits, surprises
 from calibration.sets import fit_sets
 from calibration.softmax import log_softmax
 from calibration.spec import CalibrationSpec
+from calibration.subgroup_temperatures import fit_subgroup_temperatures
+from calibration.subgroups import subgroup_scores
 from evaluators.calibrated import calibrate
 from evaluators.evaluation import PREDICTIONS_FILE
 from evaluators.measurement import calibrated_quality, quality
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["single", "seeds", "front", "dropout", "laplace"]
 Logits = Mapping[str, NDArray[np.float64]]
+Subgroups = Mapping[str, NDArray[np.str_]]
+"""The name of each example's subgroup, by role."""
 KINDS: Mapping[Kind, str] = {
     "single": "one pass of one seed",
     "seeds": "ensemble of seeds",
@@ -63,6 +68,8 @@ class PredictorPoint:
         test: The same on test.
         conformal: Coverage on test of the sets that were fitted on the calibration split, by method; None where its
             rows are too few for the promise.
+        subgroups: How each subgroup of test is calibrated, and what a temperature for each would change; None where
+            the task has no subgroups. Of a mean over seeds it is the first seed's.
     """
 
     name: str
@@ -74,6 +81,7 @@ class PredictorPoint:
     validation: Mapping[str, float]
     test: Mapping[str, float]
     conformal: Mapping[str, Mapping[str, float] | None]
+    subgroups: Mapping[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -93,15 +101,19 @@ class _Finalist:
     logits: Mapping[str, Logits]
     labels: Mapping[str, NDArray[np.int64]]
     extra: Mapping[str, Mapping[str, float]]
+    subgroups: Subgroups | None
 
 
-def predictor_points(front: Front, folder: Path, spec: CalibrationSpec) -> list[PredictorPoint]:
+def predictor_points(
+    front: Front, folder: Path, spec: CalibrationSpec, subgroups: Subgroups | None = None
+) -> list[PredictorPoint]:
     """Return every way to predict that the finalists of a study offer, the cheapest kinds first.
 
     Args:
         front: The study's front with its finalists.
         folder: Where trials left their files; finalists without files there are left out.
         spec: Which predictors, and how they are calibrated.
+        subgroups: The subgroup of each example of calibration and test, where the task has subgroups.
 
     Raises:
         CalibrationError: Predictions that no calibrator can be fitted on.
@@ -109,7 +121,7 @@ def predictor_points(front: Front, folder: Path, spec: CalibrationSpec) -> list[
     found: list[PredictorPoint] = []
     firsts: list[_Finalist] = []
     for member in (*front.members, *front.neighbours):
-        finalists = [one for one in (_read(trial, folder) for trial in _by_seed(member)) if one is not None]
+        finalists = [one for one in (_read(trial, folder, subgroups) for trial in _by_seed(member)) if one is not None]
         found.extend(_of_candidate(member, finalists, spec))
         firsts += finalists[:1] if front.tags[member.number] == "front" else []
     if "front" in spec.predictors and len(firsts) > 1:
@@ -168,6 +180,7 @@ def _mean_of(points: Sequence[PredictorPoint]) -> PredictorPoint:
         mean([one.validation for one in points]),
         mean([one.test for one in points]),
         {name: None if None in of else mean([one for one in of if one is not None]) for name, of in sets.items()},
+        first.subgroups,
     )
 
 
@@ -188,7 +201,33 @@ def _scored(
     keys = tuple(one.trial.key for one in members)
     name = f"{kind}-{'-'.join(map(str, trials))}"
     sets = _conformal(logits["calibration"], labels["calibration"], after, labels["test"], spec)
-    return PredictorPoint(name, kind, trials, keys, passes, dict(costs), values["validation"], values["test"], sets)
+    of_parts = _by_subgroup(logits, labels, after, members[0].subgroups, spec)
+    return PredictorPoint(
+        name, kind, trials, keys, passes, dict(costs), values["validation"], values["test"], sets, of_parts
+    )
+
+
+def _by_subgroup(
+    logits: Logits, labels: Mapping[str, NDArray[np.int64]], after: NDArray[np.float64], subgroups: Subgroups | None,
+    spec: CalibrationSpec,
+) -> dict[str, Any] | None:  # fmt: skip
+    """Score each subgroup of test after calibration, and what a temperature for each would change."""
+    if subgroups is None:
+        return None
+    scores = subgroup_scores(
+        np.exp(after), labels["test"], subgroups["test"],
+        least=spec.least_subgroup, bins=spec.bins, draws=spec.floor_draws,
+    )  # fmt: skip
+    own = fit_subgroup_temperatures(logits["calibration"], labels["calibration"], subgroups["calibration"])
+    logs = own.held_out_log_probabilities(logits["test"], subgroups["test"])
+    losses = [surprises(one, labels["test"]) for one in (logs, after)]
+    less = paired_difference(*(_mean_of_rows(one) for one in losses), rows=len(after))
+    change = {"nll": float(losses[0].mean()), "less_common": less.estimate, "low": less.low, "high": less.high}
+    return {**scores.to_json(), "temperatures": dict(own.temperatures), "with_temperatures": change}
+
+
+def _mean_of_rows(values: NDArray[np.float64]) -> Statistic:
+    return lambda rows: float(values[rows].mean())
 
 
 def _conformal(
@@ -212,7 +251,7 @@ def _costs(trial: Trial) -> dict[str, float]:
     return {name: float(known[name]) for name in _SUMMED if name in known}
 
 
-def _read(trial: Trial, folder: Path) -> _Finalist | None:
+def _read(trial: Trial, folder: Path, subgroups: Subgroups | None) -> _Finalist | None:
     """Read what a finalist left; None where its files are not here."""
     place = folder / trial.phase / str(trial.number)
     try:
@@ -227,4 +266,4 @@ def _read(trial: Trial, folder: Path) -> _Finalist | None:
         for name, one in left.variants.items()
     }
     said = {name: one.logits for name, one in left.variants.items()}
-    return _Finalist(trial, {"single": own} | said, labels, extra)
+    return _Finalist(trial, {"single": own} | said, labels, extra, subgroups)

@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evaluators.costing import Coster, meta_coster
 from evaluators.evaluation import EvaluatorSpec
-from evaluators.score import Cost
+from evaluators.score import OF_SUBGROUPS, Cost
 from evaluators.tokens import TokenFolder, write_tokens
 from orchestrator.front import reference_point
 from orchestrator.home import Home
@@ -20,7 +22,7 @@ from orchestrator.spec import StudySpec, meters_energy
 from orchestrator.storage import StudyStore
 from search_space.budgets import within
 from search_space.candidate import Candidate
-from search_space.errors import PlacementError, UnsupportedError
+from search_space.errors import DataError, PlacementError, UnsupportedError
 from search_space.fitting import Fitting, require_fitting
 from search_space.points import Points
 from search_space.space import Space, at_defaults, bind
@@ -90,6 +92,8 @@ def prepare(spec: StudySpec, folder: Path) -> Prepared:
     if meters_energy(spec.objectives, spec.budgets):
         _require_meter(spec)
     tokens = _tokens(spec, folder / "tokens") if spec.synthetic is None else None
+    if tokens is not None:
+        _require_subgroups(spec, tokens)
     coster = _coster(spec, tokens)
     space = bind(spec.space, coster.anatomy)
     steps = full_steps(spec, tokens.examples["train"] if tokens else 1000)
@@ -159,6 +163,20 @@ def study_home(home: Home, name: str) -> Path:
     folder = home.create().study(name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _require_subgroups(spec: StudySpec, tokens: TokenFolder) -> None:
+    """Refuse an objective about subgroups of which none has enough examples of validation to be scored."""
+    asked = [one.metric for one in spec.objectives if one.metric in OF_SUBGROUPS]
+    names = tokens.read("validation").subgroups if asked else None
+    if names is None:
+        return
+    least, (_, counts) = spec.calibration.least_subgroup, np.unique(names, return_counts=True)
+    if counts.max() < least:
+        raise DataError(
+            f"objectives: {asked[0]} needs {least} examples of validation in a subgroup, and there are "
+            f"{counts.max()} in the largest of {len(counts)}; lower calibration.least_subgroup or hold out more"
+        )
 
 
 def _tokens(spec: StudySpec, folder: Path) -> TokenFolder:

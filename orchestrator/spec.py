@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from calibration.spec import CalibrationSpec
-from evaluators.score import METERED, METRICS, Direction, metric
+from evaluators.score import METERED, METRICS, OF_SUBGROUPS, Direction, metric
 from evaluators.spec import ModelSpec, SyntheticSpec, TaskSpec, TrainingSpec
 from search_space.budgets import BudgetSpec
 from search_space.errors import Problem, SpecError, did_you_mean, one_of
@@ -171,6 +171,17 @@ class StudySpec(Strict):
         if not any(METRICS[name].on_split for name in names):
             quality = one_of(name for name, one in METRICS.items() if one.on_split)
             raise ValueError(f"at least one objective must be about quality: {quality}")
+        return objectives
+
+    @field_validator("objectives")
+    @classmethod
+    def _have_subgroups(cls, objectives: tuple[Objective, ...], info: ValidationInfo) -> tuple[Objective, ...]:
+        task = info.data.get("task")
+        asked = [objective.metric for objective in objectives if objective.metric in OF_SUBGROUPS]
+        if asked and task is not None and not task.has_subgroups:
+            raise ValueError(
+                f"{asked[0]} needs subgroups; name their column in task.subgroup, or give task.length_bands"
+            )
         return objectives
 
     @field_validator("resources")

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluators.evaluation import PREFIX_FOLDER
 from orchestrator.dominance import order
@@ -196,13 +197,25 @@ def _write_front(store: StudyStore, home: Home, recorder: Recorder) -> Front:
     """Note how finalists predict together, write the front's files, and bring the record in step."""
     from orchestrator.predictors import predictor_points  # torch comes with it
 
-    points = predictor_points(front_of_study(store), home.study(store.name), store.spec.calibration)
+    folder = home.study(store.name)
+    points = predictor_points(front_of_study(store), folder, store.spec.calibration, _subgroups(store, folder))
     store.note("predictors", [one.to_json() for one in points])
     front = front_of_study(store)
     for name, content in pareto_files(front, store.trials(), store.trials("references")).items():
-        atomic_write(home.study(store.name) / "front" / name, content)
+        atomic_write(folder / "front" / name, content)
     recorder.record_all()
     return front
+
+
+def _subgroups(store: StudyStore, folder: Path) -> dict[str, NDArray[np.str_]] | None:
+    """Return the subgroup of each example of calibration and test; None where the task has none."""
+    if store.spec.synthetic is not None or not store.spec.task.has_subgroups:
+        return None
+    from evaluators.tokens import TokenFolder
+
+    tokens = TokenFolder.open(folder / "tokens")
+    names = {role: tokens.read(role).subgroups for role in ("calibration", "test")}
+    return {role: one for role, one in names.items() if one is not None}
 
 
 @contextmanager

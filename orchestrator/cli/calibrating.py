@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calibration.report import Report
     from calibration.scorecard import Settings
     from calibration.sets import Fits
+    from calibration.subgroup_temperatures import SubgroupTemperatures
     from orchestrator.logit_files import LogitRows
 
 Source = Annotated[Path, typer.Argument(help="An exported folder, or a .csv or .npz file of logits.", metavar="SOURCE")]
@@ -39,7 +40,7 @@ With = Annotated[
 ]
 Bins = Annotated[int, typer.Option(help="Bins of the calibration errors.", min=2, max=100)]
 Seed = Annotated[int, typer.Option(help="Decides halves, folds and draws.", min=0)]
-REPORT, TEXT = "report.json", "report.txt"
+REPORT, TEXT, BY_SUBGROUP = "report.json", "report.txt", "subgroup_temperatures.json"
 
 
 def register(app: typer.Typer) -> None:
@@ -61,8 +62,8 @@ def calibrate(
     """Fit a calibrator to logits and report on rows that it was not fitted on.
 
     An exported folder is fitted on its calibration split and judged on validation. A single file is split in halves
-    by class (and by group), or cross-fitted. A CSV file names its columns: label, one for each class, perhaps group
-    and id. With --with nothing is fitted: an exported calibrator is judged on rows of today.
+    by class (and by group), or cross-fitted. A CSV file names its columns: label, one for each class, perhaps group,
+    id and subgroup. With --with nothing is fitted: an exported calibrator is judged on rows of today.
     """
     from calibration.scorecard import Settings
     from evaluators.fits import CALIBRATOR_FILE
@@ -123,6 +124,8 @@ def _fitting(fitted: LogitRows, judged: LogitRows) -> LogitRows:
         raise InputError(
             f"{fitted.source} has {fitted.logits.shape[1]} classes and {judged.source} has {judged.logits.shape[1]}"
         )
+    if fitted.subgroups is not None and judged.subgroups is None:
+        raise InputError(f"{fitted.source} has subgroups, so {judged.source} needs them as well")
     if fitted.ids is not None and judged.ids is None:
         raise InputError(
             f"{fitted.source} has ids, so {judged.source} needs them as well, to tell that none is in both"
@@ -140,12 +143,13 @@ def _halves(rows: LogitRows, seed: int) -> tuple[LogitRows, LogitRows]:
 
 @dataclass(frozen=True)
 class _Done:
-    """A report with what belongs to it: the rows that it judged, the conformal sets, and who had which part."""
+    """A report with what belongs to it: the rows that it judged, who had which part, and what was fitted beside."""
 
     report: Report
     judged: LogitRows
-    sets: Fits
     said: str
+    sets: Fits
+    temperatures: SubgroupTemperatures | None = None
 
 
 def _done(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Settings) -> _Done:
@@ -153,6 +157,7 @@ def _done(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Sett
     from calibration.choice import choose_calibrator
     from calibration.report import report
     from calibration.sets import fit_sets
+    from calibration.subgroup_temperatures import fit_subgroup_temperatures
 
     how: dict[str, Any] = {"folds": settings.folds, "seed": settings.seed, "groups": fitted.groups, "ids": fitted.ids}
 
@@ -160,13 +165,16 @@ def _done(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Sett
         chosen: Any = calibrator.kind
         return fit_sets(fitted.logits, fitted.labels, settings.alpha, kind=chosen, **how)
 
+    own = None
+    if fitted.subgroups is not None:
+        own = fit_subgroup_temperatures(fitted.logits, fitted.labels, fitted.subgroups, ids=fitted.ids)
+    said = _said(fitted, judged)
     if judged is None:
-        rows: dict[str, Any] = {"groups": fitted.groups, "ids": fitted.ids, "settings": settings}
-        found = report(fitted.logits, fitted.labels, kind=kind, **rows)
-        return _Done(found, fitted, sets_of(found.calibrator), _said(fitted, judged))
+        found = report(fitted.logits, fitted.labels, kind=kind, settings=settings, **_beside(fitted))
+        return _Done(found, fitted, said, sets_of(found.calibrator), own)
     calibrator = choose_calibrator(fitted.logits, fitted.labels, kind=kind, **how).calibrator
     sets = sets_of(calibrator)
-    return _Done(_judge(judged, calibrator, sets, settings), judged, sets, _said(fitted, judged))
+    return _Done(_judge(judged, calibrator, settings, sets, own), judged, said, sets, own)
 
 
 def _reused(source: Path, folder: Path, settings: Settings) -> _Done:
@@ -181,7 +189,7 @@ def _reused(source: Path, folder: Path, settings: Settings) -> _Done:
         )
     judged = read_rows(source)
     said = f"nothing fitted: the {calibrator.kind} of {folder} judged on all {len(judged.labels)} rows of {source}"
-    return _Done(_judge(judged, calibrator, sets, settings), judged, sets, said)
+    return _Done(_judge(judged, calibrator, settings, sets), judged, said, sets)
 
 
 def _check_alone(kind: str, evaluate: Path | None, cross_fit: bool) -> None:
@@ -191,11 +199,18 @@ def _check_alone(kind: str, evaluate: Path | None, cross_fit: bool) -> None:
             raise InputError(f"{name} has no meaning beside --with, which fits nothing")
 
 
-def _judge(judged: LogitRows, calibrator: Calibrator, sets: Fits, settings: Settings) -> Report:
+def _judge(
+    judged: LogitRows, calibrator: Calibrator, settings: Settings, sets: Fits, own: SubgroupTemperatures | None = None
+) -> Report:
     from calibration.report import report
 
-    rows: dict[str, Any] = {"groups": judged.groups, "ids": judged.ids, "settings": settings}
-    return report(judged.logits, judged.labels, calibrator=calibrator, sets=sets, **rows)
+    fits: dict[str, Any] = {"calibrator": calibrator, "sets": sets, "by_subgroup": own}
+    return report(judged.logits, judged.labels, settings=settings, **fits, **_beside(judged))
+
+
+def _beside(rows: LogitRows) -> dict[str, Any]:
+    """Return what stands beside logits and labels."""
+    return {"groups": rows.groups, "ids": rows.ids, "subgroups": rows.subgroups}
 
 
 def _said(fitted: LogitRows, judged: LogitRows | None) -> str:
@@ -232,6 +247,8 @@ def _fill(folder: Path, done: _Done, kind: str) -> None:
     documents = {CALIBRATOR_FILE: report.calibrator.to_json(), REPORT: report.to_json()}
     if done.sets:
         documents[SETS_FILE] = sets_to_json(done.sets)
+    if done.temperatures:
+        documents[BY_SUBGROUP] = done.temperatures.to_json()
     files: dict[str, bytes | str] = {
         name: json_text.dumps(one, indent=1, allow_nan=False) + "\n" for name, one in documents.items()
     }

@@ -45,6 +45,19 @@ def predictors_csv(front: Front) -> str:
     return _csv([{name: row.get(name) for name in names} for row in rows], "name")
 
 
+def subgroups_csv(front: Front) -> str:
+    """Return how each predictor is calibrated on each subgroup of test, as CSV, one subgroup of one predictor a row."""
+    rows = [
+        {"predictor": one["name"], "subgroup": score["name"], "temperature": found["temperatures"].get(score["name"])}
+        | {name: value for name, value in score.items() if name != "name"}
+        | {"worst": score["name"] == found["worst"]}
+        for one in front.predictors
+        if (found := one.get("subgroups"))
+        for score in found["scores"]
+    ]
+    return _csv(rows, "predictor")
+
+
 def _csv(rows: Sequence[Mapping[str, Any]], least: str) -> str:
     text = io.StringIO(newline="")
     table = csv.writer(text)
@@ -56,13 +69,19 @@ def _csv(rows: Sequence[Mapping[str, Any]], least: str) -> str:
 def pareto_files(front: Front, trials: Sequence[Trial], references: Sequence[Trial] = ()) -> dict[str, bytes]:
     """Return everything that shows a front, by file name."""
     data = front.to_json()
+    of_subgroups = {"subgroups.csv": subgroups_csv(front).encode()} if _has_subgroups(front) else {}
     return {
+        **of_subgroups,
         "pareto.json": pareto_json(front).encode(),
         "pareto.csv": pareto_csv(front).encode(),
         "predictors.csv": predictors_csv(front).encode(),
         "pareto.html": pareto_html(data, trials, references).encode(),
         "pareto.png": pareto_png(data, trials, references),
     }
+
+
+def _has_subgroups(front: Front) -> bool:
+    return any(one.get("subgroups") for one in front.predictors)
 
 
 def _cell(value: Any) -> Any:

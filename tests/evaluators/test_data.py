@@ -294,3 +294,18 @@ class TestSentiment:
         monkeypatch.setattr(builtin, "_carried", lambda package, inner: tmp_path / inner)
         with pytest.raises(DataError, match="another SHA-256 than 390d6f8f"):
             sentiment("tweets")
+
+
+def test_subgroups_are_those_of_their_column(tmp_path: Path) -> None:
+    path = write(tmp_path, [row | {"source": f"s{number % 3}"} for number, row in enumerate(rows())])
+    found = task(path, subgroup="source")
+    for one in found.roles.values():
+        assert one.subgroups is not None
+        for (text,), name in zip(one.texts, one.subgroups, strict=True):
+            assert name == f"s{int(text.split()[1]) % 3}"
+    assert found.sha256 != task(path).sha256
+    assert task(path).roles["test"].subgroups is None
+    with pytest.raises(DataError, match=r"no column 'sauce'.*did you mean 'source'"):
+        task(path, subgroup="sauce")
+    with pytest.raises(ValidationError, match="give one of the two"):
+        task(path, subgroup="source", length_bands=3)

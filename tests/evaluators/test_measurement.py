@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from calibration.cross_fitting import cross_fitted_log_probabilities
 from calibration.ece import debiased_squared_error, ece
 from calibration.softmax import log_softmax, softmax
 from calibration.spec import CalibrationSpec
 from calibration.temperature import fit_temperature
-from evaluators.measurement import calibrated_quality, quality
+from evaluators.measurement import calibrated_quality, quality, subgroup_quality
 from evaluators.score import METRICS
 
 SPEC = CalibrationSpec(floor_draws=200)
@@ -50,3 +51,24 @@ def test_the_debiased_error_is_signed_and_near_0_for_a_model_that_is_right_about
         found.append(quality(logits / 3.0, labels, SPEC)["debiased_squared_error"])
     assert min(found) < 0 < max(found)
     assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
+
+
+def test_the_worst_subgroup_is_that_of_the_least_accuracy_and_of_the_most_nll() -> None:
+    logits, labels = made_up()
+    names = np.array(["a", "b", "c", "d"])[np.arange(400) % 4]
+    names[:30] = "small"
+    found = subgroup_quality(logits, labels, names, SPEC)
+    logs = cross_fitted_log_probabilities(logits, labels, folds=SPEC.folds)
+    losses, right = -logs[np.arange(400), labels], logits.argmax(axis=1) == labels
+    large = [names == name for name in "abcd"]
+    assert found["worst_subgroup_nll"] == pytest.approx(max(losses[rows].mean() for rows in large))
+    assert found["worst_subgroup_accuracy"] == pytest.approx(min(right[rows].mean() for rows in large))
+    after = log_softmax(logits / 9.0)
+    given = subgroup_quality(logits, labels, names, SPEC, after)["worst_subgroup_nll"]
+    assert given == pytest.approx(max(-after[np.arange(400), labels][rows].mean() for rows in large))
+
+
+def test_without_subgroups_or_with_too_few_rows_there_is_no_worst() -> None:
+    logits, labels = made_up(40)
+    assert subgroup_quality(logits, labels, None, SPEC) == {}
+    assert subgroup_quality(logits, labels, np.array(["a", "b"] * 20), SPEC) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -103,6 +104,39 @@ def test_the_folder_gives_back_the_tokens(tmp_path: Path, pairs: bool) -> None:
         assert again.longest[role] == read.longest
         assert again.examples[role] == 3
     assert (again.read("train").types is not None) == pairs
+
+
+def test_bands_of_length_are_subgroups(tmp_path: Path) -> None:
+    """Nine texts of one to nine words and two special tokens, in three bands that hold as many."""
+    words = ["who", "is", "the", "first", "new", "man", "in", "a", "city"]
+    task = replace(task_of([(" ".join(words[: count + 1]),) for count in range(9)]), length_bands=3)
+    tokens = tiny_tokenizer(tmp_path)
+    folder = write_tokens(task, tokens, TrainingSpec(max_length=16), tmp_path / "tokens")
+    assert set(folder.subgroups) == {"up to 5 tokens", "6 to 8 tokens", "from 9 tokens"}
+    found = folder.read("test").subgroups
+    assert found is not None
+    lengths = [len(row) for row in folder.read("test").ids]
+    assert found.tolist() == [folder_band(length) for length in lengths]
+    assert TokenFolder.open(tmp_path / "tokens") == folder
+
+
+def folder_band(length: int) -> str:
+    return "up to 5 tokens" if length <= 5 else "6 to 8 tokens" if length <= 8 else "from 9 tokens"
+
+
+def test_subgroups_of_the_data_go_with_their_examples(tmp_path: Path) -> None:
+    names = {role: replace(task_of([("who is",), ("the man",)]).roles[role], subgroups=("x", role)) for role in ROLES}
+    task = Task(("no", "yes"), names)
+    folder = write_tokens(task, tiny_tokenizer(tmp_path), TrainingSpec(max_length=16), tmp_path / "tokens")
+    for role in ROLES:
+        found = folder.read(role).subgroups
+        assert found is not None
+        assert found.tolist() == ["x", role]
+    without = write_tokens(
+        task_of([("who is",), ("the man",)]), tiny_tokenizer(tmp_path), TrainingSpec(max_length=16), tmp_path / "other"
+    )
+    assert without.read("test").subgroups is None
+    assert task.sha256 != task_of([("who is",), ("the man",)]).sha256
 
 
 def test_long_texts_are_cut(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import safetensors.numpy
 from calibration.ece import ece
 from calibration.temperature import TemperatureFit
 from evaluators.evaluation import EvaluatorSpec, build_evaluator
-from evaluators.score import METERED, METRICS, PREDICTED, Score
+from evaluators.score import METERED, METRICS, OF_SUBGROUPS, PREDICTED, Score
 from evaluators.trained import TrainedEvaluator, TrainedRun
 from search_space.errors import EvaluationError, PlacementError
 from search_space.notation import parse
@@ -73,7 +73,7 @@ def test_a_candidate_may_be_trained_for_less(evaluator: TrainedEvaluator) -> Non
     rung, end = run.advance(4), run.advance(12)
     assert [(one.step, one.fidelity) for one in (rung, end)] == [(2, 4 / 12), (6, 1.0)]
     assert end.full
-    assert set(end.values) == set(METRICS) - {*PREDICTED, *METERED}
+    assert set(end.values) == set(METRICS) - {*PREDICTED, *METERED, *OF_SUBGROUPS}
     assert run.schedule.get_last_lr()[0] == pytest.approx(0.0), "its learning rate has come down"
 
 
@@ -114,7 +114,7 @@ def test_a_rung_has_the_quality_and_the_end_has_everything(evaluator: TrainedEva
         "head_params",
     }
     assert end.full
-    assert set(end.values) == set(METRICS) - {*PREDICTED, *METERED}
+    assert set(end.values) == set(METRICS) - {*PREDICTED, *METERED, *OF_SUBGROUPS}
 
 
 def test_the_measures_are_those_of_the_candidate(evaluator: TrainedEvaluator) -> None:

@@ -177,6 +177,29 @@ def test_an_exports_calibrator_is_judged_too_and_never_on_its_own_rows(tmp_path,
     assert f"nothing fitted: the vector of {folder} judged on all 200 rows of {fresh}" in out
 
 
+def test_subgroups_are_scored_and_given_temperatures(tmp_path, monkeypatch, capsys):
+    logits, labels = made_up(240)
+    logits[120:] *= 6.0
+    names = np.repeat(["calm", "loud"], 120)
+    source = write_npz(tmp_path / "logits.npz", logits=logits, labels=labels, subgroups=names)
+    code, out, _ = paretune(monkeypatch, capsys, "calibrate", source, "--kind", "temperature", "--to", "made")
+    assert code == 0
+    assert "worst calibrated:" in out
+    assert "a temperature for each subgroup: nll" in out
+    own = json.loads(Path("made", "subgroup_temperatures.json").read_text())["temperatures"]
+    assert own["loud"] > 1.5 * own["calm"]
+    plain = write_npz(tmp_path / "plain.npz", logits=logits, labels=labels)
+    code, _, err = paretune(monkeypatch, capsys, "calibrate", source, "--evaluate", plain)
+    assert (code, "has subgroups, so" in err) == (2, True)
+    rows = [
+        ",".join([*map(str, row), str(label), name]) for row, label, name in zip(logits, labels, names, strict=True)
+    ]
+    (tmp_path / "same.csv").write_text("\n".join(["a,b,c,label,subgroup", *rows]))
+    found = read_rows(tmp_path / "same.csv").subgroups
+    assert found is not None
+    assert found.tolist() == names.tolist()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -11,7 +11,10 @@ import safetensors.numpy
 from mlflow.tracking import MlflowClient
 
 from calibration.proper_scores import nll_from_logits
+from calibration.softmax import log_softmax
 from calibration.spec import CalibrationSpec
+from calibration.subgroup_temperatures import fit_subgroup_temperatures
+from calibration.subgroups import subgroup_scores
 from calibration.temperature import fit_temperature
 from evaluators.predictors import pooled_logits
 from evaluators.variants import FinalistLogits, Variant
@@ -79,6 +82,7 @@ def points(front: Front, left: list, tmp_path: Path) -> dict[str, PredictorPoint
 
 
 def test_there_is_every_way_to_predict(points: dict[str, PredictorPoint]) -> None:
+    assert all(one.subgroups is None for one in points.values()), "the task has none"
     assert list(points) == ["single-3", "single-5", "seeds-3", "seeds-5", "front-3-5", "laplace-3", "laplace-5"]
     assert points["front-3-5"].title == "ensemble of the front, trials 3, 5"
     assert points["seeds-5"].members == ("finalists/2", "finalists/3")
@@ -159,6 +163,26 @@ def test_they_are_recorded_once(uri, tmp_path, points: dict[str, PredictorPoint]
     assert MlflowClient(uri).get_run(run.info.run_id).data.tags["pareto"] == "predictor"
 
 
+def test_each_subgroup_of_test_is_scored(front: Front, left: list, tmp_path: Path) -> None:
+    names = {role: np.array(["even", "odd"])[np.arange(count) % 2] for role, count in ROLES.items()}
+    found = {one.name: one for one in predictor_points(front, tmp_path, SPEC, names)}
+    one = found["single-5"].subgroups
+    assert one is not None
+    fit = fit_temperature(left[2]["calibration_logits"], left[2]["calibration_labels"])
+    after = np.exp(log_softmax(fit.apply(left[2]["test_logits"])))
+    expected = subgroup_scores(after, left[2]["test_labels"], names["test"], draws=100)
+    assert one["scores"] == expected.to_json()["scores"], "of the first seed"
+    own = fit_subgroup_temperatures(left[2]["calibration_logits"], left[2]["calibration_labels"], names["calibration"])
+    assert one["temperatures"] == own.temperatures
+    change = one["with_temperatures"]
+    assert change["low"] <= change["less_common"] <= change["high"]
+    assert change["nll"] == pytest.approx(expected_nll(after, left[2]["test_labels"]) + change["less_common"])
+
+
+def expected_nll(p: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(p[np.arange(len(p)), labels]).mean())
+
+
 def test_a_study_makes_them_of_what_its_finalists_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real study on a tiny model, in one process."""
     for name, double in (("cluster", in_process.cluster), ("run_jobs", in_process.run_jobs)):
@@ -167,12 +191,17 @@ def test_a_study_makes_them_of_what_its_finalists_leave(tmp_path: Path, monkeypa
     given = {
         "name": "tiny",
         "model": {"name": str(tiny_folder(tmp_path / "model", num_labels=3)), "device": "cpu", "dtype": "float32"},
-        "task": {"dataset": questions_file(tmp_path), "splits": {"test": 0.3, "validation": 0.2, "calibration": 0.2}},
+        "task": {
+            "dataset": questions_file(tmp_path),
+            "splits": {"test": 0.3, "validation": 0.2, "calibration": 0.2},
+            "length_bands": 2,
+        },
+        "objectives": [{"minimize": "worst_subgroup_nll"}, {"minimize": "trainable_params"}],
         "space": {"methods": {"lora": {"r": [2, 4]}}, "recipe": {"dropout": [0.1]}},
         "budgets": {"trials": 2},
         "training": {"steps": 4, "batch_size": 8, "max_length": 16},
         "search": {"references": [], "finalists": {"count": 1, "seeds": 2}},
-        "calibration": {"floor_draws": 100, "passes": 2},
+        "calibration": {"floor_draws": 100, "passes": 2, "least_subgroup": 3},
     }
     home = Home(tmp_path / "home").create()
     store = in_process.store_of(home, parse(given))
@@ -181,3 +210,8 @@ def test_a_study_makes_them_of_what_its_finalists_leave(tmp_path: Path, monkeypa
     assert all(one["test"]["calibrated_nll"] > 0 and one["costs"]["latency_ms"] > 0 for one in front.predictors)
     table = (home.study("tiny") / "front" / "predictors.csv").read_text().splitlines()
     assert len(table) == 1 + len(front.predictors)
+    for trial in store.trials():
+        assert all(score["worst_subgroup_nll"] >= score["calibrated_nll"] - 1e-9 for score in trial.scores)
+    rows = (home.study("tiny") / "front" / "subgroups.csv").read_text().splitlines()
+    assert rows[0].startswith("predictor,subgroup,temperature,n,accuracy,nll,gap,ece,floor,p_value,")
+    assert len(rows) == 1 + 2 * len(front.predictors), "two bands of length for each predictor"

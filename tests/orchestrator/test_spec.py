@@ -295,3 +295,13 @@ class TestYaml:
         (tmp_path / "study.yaml").write_text("name: demo\n")
         with pytest.raises(SpecError, match=r"study\.yaml: 2 problems"):
             read_file(tmp_path / "study.yaml")
+
+
+def test_an_objective_about_subgroups_needs_some() -> None:
+    asked = change("objectives", [{"minimize": "worst_subgroup_nll"}])
+    assert "name their column in task.subgroup" in problems(asked)["objectives"]
+    for key, value in (("subgroup", "source"), ("length_bands", 3)):
+        task = (
+            {**asked["task"], key: value} if isinstance(asked["task"], dict) else {"dataset": asked["task"], key: value}
+        )
+        assert parse(asked | {"task": task}).objectives[0].metric == "worst_subgroup_nll"
