@@ -39,6 +39,7 @@ class ModelSpec(Strict):
         revision: Branch, tag or commit on the hub.
         dtype: Type of the frozen weights and of the arithmetic; `auto` is bfloat16 where it pays, else float32.
         device: Where it runs; `auto` is cuda, then mps, then cpu.
+        attention: How attention is computed; `auto` is what a study measures to be the fastest when it starts.
         quantization: Of the frozen linear weights: 8-bit integers or NF4 by bitsandbytes, 8- or 4-bit integers by
             torchao.
     """
@@ -47,6 +48,7 @@ class ModelSpec(Strict):
     revision: Text | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    attention: Literal["auto", "eager", "sdpa"] = "auto"
     quantization: Literal["none", "int8", "nf4", "torchao_int8", "torchao_int4"] = "none"
 
     @model_validator(mode="before")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from evaluators.costing import Coster, meta_coster
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import OF_SUBGROUPS, Cost
+from evaluators.spec import ModelSpec, TrainingSpec
 from evaluators.tokens import TokenFolder, write_tokens
 from orchestrator.front import reference_point
 from orchestrator.home import Home
@@ -53,6 +55,7 @@ class Prepared:
         evaluator: What the actors build.
         classes: Names of the task's classes.
         points: The only candidates that can be trained, where a table is searched.
+        attention: What was measured of its implementations; None where nothing was.
     """
 
     space: Space
@@ -61,6 +64,7 @@ class Prepared:
     evaluator: EvaluatorSpec
     classes: tuple[str, ...]
     points: Points | None = None
+    attention: dict[str, Any] | None = None
 
     @cached_property
     def tally(self) -> Tally:
@@ -80,8 +84,13 @@ class Prepared:
         return cost if within(self.limits, cost.values) else None
 
 
-def prepare(spec: StudySpec, folder: Path) -> Prepared:
+def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = None) -> Prepared:
     """Read the data, tokenise it once into `folder`, and look at the model without loading its weights.
+
+    Args:
+        spec: The study.
+        folder: Its folder.
+        attention: What was measured of the implementations of attention when the study began; None measures it.
 
     Raises:
         DataError: The data or the model cannot be read.
@@ -94,11 +103,13 @@ def prepare(spec: StudySpec, folder: Path) -> Prepared:
     tokens = _tokens(spec, folder / "tokens") if spec.synthetic is None else None
     if tokens is not None:
         _require_subgroups(spec, tokens)
-    coster = _coster(spec, tokens)
+    attention = _attention(spec, tokens, attention)
+    model = model_with(spec.model, attention)
+    coster = _coster(model, spec.training, tokens)
     space = bind(spec.space, coster.anatomy)
     steps = full_steps(spec, tokens.examples["train"] if tokens else 1000)
     evaluator = EvaluatorSpec(
-        model=spec.model,
+        model=model,
         training=spec.training,
         calibration=spec.calibration,
         tokens=str(folder / "tokens"),
@@ -108,7 +119,8 @@ def prepare(spec: StudySpec, folder: Path) -> Prepared:
         rung_rows=spec.search.early_stopping.rows,
     )
     classes = tokens.classes if tokens else ("a", "b")
-    prepared = Prepared(space, coster, spec.budgets.limits(coster.parameters), evaluator, classes)
+    limits = spec.budgets.limits(coster.parameters)
+    prepared = Prepared(space, coster, limits, evaluator, classes, attention=attention)
     if "trainable_params" in prepared.limits:
         require_fitting(space, prepared.tally, prepared.limits["trainable_params"])
     return prepared
@@ -138,7 +150,8 @@ def note_facts(store: StudyStore, prepared: Prepared) -> None:
     store.note("classes", list(prepared.classes))
     store.note("steps", prepared.evaluator.steps)
     store.note("space_size", prepared.space.size)
-    store.note("environment", environment())
+    store.note("attention", prepared.attention)
+    store.note("environment", environment() | {"attention": prepared.attention})
     if store.noted("reference_point") is None:
         point = reference_point(
             store.spec, prepared.limits, len(prepared.classes), prepared.coster.parameters, _full_cost(prepared.coster)
@@ -156,6 +169,16 @@ def environment() -> dict[str, Any]:
             versions[package] = "not installed"
     machine = {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()}
     return {"python": platform.python_version(), "packages": versions, **machine}
+
+
+def model_of(store: StudyStore) -> ModelSpec:
+    """Return the model of a study that was started, with the attention that it was trained with."""
+    return model_with(store.spec.model, store.noted("attention"))
+
+
+def model_with(model: ModelSpec, attention: Mapping[str, Any] | None) -> ModelSpec:
+    """Return a model with the attention that was measured to be the fastest, if any was."""
+    return model.model_copy(update={"attention": attention["chosen"]}) if attention else model
 
 
 def study_home(home: Home, name: str) -> Path:
@@ -189,12 +212,21 @@ def _tokens(spec: StudySpec, folder: Path) -> TokenFolder:
         return write_tokens(read_task(spec.task), load_tokenizer(spec.model), spec.training, folder)
 
 
-def _coster(spec: StudySpec, tokens: TokenFolder | None) -> Coster:
+def _attention(spec: StudySpec, tokens: TokenFolder | None, known: dict[str, Any] | None) -> dict[str, Any] | None:
+    if known is not None or tokens is None or spec.model.attention != "auto":
+        return known
+    from evaluators.attention import fastest_attention
+
+    threads = max(1, round(spec.resources.cpus))
+    return fastest_attention(spec.model, spec.training, tokens.read("train"), len(tokens.classes), threads).to_json()
+
+
+def _coster(model: ModelSpec, training: TrainingSpec, tokens: TokenFolder | None) -> Coster:
     if tokens is None:
         from evaluators.synthetic import SyntheticCoster
 
         return SyntheticCoster()
-    return meta_coster(spec.model, len(tokens.classes), spec.training, tokens.longest["train"])
+    return meta_coster(model, len(tokens.classes), training, tokens.longest["train"])
 
 
 def _full_cost(coster: Coster) -> Cost | None:

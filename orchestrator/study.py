@@ -58,7 +58,7 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
         store.note("status", "running")
         store.note("stop", False)
         try:
-            prepared = prepare(store.spec, folder)
+            prepared = prepare(store.spec, folder, store.noted("attention"))
             note_facts(store, prepared)
             recorder = Recorder(home.tracking_uri, home.artifacts, store, folder)
             with Recording(recorder) as recording, _without_states(Path(prepared.evaluator.tokens) / PREFIX_FOLDER):

@@ -32,6 +32,7 @@ from orchestrator.export.card import model_card
 from orchestrator.export.script import TRAIN_SCRIPT
 from orchestrator.front import Front, front_of_study
 from orchestrator.home import Home
+from orchestrator.preparation import model_of
 from orchestrator.storage import StudyStore, Trial
 from search_space.errors import ExportError
 from search_space.notation import write
@@ -121,7 +122,7 @@ def _fill(
     _write_sets(aside, recorded, store.spec.calibration)
     (aside / exported.ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
     (aside / "train.py").write_text(TRAIN_SCRIPT)
-    backbone = load(store.spec.model, len(tokens.classes))
+    backbone = load(model_of(store), len(tokens.classes))
     if exported.is_peft(trained.candidate):
         _save_peft(aside, backbone, trained, store.spec.model.name)
     (aside / "README.md").write_text(model_card(store, front, trial, trained, tokens))
@@ -148,7 +149,7 @@ def _about(store: StudyStore, trained: Trial, tokens: TokenFolder) -> dict[str, 
         "candidate": trained.candidate.to_json(),
         "sha256": trained.candidate.sha256,
         "seed": trained.seed,
-        "model": spec.model.model_dump(mode="json", exclude_none=True),
+        "model": model_of(store).model_dump(mode="json", exclude_none=True),
         "task": spec.task.model_dump(mode="json", exclude_none=True),
         "training": spec.training.model_dump(mode="json", exclude_none=True),
         "calibration": spec.calibration.model_dump(mode="json"),

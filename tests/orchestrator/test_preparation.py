@@ -1,0 +1,51 @@
+"""What a study needs before it starts: attention is measured once, kept with the study, and used by all its trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evaluators import attention
+from orchestrator.preparation import model_of, note_facts, prepare
+from orchestrator.spec import StudySpec, parse
+from orchestrator.storage import IN_MEMORY, Storage
+from tests.evaluators.tiny import questions_file, tiny_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study")
+    tiny_folder(path / "model", num_labels=3)
+    return path
+
+
+def spec(folder: Path, **model: str) -> StudySpec:
+    data = {
+        "name": "small",
+        "model": {"name": str(folder / "model"), "device": "cpu", "dtype": "float32", **model},
+        "task": questions_file(folder),
+        "training": {"batch_size": 8, "max_length": 16},
+    }
+    return parse(data)
+
+
+def test_attention_is_measured_once_and_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_times", lambda *_: {"sdpa": 1.0, "eager": 0.5})
+    one = spec(folder)
+    store = Storage(IN_MEMORY).create(one)
+    prepared = prepare(one, folder, store.noted("attention"))
+    assert prepared.evaluator.model.attention == "eager"
+    note_facts(store, prepared)
+    assert store.noted("attention")["milliseconds"] == {"sdpa": 1000.0, "eager": 500.0}
+    assert store.noted("environment")["attention"] == store.noted("attention")
+    assert model_of(store).attention == "eager"
+    monkeypatch.setattr(attention, "_times", lambda *_: pytest.fail("measured again"))
+    again = prepare(one, folder, store.noted("attention"))
+    assert again.evaluator == prepared.evaluator
+
+
+def test_what_the_study_file_says_is_not_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_times", lambda *_: pytest.fail("measured"))
+    prepared = prepare(spec(folder, attention="eager"), folder)
+    assert (prepared.evaluator.model.attention, prepared.attention) == ("eager", None)
