@@ -1,18 +1,19 @@
-"""What a search begins with, beside plain LoRA: published architectures, another study's front.
+"""What a search begins with, beside plain LoRA: published architectures, another study's front, what gradients say.
 
 They are chosen once, before the first trial, and kept with the study, so that a resumed study goes on with the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.allocations import Allocations
 from orchestrator.dominance import non_dominated
 from orchestrator.front import front_of_study
 from orchestrator.preparation import Prepared
-from orchestrator.spec import Objective, StudySpec
+from orchestrator.spec import Objective, Proposal
 from orchestrator.storage import StudyStore, Trial
 from search_space.candidate import Candidate
 from search_space.published import lora, published
@@ -27,7 +28,7 @@ class Beginning:
 
     Attributes:
         candidate: What is tried.
-        origin: Where it comes from: `lora`, `published` or `study NAME`, and its name there.
+        origin: Where it comes from: a source of `search.proposals` or `study NAME`, and its name there.
     """
 
     candidate: Candidate
@@ -71,25 +72,27 @@ def mistrusted(source: str, trials: Sequence[Trial], objectives: Sequence[Object
 
 def _kept(store: StudyStore, prepared: Prepared) -> Iterator[dict[str, Any]]:
     taken: set[str] = set()
-    for one in _chosen(store):
+    for one in _chosen(store, prepared):
         placed = _placed(one.candidate, prepared, taken)
         if placed is not None and placed.sha256 not in taken:
             taken.add(placed.sha256)
             yield {"candidate": placed.to_json(), "origin": one.origin}
 
 
-def _chosen(store: StudyStore) -> Iterator[Beginning]:
+def _chosen(store: StudyStore, prepared: Prepared) -> Iterator[Beginning]:
     search = store.spec.search
     if search.warm_start is not None:
         yield from _from_study(store, search.warm_start)
-    for source, candidates in _listed(store.spec).items():
-        for name, candidate in candidates.items():
+    allocations = Allocations(prepared, search.seed)
+    for source in search.proposals:
+        for name, candidate in _proposed(source, allocations):
             yield Beginning(candidate, f"{source}: {name}")
 
 
-def _listed(spec: StudySpec) -> dict[str, Mapping[str, Candidate]]:
-    known = {"lora": lora, "published": published}
-    return {source: known[source]() for source in spec.search.proposals}
+def _proposed(source: Proposal, allocations: Allocations) -> Iterable[tuple[str, Candidate]]:
+    if source == "lora":
+        return lora().items()
+    return published().items() if source == "published" else allocations.of(source)
 
 
 def _from_study(store: StudyStore, name: str) -> Iterator[Beginning]:

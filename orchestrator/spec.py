@@ -53,6 +53,14 @@ class Objective(Strict):
         return {self.direction: self.metric}
 
 
+Looking = Literal["saliency", "adalora", "eva"]
+"""Proposals for which the model is looked at."""
+
+LOOKING: tuple[Looking, ...] = get_args(Looking)
+Proposal = Literal["lora", "published"] | Looking
+"""What may be tried before the sampler draws."""
+
+
 class EarlyStopping(Strict):
     """When a candidate that is dominated stops (successive halving over several objectives).
 
@@ -96,7 +104,8 @@ class SearchSpec(Strict):
         early_stopping: Rungs.
         finalists: Re-training of the front.
         references: Fixed rows beside the search, not part of it.
-        proposals: What is tried before the sampler draws: plain LoRA on each set of projections, published candidates.
+        proposals: What is tried before the sampler draws: plain LoRA on each set of projections, published candidates,
+            LoRA where gradients are largest, LoRA with AdaLoRA's or EVA's ranks.
         warm_start: A study of the same storage whose front is tried first.
     """
 
@@ -106,7 +115,7 @@ class SearchSpec(Strict):
     early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
     finalists: Finalists = Field(default_factory=Finalists)
     references: tuple[Literal["head", "full"], ...] = ("head", "full")
-    proposals: tuple[Literal["lora", "published"], ...] = ()
+    proposals: tuple[Proposal, ...] = ()
     warm_start: Name | None = None
 
 
@@ -191,6 +200,15 @@ class StudySpec(Strict):
         if meters_energy(objectives, info.data.get("budgets")) and resources.concurrency != 1:
             raise ValueError("a meter counts the whole device: a study about energy needs `concurrency: 1`")
         return resources
+
+    @field_validator("synthetic")
+    @classmethod
+    def _has_gradients(cls, synthetic: SyntheticSpec | None, info: ValidationInfo) -> SyntheticSpec | None:
+        search = info.data.get("search")
+        looking = [one for one in search.proposals if one in LOOKING] if search is not None else []
+        if synthetic is not None and looking:
+            raise ValueError(f"it has no model to look at; take {one_of(looking)} out of search.proposals")
+        return synthetic
 
     @field_validator("calibration")
     @classmethod

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from calibration.spec import CalibrationSpec
+from evaluators.anatomy import anatomy_of
+from evaluators.backbone import load
+from evaluators.costing import meta_coster
+from evaluators.evaluation import EvaluatorSpec
+from evaluators.spec import ModelSpec, TrainingSpec
 from evaluators.tabulated import Table
+from orchestrator.allocations import Allocations, worths
 from orchestrator.beginnings import beginnings, mistrusted
+from orchestrator.preparation import Prepared
 from orchestrator.simulation import simulate
+from orchestrator.spec import LOOKING
 from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
-from search_space.errors import StudyNotFoundError
+from search_space.errors import SpecError, StudyError, StudyNotFoundError
 from search_space.published import lora, published
+from search_space.space import bind
+from search_space.spec import SpaceSpec
+from tests.evaluators.tiny import CLASSES, evaluator_spec
 from tests.orchestrator.tables import space_of, spec_of, table_of
 
 
@@ -107,3 +120,31 @@ class TestTheGuard:
         spec = spec_of(search={"proposals": ["lora"], "sampler": "random"}, budgets={"trials": 10})
         trials = simulate(spec, space_of(spec), table, faults=faults).trials()  # type: ignore[arg-type]
         assert sum(one.origin.startswith("lora") for one in trials) == 2
+
+
+def test_what_gradients_say_comes_from_a_process_of_its_own(tmp_path: Path) -> None:
+    evaluator = evaluator_spec(tmp_path)
+    anatomy = anatomy_of(load(evaluator.model, 3).model)
+    lora = {"r": {"of": [1, 2, 4, 8], "per": "layer"}, "layers": "all"}
+    space = bind(SpaceSpec.model_validate({"methods": {"lora": lora}, "hybrids": []}), anatomy)
+    coster = meta_coster(evaluator.model, 3, evaluator.training, 16)
+    prepared = Prepared(space, coster, {"trainable_params": 4000.0}, evaluator, CLASSES)
+    allocations = Allocations(prepared, seed=0)
+    for source in LOOKING:
+        found = dict(allocations.of(source))
+        assert next(iter(found)) == "within 4k parameters"
+        for (name, candidate), most in zip(found.items(), (4000, 1000, 250), strict=False):
+            assert coster.count(candidate) <= most, name
+            space.encode(candidate)
+
+
+def test_a_model_that_cannot_be_looked_at_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "false")
+    evaluator = EvaluatorSpec(ModelSpec(name="m"), TrainingSpec(), CalibrationSpec(), "tokens", 1)
+    with pytest.raises(StudyError, match=r"it was killed; take saliency, adalora, eva out of search\.proposals"):
+        worths(evaluator)
+
+
+def test_a_study_without_a_model_has_no_gradients() -> None:
+    with pytest.raises(SpecError, match=r"synthetic: it has no model to look at; take 'eva' out of search\.proposals"):
+        spec_of(search={"proposals": ["lora", "eva"]})
