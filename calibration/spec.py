@@ -16,7 +16,8 @@ class CalibrationSpec(BaseModel):
             carry, or none.
         scarce: With fewer rows than that in the calibration split, validation is fitted on as well, cross-fitted.
         folds: Folds of every cross-fitting.
-        predictors: What else is made of the finalists: ensembles of their seeds or of the front, MC-dropout, Laplace.
+        predictors: What else is made of the finalists: ensembles of their seeds or of the front, MC-dropout, Laplace
+            on the last layer, or on the whole adapter, which takes a pass back for each class.
         passes: Forward passes of MC-dropout.
         least_subgroup: Rows below which a subgroup is scored with the other small ones.
         alpha: Miss rate that the finalists' conformal sets promise.
@@ -31,7 +32,12 @@ class CalibrationSpec(BaseModel):
     )
     scarce: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     folds: Annotated[int, Field(ge=2, le=20)] = 5
-    predictors: tuple[Literal["seeds", "front", "dropout", "laplace"], ...] = ("seeds", "front", "dropout", "laplace")
+    predictors: tuple[Literal["seeds", "front", "dropout", "laplace", "laplace_diagonal", "laplace_kronecker"], ...] = (
+        "seeds",
+        "front",
+        "dropout",
+        "laplace",
+    )
     passes: Annotated[int, Field(ge=2, le=1000)] = 10
     least_subgroup: Annotated[int, Field(ge=2, le=1_000_000)] = 50
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.1

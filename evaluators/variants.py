@@ -2,6 +2,7 @@
 
     dropout    MC-dropout (Gal & Ghahramani 2016): several passes with dropout on, at the rate of its training
     laplace    the last layer's weights as a Gaussian (`evaluators.laplace`), at one pass
+    laplace_diagonal, laplace_kronecker    the adapter's weights too (`evaluators.adapter_laplace`)
 
 Ensembles are made of several candidates, and need no more than what each says: `orchestrator/predictors.py`.
 """
@@ -9,8 +10,9 @@ Ensembles are made of several candidates, and need no more than what each says: 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calibration.spec import CalibrationSpec
+from evaluators.adapter_laplace import Structure, fit_adapter
 from evaluators.attach import Attached
 from evaluators.evaluation import TEST_FILE
 from evaluators.laplace import LastLayerLaplace, fit_last_layer
@@ -41,7 +44,7 @@ class Variant:
 
     Attributes:
         logits: By role, shape [examples, classes]; softmax of them is what it predicts.
-        passes: Forward passes for each text.
+        passes: Passes through the model for each text, there or back.
         bytes: Beside those of the candidate.
         latency_ms: Median milliseconds for one example of median length.
     """
@@ -117,7 +120,12 @@ class Bench:
 
 def make_variants(bench: Bench, spec: CalibrationSpec) -> tuple[dict[str, Variant], dict[str, str]]:
     """Return the variants that a study asks for, and why others cannot be made of this candidate."""
-    makers = {"dropout": dropout_variant, "laplace": laplace_variant}
+    makers: dict[str, Callable[[Bench, CalibrationSpec], Variant]] = {
+        "dropout": dropout_variant,
+        "laplace": laplace_variant,
+        "laplace_diagonal": partial(adapter_laplace_variant, "diagonal"),
+        "laplace_kronecker": partial(adapter_laplace_variant, "kronecker"),
+    }
     made: dict[str, Variant] = {}
     refused: dict[str, str] = {}
     bench.attached.model.eval()
@@ -171,6 +179,23 @@ def laplace_variant(bench: Bench, _spec: CalibrationSpec) -> Variant:
     return Variant(logits, 1, fit.bytes, latency)
 
 
+def adapter_laplace_variant(structure: Structure, bench: Bench, _spec: CalibrationSpec) -> Variant:
+    """Spread the weights of the adapter and the head.
+
+    Raises:
+        UnsupportedError: The candidate trains no linear layer beside the head's, or its factors would be too large.
+    """
+    rows = _training_rows(bench)
+    batches = (bench.train.batch(part, bench.device).inputs for part in _in_batches(bench.train, rows, bench.size))
+    fit = fit_adapter(bench.attached, batches, len(rows) / len(bench.train.ids), structure)
+    logits = {}
+    for role, tokens in bench.roles.items():
+        logits[role] = np.empty((len(tokens.ids), bench.classes))
+        for indices, batch in tokens.in_order(bench.size, bench.device):
+            logits[role][indices] = fit.logits(batch.inputs).numpy()
+    return Variant(logits, 1 + bench.classes, fit.bytes, _latency_ms(bench, fit.logits))
+
+
 def last_layer(attached: Attached) -> nn.Linear:
     """Return the linear layer whose outputs are the logits. Raises UnsupportedError where there is none."""
     head = {id(parameter) for parameter in attached.head}
@@ -181,12 +206,23 @@ def last_layer(attached: Attached) -> nn.Linear:
 
 
 def _fit(bench: Bench, layer: nn.Linear) -> LastLayerLaplace:
-    count = len(bench.train.ids)
-    rows = np.random.default_rng(bench.seed).permutation(count)[:MOST_EXAMPLES].tolist()
+    count, rows = len(bench.train.ids), _training_rows(bench)
     features, logits = _seen(bench, layer, bench.train, rows)
     bias = layer.bias if layer.bias is not None else torch.zeros(layer.out_features)
     weights = torch.cat([layer.weight, bias[:, None].to(layer.weight)], dim=1).detach().double().cpu().numpy()
     return fit_last_layer(features, logits, weights, count)
+
+
+def _training_rows(bench: Bench) -> list[int]:
+    """Return the positions of the training examples that stand for all."""
+    drawn = np.random.default_rng(bench.seed).permutation(len(bench.train.ids))
+    return [int(row) for row in drawn[:MOST_EXAMPLES]]
+
+
+def _in_batches(tokens: Tokens, rows: list[int], size: int) -> Iterator[list[int]]:
+    """Yield positions of some examples, like lengths together."""
+    order = sorted(rows, key=lambda row: -len(tokens.ids[row]))
+    return (order[start : start + size] for start in range(0, len(order), size))
 
 
 def _seen(bench: Bench, layer: nn.Linear, tokens: Tokens, rows: range | list[int]) -> tuple[Floats, Floats]:
@@ -217,5 +253,5 @@ def _look(model: nn.Module, layer: nn.Linear, inputs: Mapping[str, Tensor]) -> t
 def _latency_ms(bench: Bench, call: Callable[[Mapping[str, Tensor]], object]) -> float:
     order = sorted(range(len(bench.train.ids)), key=lambda i: len(bench.train.ids[i]))
     batch = bench.train.batch([order[len(order) // 2]], bench.device)
-    with torch.inference_mode():
+    with torch.no_grad():  # unlike inference_mode it lets a call ask for gradients
         return median_ms(lambda: call(batch.inputs))

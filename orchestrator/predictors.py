@@ -38,7 +38,7 @@ from orchestrator.member import Member
 if TYPE_CHECKING:
     from orchestrator.storage import Trial
 
-Kind = Literal["single", "seeds", "front", "dropout", "laplace"]
+Kind = Literal["single", "seeds", "front", "dropout", "laplace", "laplace_diagonal", "laplace_kronecker"]
 Logits = Mapping[str, NDArray[np.float64]]
 Subgroups = Mapping[str, NDArray[np.str_]]
 """The name of each example's subgroup, by role."""
@@ -48,7 +48,10 @@ KINDS: Mapping[Kind, str] = {
     "front": "ensemble of the front",
     "dropout": "MC-dropout",
     "laplace": "Laplace on the last layer",
+    "laplace_diagonal": "Laplace on the adapter, diagonal",
+    "laplace_kronecker": "Laplace on the adapter, Kronecker",
 }
+_ENSEMBLES = ("seeds", "front")
 _SUMMED = ("trainable_params", "head_params", "checkpoint_bytes", "latency_ms")
 """Costs of an ensemble that are the sum of its members'."""
 
@@ -61,8 +64,9 @@ class PredictorPoint:
         name: Unique in a study: its kind and its candidates, such as `seeds-12`.
         kind: What it is.
         trials: Numbers of the search trials whose candidates it uses.
-        members: Keys of the finalists that it was made of. `single`, `dropout` and `laplace` are means over them.
-        passes: Forward passes for each text.
+        members: Keys of the finalists that it was made of. Those of one pass, dropout and Laplace are means
+            over them.
+        passes: Passes through a model for each text, there or back.
         costs: Metrics of cost; those of an ensemble are sums, latency too: its members run one after another.
         validation: Metrics of quality on validation.
         test: The same on test.
@@ -135,7 +139,7 @@ def _by_seed(member: Member) -> list[Trial]:
 
 
 def _of_candidate(member: Member, finalists: Sequence[_Finalist], spec: CalibrationSpec) -> Iterator[PredictorPoint]:
-    kinds: tuple[Kind, ...] = ("single", "dropout", "laplace")
+    kinds = [kind for kind in KINDS if kind not in _ENSEMBLES]
     for kind in kinds:
         able = [one for one in finalists if kind in one.logits]
         if able:

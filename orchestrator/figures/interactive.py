@@ -22,6 +22,8 @@ _PREDICTOR_MARKERS = {
     "front": ("triangle-down-open", "ensemble of the front"),
     "dropout": ("triangle-left-open", "MC-dropout"),
     "laplace": ("triangle-right-open", "Laplace"),
+    "laplace_diagonal": ("triangle-ne-open", "Laplace, adapter, diagonal"),
+    "laplace_kronecker": ("triangle-se-open", "Laplace, adapter, Kronecker"),
 }
 _REFERENCE_MARKERS = {"head": "square", "full": "star"}
 _CONFIG = {

@@ -39,6 +39,8 @@ _PREDICTORS = {
     "front": ("v", "ensemble of the front"),
     "dropout": ("<", "MC-dropout"),
     "laplace": (">", "Laplace"),
+    "laplace_diagonal": ("d", "Laplace, adapter, diagonal"),
+    "laplace_kronecker": ("p", "Laplace, adapter, Kronecker"),
 }
 """Marker and name of each kind of predictor."""
 

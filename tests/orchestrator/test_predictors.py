@@ -34,6 +34,7 @@ from tests.orchestrator.test_recorder import empty_database, make_store, quick_f
 __all__ = ["empty_database", "quick_figures", "uri"]
 ROLES = {"validation": 300, "calibration": 1000, "test": 1000}
 SPEC = CalibrationSpec(floor_draws=100)
+PREDICTORS = ("seeds", "front", "dropout", "laplace", "laplace_diagonal", "laplace_kronecker")
 COSTS = {"checkpoint_bytes": 1000.0, "latency_ms": 2.0, "trainable_params": 100.0}
 
 
@@ -201,12 +202,12 @@ def test_a_study_makes_them_of_what_its_finalists_leave(tmp_path: Path, monkeypa
         "budgets": {"trials": 2},
         "training": {"steps": 4, "batch_size": 8, "max_length": 16},
         "search": {"references": [], "finalists": {"count": 1, "seeds": 2}},
-        "calibration": {"floor_draws": 100, "passes": 2, "least_subgroup": 3},
+        "calibration": {"floor_draws": 100, "passes": 2, "least_subgroup": 3, "predictors": list(PREDICTORS)},
     }
     home = Home(tmp_path / "home").create()
     store = in_process.store_of(home, parse(given))
     front = study.run_study(store, home, in_process.Watched())
-    assert {one["kind"] for one in front.predictors} == {"single", "seeds", "dropout", "laplace"}
+    assert {one["kind"] for one in front.predictors} == {"single", *PREDICTORS} - {"front"}
     assert all(one["test"]["calibrated_nll"] > 0 and one["costs"]["latency_ms"] > 0 for one in front.predictors)
     table = (home.study("tiny") / "front" / "predictors.csv").read_text().splitlines()
     assert len(table) == 1 + len(front.predictors)
