@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.report import write
 from evaluators.anatomy import anatomy_of
@@ -24,7 +24,7 @@ from evaluators.attach import attach
 from evaluators.backbone import checkpoint_activations
 from evaluators.memory import Load, inputs_of, measure_peak_bytes
 from evaluators.memory_table import MemoryTable
-from evaluators.optimisation import build_optimiser, loss_of, update
+from evaluators.optimisation import build_optimiser, loss_of
 from search_space.notation import parse
 
 GOAL = 0.02
@@ -100,11 +100,10 @@ def measured(model: nn.Module, text: str, setting: Setting) -> int:
         logits = one.model(**inputs).logits
         loss = loss_of(logits, labels, 0.0)
         del logits
-        update(one, optimiser, loss, 1.0)
+        optimiser.update(loss, 1.0)
 
     step()
-    state = [value for every in optimiser.state.values() for value in every.values() if isinstance(value, Tensor)]
-    return measure_peak_bytes(one.model, state, step, torch.device("cpu"))
+    return measure_peak_bytes(one.model, optimiser.tensors, step, torch.device("cpu"))
 
 
 def run(quick: bool) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from evaluators.attach import Attached, attach
 from evaluators.backbone import Backbone, copy_of, head_of
 from evaluators.exported import as_peft_model, is_peft, merged_model
 from evaluators.hooks import Schooling, hooks_of, load_trained
-from evaluators.optimisation import build_optimiser, loss_of, update
+from evaluators.optimisation import build_optimiser, loss_of
 from evaluators.quantization import QUANTIZATIONS, is_bookkeeping, stored_tensors
 from evaluators.specimens import SPECIMENS, batch_of, logits_of, tiny, tiny_quantised, without_weights
 from search_space.candidate import Candidate, Part, Recipe
@@ -181,7 +181,7 @@ def train(attached: Attached, family: str) -> None:
     trained.model.train()
     for step, batch in enumerate(batches, start=1):
         loss = hooks.penalised(_loss(trained.model, *batch))
-        update(trained, optimiser, loss, 1.0, lambda step=step: hooks.after_step(step))  # type: ignore[misc]
+        optimiser.update(loss, 1.0, lambda step=step: hooks.after_step(step))  # type: ignore[misc]
     trained.model.eval()
     after = dict(_stored(trained.model))
     moved = {after[name].data_ptr() for name, tensor in before.items() if not torch.equal(tensor, after[name])}

@@ -57,8 +57,8 @@ class Hook(Protocol):
     def pace(self, name: str) -> float:
         """Return what the part's learning rate is multiplied by for the parameter of this name."""
 
-    def after_step(self, step: int) -> None:
-        """Act after optimiser step number `step`, from 1 on; gradients are still there."""
+    def after_step(self, step: int) -> bool:
+        """Act after optimiser step number `step`, from 1 on; gradients are there. Returns if it wrote into weights."""
 
     def fit_to(self, state: Mapping[str, Tensor]) -> None:
         """Take the shapes of a saved state before it is loaded."""
@@ -85,8 +85,9 @@ class NoHook:
         """Leave the learning rate as it is."""
         return 1.0
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int) -> bool:
         """Do nothing."""
+        return False
 
     def fit_to(self, state: Mapping[str, Tensor]) -> None:
         """Change nothing."""
@@ -128,15 +129,16 @@ class AdaLoraHook(NoHook):
                 terms.append(torch.norm(gram - torch.eye(len(gram), device=gram.device), p="fro"))
         return self._ORTHOGONALITY * torch.stack(terms).mean()
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int) -> bool:
         """Take rank away, and keep away what was taken."""
         if step > self._fixed_from:
             self._allocator.mask_using_rank_pattern(self._model, self._ranks)
-            return
+            return True
         last = step == self._fixed_from
         _, self._ranks = self._allocator.update_and_allocate(self._model, step, force_mask=last)
         if last:
             self._allocator.reset_ipt()
+        return True
 
     def _layers(self) -> list[Any]:
         layers = (module for module in self._model.modules() if isinstance(module, AdaLoraLayer))
@@ -161,10 +163,12 @@ class DiffPruningHook(NoHook):
         """Return the expected number of changes, weighted."""
         return sparsity_penalty(self._model, self._name)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int) -> bool:
         """Fix the mask when it is time."""
-        if step == self._fix_after:
-            fix_mask(self._model, self._density, self._name)
+        if step != self._fix_after:
+            return False
+        fix_mask(self._model, self._density, self._name)
+        return True
 
     @property
     def _density(self) -> float:
@@ -314,10 +318,10 @@ class Hooks:
             loss = loss if penalty is None else loss + penalty
         return loss
 
-    def after_step(self, step: int) -> None:
-        """Tell all parts that a step was made."""
-        for hook in self.each:
-            hook.after_step(step)
+    def after_step(self, step: int) -> bool:
+        """Tell all parts that a step was made. Returns whether any wrote into weights."""
+        wrote = [hook.after_step(step) for hook in self.each]
+        return any(wrote)
 
     def fit_to(self, state: Mapping[str, Tensor]) -> None:
         """Let all parts take the shapes of a saved state."""

@@ -24,6 +24,11 @@ from evaluators.live_bytes import LiveBytes, Span
 from evaluators.memory import Load, counting, inputs_of, tensors_of, with_fake_tensors
 from evaluators.optimisation import loss_of
 
+_STEPPED_BYTES = 4
+"""Steps are made in float32."""
+_COUNT_BYTES = 4
+"""AdamW counts its steps in one float for each tensor."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -31,21 +36,24 @@ class Standing:
 
     Attributes:
         bytes: All of them.
-        trained: Those that are trained.
-        tensors: Number of those that are trained.
-        update: Most that AdamW needs beside: two copies of a tensor, and one of the tensor before it.
+        gradients: Those that are trained: as much as their gradients.
+        masters: Their float32 copies, where they are of a lower precision.
+        state: What AdamW keeps for them: two float32 numbers for each, and a count of steps for each tensor.
+        update: Most that AdamW needs beside: two float32 copies of a tensor, and one of the tensor before it.
     """
 
     bytes: int = 0
-    trained: int = 0
-    tensors: int = 0
+    gradients: int = 0
+    masters: int = 0
+    state: int = 0
     update: int = 0
 
     def __add__(self, other: Standing) -> Standing:
         return Standing(
             self.bytes + other.bytes,
-            self.trained + other.trained,
-            self.tensors + other.tensors,
+            self.gradients + other.gradients,
+            self.masters + other.masters,
+            self.state + other.state,
             max(self.update, other.update),
         )
 
@@ -194,6 +202,11 @@ def _standing(model: nn.Module, modules: list[nn.Module]) -> list[Standing]:
             continue
         seen.add(storage._cdata)
         size, place = storage.nbytes(), owners.get(storage._cdata, -1) + 1
-        found[place] += Standing(size, size, 1, 2 * size + before[place]) if tensor.requires_grad else Standing(size)
-        before[place] = size if tensor.requires_grad else before[place]
+        if not tensor.requires_grad:
+            found[place] += Standing(size)
+            continue
+        stepped = max(size, _STEPPED_BYTES * tensor.numel())
+        masters = stepped if stepped > size else 0
+        found[place] += Standing(size, size, masters, 2 * stepped + _COUNT_BYTES, 2 * stepped + before[place])
+        before[place] = stepped
     return found

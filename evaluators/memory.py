@@ -19,7 +19,7 @@ from evaluators.attach import Attached
 from evaluators.backbone import checkpoint_activations
 from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes
-from evaluators.optimisation import build_optimiser, loss_of, update
+from evaluators.optimisation import build_optimiser, loss_of
 from evaluators.quantization import stored_tensors
 
 
@@ -79,7 +79,7 @@ def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost
             optimiser = build_optimiser(attached)
             for _ in range(2):  # the second step has the optimiser's state from its start
                 logits = attached.model(**inputs_of(load.batch, load.length)).logits
-                update(attached, optimiser, hooks.penalised(loss_of(logits, labels, 0.0)), 1.0)
+                optimiser.update(hooks.penalised(loss_of(logits, labels, 0.0)), 1.0)
                 del logits
     tokens = load.batch * load.length
     return StepCost(

@@ -26,8 +26,6 @@ from search_space.candidate import Candidate, KnobValue, Part
 from search_space.placement import Anatomy
 from search_space.registry import method
 
-_STEP_BYTES = 4
-"""AdamW counts its steps in one float for each tensor, and keeps two numbers for each that is trained."""
 _BESIDE = {"LST"}
 """Types that train beside the backbone: no gradient goes through its layers for them."""
 _PENALISED = {"ADALORA", "DIFF_PRUNING"}
@@ -238,11 +236,11 @@ _INSIDE = {"PREFIX_TUNING", "CARTRIDGE"}
 
 def _added_up(places: Sequence[Traced], load: Load) -> StepCost:
     standing = sum((place.standing for place in places), Standing())
-    state = 2 * standing.trained + _STEP_BYTES * standing.tensors
+    there = standing.bytes + standing.masters + standing.state
     way = [place.forward for place in places] + [place.backward for place in reversed(places)]
-    last = standing.bytes + state + standing.trained + standing.update
+    step = standing.gradients + standing.masters + standing.update  # masters have gradients of their own
     return StepCost(
-        max(standing.bytes + state + _highest(way), last),
+        there + max(_highest(way), step),
         standing.bytes + _highest([place.inference for place in places]),
         sum(place.inference.flops for place in places) / (load.evaluation_batch * load.length),
         sum(span.flops for span in way) / (load.batch * load.length),

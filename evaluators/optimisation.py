@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,78 @@ from evaluators.hooks import hooks_of
 from search_space.candidate import Recipe
 
 
-def build_optimiser(attached: Attached) -> torch.optim.AdamW:
+class Optimiser(torch.optim.AdamW):
+    """AdamW that steps in float32, whatever the type of what is trained.
+
+    A parameter of a lower precision has a master: a float32 copy that the steps are made on and that it is rounded
+    from after each. Without it, a step smaller than the last bit of a weight would be lost (Micikevicius et al. 2018,
+    arXiv:1710.03740, section 3.1).
+
+    Attributes:
+        stepped: What steps are made on, in the order of what is trained: the parameter itself, or its master.
+    """
+
+    def __init__(self, trainable: Iterable[nn.Parameter], groups: Iterable[dict[str, Any]]) -> None:
+        pairs = [(parameter, _stepped(parameter)) for parameter in trainable]
+        stepped = {id(parameter): one for parameter, one in pairs}
+        taken = [group | {"params": [stepped[id(one)] for one in group["params"]]} for group in groups]
+        self.stepped = [one for _, one in pairs]
+        self._masters = [(parameter, one) for parameter, one in pairs if one is not parameter]
+        super().__init__([group for group in taken if group["params"]], foreach=False)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What it holds beside the model: masters and state."""
+        state = (value for one in self.state.values() for value in one.values())
+        return [*(master for _, master in self._masters), *(value for value in state if isinstance(value, Tensor))]
+
+    def update(self, loss: Tensor, max_grad_norm: float, before_freeing: Callable[[], bool] = lambda: False) -> Tensor:
+        """Go one step down the gradient of `loss`: its way back, then `descend`."""
+        loss.backward()
+        return self.descend(max_grad_norm, before_freeing)
+
+    def descend(self, max_grad_norm: float, before_freeing: Callable[[], bool] = lambda: False) -> Tensor:
+        """Go one step down the gradients that are there, and free them. Returns their norm before it was cut.
+
+        Args:
+            max_grad_norm: Longer gradients are cut to this.
+            before_freeing: Called after the step, while the gradients are still there; returns whether it wrote into
+                weights.
+        """
+        for rounded, master in self._masters:
+            master.grad = None if rounded.grad is None else rounded.grad.to(master.dtype)
+        norm = nn.utils.clip_grad_norm_(self.stepped, max_grad_norm, foreach=False)
+        self.step()
+        self._round()
+        if before_freeing():
+            self._take_over()
+        for one in (*self.stepped, *(rounded for rounded, _ in self._masters)):
+            one.grad = None
+        return norm
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for rounded, master in self._masters:
+            rounded.copy_(master)
+            if rounded.grad is not None and master.grad is not None:
+                rounded.grad.copy_(master.grad)
+
+    @torch.no_grad()
+    def _take_over(self) -> None:
+        """Take into the masters what a method wrote into the weights."""
+        for rounded, master in self._masters:
+            written = rounded != master.to(rounded.dtype)
+            master.copy_(torch.where(written, rounded.to(master.dtype), master))
+
+
+def _stepped(parameter: nn.Parameter) -> nn.Parameter:
+    """Return what steps are made on: the parameter, or its master."""
+    if torch.finfo(parameter.dtype).bits >= torch.finfo(torch.float32).bits:
+        return parameter
+    return nn.Parameter(parameter.detach().to(torch.float32))
+
+
+def build_optimiser(attached: Attached) -> Optimiser:
     """Return AdamW with a group for each pace of each part and for the head; weight decay on matrices only."""
     recipe = attached.candidate.recipe
     names = {id(parameter): name for name, parameter in attached.model.named_parameters()}
@@ -20,7 +92,7 @@ def build_optimiser(attached: Attached) -> torch.optim.AdamW:
         [hook.pace(names[id(parameter)]) for parameter in part]
         for hook, part in zip(hooks_of(attached).each, attached.parts, strict=True)
     ]
-    groups = []
+    groups: list[dict[str, Any]] = []
     for parameters, rate, pace in zip(
         (*attached.parts, attached.head),
         (*recipe.learning_rates, recipe.head_learning_rate),
@@ -33,7 +105,7 @@ def build_optimiser(attached: Attached) -> torch.optim.AdamW:
             others = [parameter for parameter in chosen if parameter.ndim < 2]
             groups.append({"params": matrices, "lr": rate * factor, "weight_decay": recipe.weight_decay})
             groups.append({"params": others, "lr": rate * factor, "weight_decay": 0.0})
-    return torch.optim.AdamW([group for group in groups if group["params"]], foreach=False)
+    return Optimiser(attached.trainable, groups)
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:
@@ -65,32 +137,3 @@ def loss_of_recipe(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
 def loss_of(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     """Return the mean cross-entropy. Shapes: logits [batch, classes], labels [batch]."""
     return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-
-
-def update(
-    attached: Attached,
-    optimiser: torch.optim.Optimizer,
-    loss: Tensor,
-    max_grad_norm: float,
-    before_freeing: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """Go one step down the gradient of `loss`, and free the gradients. Returns their norm before it was cut.
-
-    `before_freeing` is called after the step, while the gradients are still there.
-    """
-    loss.backward()
-    return descend(attached, optimiser, max_grad_norm, before_freeing)
-
-
-def descend(
-    attached: Attached,
-    optimiser: torch.optim.Optimizer,
-    max_grad_norm: float,
-    before_freeing: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """Go one step down the gradients that are there, and free them: `update` without the way back."""
-    norm = nn.utils.clip_grad_norm_(attached.trainable, max_grad_norm, foreach=False)
-    optimiser.step()
-    before_freeing()
-    optimiser.zero_grad(set_to_none=True)
-    return norm

@@ -29,7 +29,7 @@ from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, PREFIX_FOL
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality, subgroup_quality
 from evaluators.memory import measure_peak_bytes
-from evaluators.optimisation import build_optimiser, build_schedule, descend, loss_of, loss_of_recipe
+from evaluators.optimisation import build_optimiser, build_schedule, loss_of, loss_of_recipe
 from evaluators.prefix_cache import Portion, PrefixCache
 from evaluators.score import Score, Split
 from evaluators.subset import some_rows, standard_errors
@@ -198,7 +198,7 @@ class TrainedRun:
             loss.backward()
         with self.clock.phase("optimiser"):
             limit = self.evaluator.spec.training.max_grad_norm
-            norm = descend(self.attached, self.optimiser, limit, lambda: self.hooks.after_step(self.step + 1))
+            norm = self.optimiser.descend(limit, lambda: self.hooks.after_step(self.step + 1))
         if not torch.isfinite(norm):
             raise EvaluationError("diverged", f"the gradient is not finite at step {self.step + 1}")
 
@@ -270,13 +270,9 @@ class TrainedRun:
         _, longest = next(tokens.in_order(self.evaluator.spec.training.batch_size, device))
         whole = partial(self.forward.whole, longest)  # as predicted before training: nothing stored
         peak = measure_peak_bytes(
-            self.attached.model, self._optimiser_state(), lambda: self._step(whole, longest.labels), device
+            self.attached.model, self.optimiser.tensors, lambda: self._step(whole, longest.labels), device
         )
         return values | {"peak_memory_bytes": float(peak)}
-
-    def _optimiser_state(self) -> list[Tensor]:
-        states = self.optimiser.state.values()
-        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 
 
 def _loss_on(model: nn.Module, batch: Batch) -> Tensor:

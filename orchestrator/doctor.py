@@ -76,7 +76,7 @@ def _energy(home: Home) -> Iterator[Finding]:
 def _bfloat16(home: Home) -> Iterator[Finding]:
     import torch
 
-    from evaluators.backbone import choose_machine, has_amx
+    from evaluators.backbone import choose_machine
     from evaluators.spec import ModelSpec
 
     machine = choose_machine(ModelSpec(name="-"))
@@ -84,7 +84,6 @@ def _bfloat16(home: Home) -> Iterator[Finding]:
     yield Finding(
         "bfloat16", "ok" if pays else "note", "pays, and is used" if pays else "does not pay here; float32 is used"
     )
-    yield Finding("AMX", "ok" if has_amx() else "note", "yes" if has_amx() else "no")
 
 
 def _memory(home: Home) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from benchmarks.evaluator.journal import Journal
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
 from evaluators.memory import measure_peak_bytes
-from evaluators.optimisation import build_optimiser, loss_of, update
+from evaluators.optimisation import build_optimiser, loss_of
 from search_space.notation import parse
 
 _BERT = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "vocab_size": 30_522}
@@ -107,7 +107,7 @@ def _times(model: nn.Module, method: str, setting: Setting, steps: int) -> tuple
 
     def step() -> None:
         logits = attached.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        update(attached, optimiser, loss_of(logits, labels, 0.0), 1.0)
+        optimiser.update(loss_of(logits, labels, 0.0), 1.0)
 
     step()
     seconds = []
@@ -115,8 +115,7 @@ def _times(model: nn.Module, method: str, setting: Setting, steps: int) -> tuple
         began = time.process_time()
         step()
         seconds.append(time.process_time() - began)
-    state = [one for kept in optimiser.state.values() for one in kept.values() if isinstance(one, torch.Tensor)]
-    return seconds, measure_peak_bytes(attached.model, state, step, torch.device("cpu")), attached
+    return seconds, measure_peak_bytes(attached.model, optimiser.tensors, step, torch.device("cpu")), attached
 
 
 def exponent(sizes: NDArray[np.float64], seconds: NDArray[np.float64]) -> float:

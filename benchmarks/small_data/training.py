@@ -20,7 +20,7 @@ from evaluators.backbone import Backbone, load
 from evaluators.data import Task
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import predict_logits
-from evaluators.optimisation import build_optimiser, build_schedule, loss_of, update
+from evaluators.optimisation import build_optimiser, build_schedule, loss_of
 from evaluators.spec import TrainingSpec
 from evaluators.tokens import Batch, Tokens, tokenise
 from search_space.notation import parse
@@ -71,7 +71,7 @@ def _train(attached: Attached, tokens: Tokens, steps: int, seed: int, backbone: 
         batch = tokens.batch(next(order), backbone.device)
         logits = _forward(attached.model, [], batch)
         loss = hooks.penalised(loss_of(logits, batch.labels, attached.candidate.recipe.label_smoothing))
-        norm = update(attached, optimiser, loss, TRAINING.max_grad_norm, partial(hooks.after_step, step + 1))
+        norm = optimiser.update(loss, TRAINING.max_grad_norm, partial(hooks.after_step, step + 1))
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {step + 1}")
         schedule.step()

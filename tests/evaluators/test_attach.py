@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
 from evaluators.backbone import copy_of, head_of
-from evaluators.optimisation import build_optimiser, loss_of, update
+from evaluators.optimisation import build_optimiser, loss_of
 from search_space.errors import ExportError, PlacementError, UnsupportedError
 from search_space.notation import parse
 from search_space.registry import methods
@@ -66,7 +66,7 @@ def train(one: Attached, architecture: str, steps: int = 3) -> None:
     one.model.train()
     for _ in range(steps):
         output = one.model(**tiny_inputs(architecture)).logits
-        update(one, optimiser, loss_of(output, torch.tensor([0, 2]), 0.0), 1.0)
+        optimiser.update(loss_of(output, torch.tensor([0, 2]), 0.0), 1.0)
     one.model.eval()
 
 

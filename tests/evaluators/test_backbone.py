@@ -112,7 +112,7 @@ def test_the_type_that_is_asked_for(folder: Path, dtype: str, expected: torch.dt
 
 
 @pytest.mark.parametrize(
-    ("amx", "dtype", "machine"),
+    ("products", "dtype", "machine"),
     [
         (False, "auto", Machine(torch.device("cpu"), torch.float32, "sdpa")),
         (True, "auto", Machine(torch.device("cpu"), torch.bfloat16, "eager")),
@@ -121,9 +121,9 @@ def test_the_type_that_is_asked_for(folder: Path, dtype: str, expected: torch.dt
     ],
 )
 def test_bfloat16_is_chosen_where_it_pays(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, dtype: Any, machine: Machine
+    monkeypatch: pytest.MonkeyPatch, products: bool, dtype: Any, machine: Machine
 ) -> None:
-    monkeypatch.setattr(backbone, "has_amx", lambda: amx)
+    monkeypatch.setattr(backbone, "has_bfloat16_products", lambda: products)
     assert choose_machine(ModelSpec(name="-", device="cpu", dtype=dtype)) == machine
 
 

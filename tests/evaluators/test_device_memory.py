@@ -41,7 +41,7 @@ def test_the_model_is_near_what_cuda_reserves(text: str) -> None:
     from evaluators.anatomy import anatomy_of
     from evaluators.attach import attach
     from evaluators.memory import Load, predict_step
-    from evaluators.optimisation import build_optimiser, loss_of, update
+    from evaluators.optimisation import build_optimiser, loss_of
     from search_space.notation import parse
     from tests.architectures import tiny_model
 
@@ -59,5 +59,5 @@ def test_the_model_is_near_what_cuda_reserves(text: str) -> None:
     torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         logits = one.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        update(one, optimiser, loss_of(logits, labels, 0.0), 1.0)
+        optimiser.update(loss_of(logits, labels, 0.0), 1.0)
     assert torch.cuda.max_memory_reserved() == pytest.approx(reserved_bytes(predicted), rel=0.15)

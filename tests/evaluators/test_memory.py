@@ -12,7 +12,7 @@ from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
 from evaluators.live_bytes import LiveBytes
 from evaluators.memory import Load, measure_peak_bytes, predict_step
-from evaluators.optimisation import build_optimiser, loss_of, update
+from evaluators.optimisation import build_optimiser, loss_of
 from search_space.notation import parse
 from tests.architectures import tiny_model
 
@@ -63,11 +63,10 @@ def measured(text: str, batch: int, length: int) -> int:
         logits = one.model(input_ids=ids, attention_mask=mask).logits
         loss = loss_of(logits, labels, 0.0)
         del logits
-        update(one, optimiser, loss, 1.0)
+        optimiser.update(loss, 1.0)
 
     step()  # the optimiser's state is there from now on
-    state = [value for one in optimiser.state.values() for value in one.values() if isinstance(value, torch.Tensor)]
-    return measure_peak_bytes(one.model, state, step, torch.device("cpu"))
+    return measure_peak_bytes(one.model, optimiser.tensors, step, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("batch", "length"), SHAPES)
@@ -123,7 +122,7 @@ def test_the_prediction_is_within_10_percent_of_cuda() -> None:
 
     def step() -> None:
         logits = one.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        update(one, optimiser, loss_of(logits, labels, 0.0), 1.0)
+        optimiser.update(loss_of(logits, labels, 0.0), 1.0)
 
     step()
     assert measure_peak_bytes(one.model, [], step, torch.device("cuda")) == pytest.approx(

@@ -1,4 +1,4 @@
-"""The training loss of a recipe: plain, smoothed, mixed."""
+"""The training loss of a recipe: plain, smoothed, mixed; and steps in float32 whatever the type of the weights."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.optimisation import loss_of, loss_of_recipe
+from evaluators.anatomy import anatomy_of
+from evaluators.attach import Attached, attach
+from evaluators.capabilities import batch_of
+from evaluators.hooks import Schooling, hooks_of
+from evaluators.memory import Load, measure_peak_bytes, predict_step
+from evaluators.optimisation import Optimiser, build_optimiser, loss_of, loss_of_recipe
+from evaluators.specimens import tiny, without_weights
 from search_space.candidate import Recipe
+from search_space.notation import parse
+from search_space.registry import methods
 
 LABELS = torch.tensor([0, 2, 1, 2, 0, 1, 1, 0])
 
@@ -42,3 +50,91 @@ def test_mixing_goes_with_smoothing_and_has_a_gradient() -> None:
     smooth.backward()
     assert logits.grad is not None
     assert logits.grad.abs().min() > 0
+
+
+STEPS = 10
+TRAINED = [name for name, one in methods().items() if not one.quantised_only and name != "adaption_prompt"]
+
+
+def under_bfloat16(text: str) -> Attached:
+    model, _ = tiny("bert")
+    model.to(torch.bfloat16)
+    return attach(model, anatomy_of(model), parse(text), seed=3)
+
+
+def stepped(optimiser: Optimiser) -> list[torch.Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
+def train(attached: Attached, steps: int = STEPS) -> tuple[Attached, Optimiser]:
+    """Train as a trial does."""
+    batches = [batch_of("bert", seed) for seed in range(steps)]
+    hooks = hooks_of(attached)
+    schooling = Schooling(steps, batches[:2], lambda model, batch: loss_of(model(**batch[0]).logits, batch[1], 0.0))
+    trained = hooks.begin(attached, schooling)
+    optimiser = build_optimiser(trained)
+    trained.model.train()
+    for step, (inputs, labels) in enumerate(batches, start=1):
+        loss = hooks.penalised(loss_of(trained.model(**inputs).logits, labels, 0.0))
+        optimiser.update(loss, 1.0, lambda step=step: hooks.after_step(step))  # type: ignore[misc]
+    return trained, optimiser
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_under_a_bfloat16_backbone_every_method_is_stepped_in_float32(name: str) -> None:
+    trained, optimiser = train(under_bfloat16(name), steps=3)
+    assert {one.dtype for one in stepped(optimiser)} == {torch.float32}
+    assert {one.dtype for one in optimiser.tensors} == {torch.float32}
+    assert sum(one.numel() for one in stepped(optimiser)) == sum(one.numel() for one in trained.trainable)
+    for weight, master in zip(trained.trainable, optimiser.stepped, strict=True):
+        assert torch.equal(weight, master.to(weight.dtype))
+        assert weight.grad is None
+        assert master.grad is None
+
+
+def test_steps_below_the_last_bit_of_a_weight_add_up() -> None:
+    """A bfloat16 weight near 1 has a neighbour at 1 + 2**-7: steps of 1e-3 alone would leave it where it is."""
+    weight = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+    optimiser = Optimiser([weight], [{"params": [weight], "lr": 1e-3, "weight_decay": 0.0}])
+    for _ in range(20):
+        optimiser.update(-weight.sum(), 1.0)
+    assert weight.item() == pytest.approx(1.02, abs=2**-8)
+    alone = torch.ones(1, dtype=torch.bfloat16)
+    for _ in range(20):
+        alone += 1e-3
+    assert alone.item() == 1
+
+
+def test_float32_weights_have_no_master() -> None:
+    weight = nn.Parameter(torch.ones(1))
+    optimiser = Optimiser([weight], [{"params": [weight], "lr": 1e-3}])
+    assert optimiser.stepped[0] is weight
+    assert not optimiser.tensors
+
+
+def test_what_a_method_writes_into_its_weights_stays_written() -> None:
+    """AdaLoRA takes rank away by setting singular values to 0: the masters must not bring them back."""
+    trained, optimiser = train(under_bfloat16("adalora(target_r=2) | lr=0.01"))
+    values = [one for name, one in trained.model.named_parameters() if ".lora_E." in name]
+    taken = [int((one == 0).sum()) for one in values]
+    assert sum(taken) > 0
+    masters = {id(weight): master for weight, master in zip(trained.trainable, optimiser.stepped, strict=True)}
+    assert [int((masters[id(one)] == 0).sum()) for one in values] == taken
+
+
+@pytest.mark.parametrize("text", ["full", "lora(r=8)@linear"])
+def test_the_masters_are_in_the_predicted_memory(text: str) -> None:
+    model = without_weights("bert").to(torch.bfloat16)
+    inputs, labels = batch_of("bert", 0)
+    batch, length = inputs["input_ids"].shape
+    predicted = predict_step(attach(model, anatomy_of(model), parse(text)), torch.bfloat16, Load(batch, length, batch))
+    one = under_bfloat16(text)
+    one.model.train()
+    optimiser = build_optimiser(one)
+
+    def step() -> None:
+        optimiser.update(loss_of(one.model(**inputs).logits, labels, 0.0), 1.0)
+
+    step()
+    measured = measure_peak_bytes(one.model, optimiser.tensors, step, torch.device("cpu"))
+    assert predicted.peak_bytes == pytest.approx(measured, rel=0.05)
