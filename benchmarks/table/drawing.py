@@ -94,8 +94,8 @@ def _feasible(prepared: Prepared, count: int, origin: str, seed: int) -> tuple[l
 def _header(spec: StudySpec, prepared: Prepared, draws: int, seed: int) -> Header:
     space = spec.to_json()
     space["space"] = {
-        "methods": [name for (name, *more) in prepared.space.compositions if not more],
-        "hybrids": [" + ".join(names) for names in prepared.space.compositions if len(names) > 1],
+        "methods": [one.name for one in prepared.space.compositions if len(one.parts) == 1],
+        "hybrids": [one.name for one in prepared.space.compositions if len(one.parts) > 1],
     }
     provenance = {
         "draws": draws,
