@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -57,8 +59,7 @@ TRAINED = [name for name, one in methods().items() if not one.quantised_only and
 
 
 def under_bfloat16(text: str) -> Attached:
-    model, _ = tiny("bert")
-    model.to(torch.bfloat16)
+    model = deepcopy(tiny("bert")[0]).to(torch.bfloat16)
     return attach(model, anatomy_of(model), parse(text), seed=3)
 
 
