@@ -1,9 +1,9 @@
-"""Does the ranking of candidates survive bfloat16? The same candidates trained in both types, on the same batches.
+"""Does the ranking of candidates survive bfloat16? The table's candidates, trained in float32 as well.
 
     python -m benchmarks.dtype_ranking [--quick] [--journal FILE]
 
-The frozen weights and the arithmetic are float32 or bfloat16; adapters, head and optimiser are float32 in both. Where
-a processor multiplies bfloat16 in no hardware of its own, that side is slow and says nothing about speed.
+The table of TREC is trained in bfloat16: the frozen weights and the arithmetic, with every step made in float32. Here
+its first candidates are trained once more with everything in float32, on the same seed, batches and steps.
 """
 
 from __future__ import annotations
@@ -11,90 +11,89 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 
 from benchmarks.evaluator.journal import Journal
-from benchmarks.evaluator.subject import evaluator_spec
 from benchmarks.report import FOLDER, write
-from benchmarks.table.tasks import candidates_path
-from evaluators.tabulated import Table
+from benchmarks.table.tasks import RUNGS, spec_of, table_path
+from evaluators.tabulated import Row, Table
 from evaluators.trained import TrainedEvaluator
-from search_space.candidate import Candidate
+from orchestrator.preparation import prepare
 from search_space.errors import ParetuneError
 from search_space.notation import write as notation
 
-DTYPES = ("float32", "bfloat16")
-COUNT, STEPS = 48, 60
+TASK, COUNT = "trec", 48
+METRICS = ("accuracy", "calibrated_nll")
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dtype_ranking")
-    parser.add_argument("--quick", action="store_true", help="three candidates, four steps")
+    parser.add_argument("--quick", action="store_true", help="one candidate")
     parser.add_argument(
         "--journal", type=Path, default=FOLDER / "results" / "dtype_ranking.jsonl", help="what was done"
     )
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    table = Table.read(table_path(TASK))
+    rows = table.of("wide").main()[: 1 if given.quick else COUNT]
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder, "quick.jsonl") if given.quick else given.journal)
-        size = (3, 4, 160, 64) if given.quick else (COUNT, STEPS, 1280, 500)
-        train(journal, candidates(size[0]), size[1], size[2], size[3], Path(folder, "tokens"))
-    result = summary(journal.rows)
+        train(journal, rows, Path(folder))
+    result = summary(journal.rows, in_bfloat16(table, rows))
     text = markdown(result)
     print(text)
     if not given.quick:
         write("dtype_ranking", result, text)
 
 
-def candidates(count: int) -> list[Candidate]:
-    """Return the first different candidates of the table of TREC: every method and hybrid, drawn at random."""
-    drawn = {row.candidate.sha256: row.candidate for row in Table.read(candidates_path("trec")).rows.values()}
-    return list(drawn.values())[:count]
-
-
-def train(journal: Journal, drawn: Sequence[Candidate], steps: int, size: int, evaluation: int, folder: Path) -> None:
-    """Train what the journal lacks, each candidate in both types, one after the other."""
-    torch.set_num_threads(1)
-    spec = evaluator_spec(folder, steps, size, evaluation)
-    evaluators = {
-        dtype: TrainedEvaluator(replace(spec, model=spec.model.model_copy(update={"dtype": dtype}))) for dtype in DTYPES
+def in_bfloat16(table: Table, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return what the table holds of rows, by candidate."""
+    at = [table.header.quality.index(name) for name in METRICS]
+    return {
+        row.candidate.sha256: {"error": row.message}
+        if row.cause
+        else {name: row.validation[-1][index] for name, index in zip(METRICS, at, strict=True)}
+        for row in rows
     }
-    for number, candidate in enumerate(drawn):
-        for dtype in DTYPES if number % 2 else DTYPES[::-1]:
-            journal.once(f"{dtype}/{number}", lambda dtype=dtype, one=candidate: _train(evaluators[dtype], one, steps))  # type: ignore[misc]
 
 
-def _train(evaluator: TrainedEvaluator, candidate: Candidate, steps: int) -> dict[str, Any]:
-    about = {"candidate": notation(candidate)}
+def train(journal: Journal, rows: Sequence[Row], folder: Path) -> None:
+    """Train in float32 what the journal lacks."""
+    spec = spec_of(TASK)
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": "float32"})})
+    evaluator = TrainedEvaluator(prepare(spec, folder).evaluator)
+    for row in rows:
+        journal.once(row.candidate.sha256, lambda row=row: _train(evaluator, row))  # type: ignore[misc]
+
+
+def _train(evaluator: TrainedEvaluator, row: Row) -> dict[str, Any]:
+    about = {"candidate": notation(row.candidate)}
     try:
-        run = evaluator.start(candidate, 0)
-        run.train(max(1, round(candidate.recipe.training_share * steps)))
-        score = run.advance(steps - 1)
+        score = evaluator.start(row.candidate, row.seed).advance(evaluator.spec.steps)
     except ParetuneError as error:
         return {**about, "error": str(error)}
-    return {**about, "accuracy": score["accuracy"], "nll": score["nll"], "calibrated_nll": score["calibrated_nll"]}
+    return {**about, **{name: score[name] for name in METRICS}}
 
 
-def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return rank correlations and differences of what was trained in both types."""
-    numbers = [key.partition("/")[2] for key in rows if key.startswith(DTYPES[0])]
-    both = [n for n in numbers if all("accuracy" in rows.get(f"{dtype}/{n}", {}) for dtype in DTYPES)]
-    values = {
-        name: np.array([[rows[f"{dtype}/{n}"][name] for dtype in DTYPES] for n in both])
-        for name in ("accuracy", "calibrated_nll")
-    }
+def summary(exact: Mapping[str, Mapping[str, Any]], rounded: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return rank correlations and differences of what was trained in both types.
+
+    Args:
+        exact: What float32 gave, by candidate.
+        rounded: What bfloat16 gave.
+    """
+    both = [key for key, one in exact.items() if METRICS[0] in one and METRICS[0] in rounded.get(key, {})]
+    pairs = {name: np.array([[one[key][name] for one in (exact, rounded)] for key in both]) for name in METRICS}
     return {
         "candidates": len(both),
-        "failed": sorted(n for n in numbers if n not in both),
-        "metrics": {name: _agreement(one) for name, one in values.items()},
+        "failed": sorted(key for key in exact if key not in both),
+        "metrics": {name: _agreement(one) for name, one in pairs.items()},
     }
 
 
@@ -119,8 +118,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "## Does the ranking survive bfloat16?",
         "",
-        f"{result['candidates']} candidates of every method on MiniLM-L6 and TREC, {STEPS} steps, each in float32 and "
-        "in bfloat16 with eager attention; adapters, head and optimiser in float32; the same seed and batches.",
+        f"{result['candidates']} candidates of every method on MiniLM-L6 and TREC, {RUNGS[-1]} steps, each "
+        "in float32 and in bfloat16 (steps made in float32); the same seed and batches.",
         "",
         "| on validation | rank correlation | mean difference | largest |",
         "|---|---|---|---|",
