@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
@@ -27,8 +28,12 @@ class Coster(Protocol):
     anatomy: Anatomy
     parameters: int
 
-    def cost(self, candidate: Candidate) -> Cost:
-        """Return the cost. Raises UnsupportedError or PlacementError when the model cannot carry the candidate."""
+    def cost(self, candidate: Candidate, within: float | None = None) -> Cost:
+        """Return the cost, where steps may be divided that of the fewest parts whose peak is at most `within` bytes.
+
+        Raises:
+            UnsupportedError, PlacementError: The model cannot carry the candidate.
+        """
 
     def count(self, candidate: Candidate) -> int:
         """Return the trainable parameters without the head. Raises as `cost` does."""
@@ -42,28 +47,55 @@ class MetaCoster:
         parameters: Parameters of the backbone, without the head.
     """
 
-    def __init__(self, spec: ModelSpec, config: Any, load: Load, machine: Machine | None = None) -> None:
-        """Build a model from its configuration, for this machine or for another that is given."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        config: Any,
+        load: Load,
+        machine: Machine | None = None,
+        accumulate: int | Literal["auto"] = 1,
+    ) -> None:
+        """Build a model from its configuration.
+
+        Args:
+            spec: The model.
+            config: Its configuration.
+            load: The shape of a whole step.
+            machine: Where it would run; this one when None.
+            accumulate: Parts that steps are divided into, or `auto` for as few as a limit lets.
+        """
         machine = machine or choose_machine(spec)
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = 0  # a real one comes with the tokenizer; costs are the same
         self._model: nn.Module = build_on_meta(config, machine.attention, machine.dtype)
         self._dtype = machine.dtype
         self._load = load
-        self._known: dict[tuple[str, bool], Cost] = {}
+        self._divisions = tuple(_divisions(load.batch)) if accumulate == "auto" else (accumulate,)
+        self._known: dict[tuple[str, bool, int], Cost] = {}
         self._saved = saved_bytes(self._model, spec.quantization, self._dtype, head_of(self._model), machine.device)
         self.anatomy = replace(anatomy_of(self._model), quantization=spec.quantization)
         self.parameters = count_backbone(self._model)
         self._counter = Counter(self._model, self.anatomy)
-        self._table = MemoryTable(self._model, self.anatomy, self._dtype, load)
+        self._tables: dict[int, MemoryTable] = {}
 
-    def cost(self, candidate: Candidate) -> Cost:
-        """Return exact counts, the size of the checkpoint, and what is predicted of a step."""
+    def cost(self, candidate: Candidate, within: float | None = None) -> Cost:
+        """Return exact counts, the size of the checkpoint, and what is predicted of a step.
+
+        Where steps may be divided, it is the cost with the fewest parts whose peak is at most `within` bytes, or with
+        the most.
+        """
+        for parts in self._divisions:
+            cost = self._divided(candidate, parts)
+            if within is None or (cost.peak_memory_bytes or 0) <= within:
+                break
+        return cost
+
+    def _divided(self, candidate: Candidate, parts: int) -> Cost:
         # Of the recipe only this costs anything: dropout keeps masks for the way back.
-        key = (candidate.architecture_sha256, candidate.recipe.dropout > 0)
+        key = (candidate.architecture_sha256, candidate.recipe.dropout > 0, parts)
         if key not in self._known:
             counts = self._counter.count(candidate)
-            step = self._step(candidate)
+            step = self._step(candidate, parts)
             self._known[key] = Cost(
                 counts.trainable_params,
                 counts.head_params,
@@ -73,6 +105,7 @@ class MetaCoster:
                 step.inference_bytes - self._saved,
                 round(step.forward_flops),
                 round(step.training_flops),
+                parts if parts > 1 else None,
             )
         return self._known[key]
 
@@ -80,14 +113,26 @@ class MetaCoster:
         """Return the trainable parameters without the head; memory is not looked at."""
         return self._counter.count(candidate).trainable_params
 
-    def _step(self, candidate: Candidate) -> StepCost:
+    def _step(self, candidate: Candidate, parts: int) -> StepCost:
+        load = self._load.divided(parts)
+        if parts not in self._tables:
+            self._tables[parts] = MemoryTable(self._model, self.anatomy, self._dtype, load)
         try:
-            if self._table.takes(candidate):
-                return self._table.cost(candidate)
-            return predict_step(attach(self._model, self.anatomy, candidate), self._dtype, self._load)
+            if self._tables[parts].takes(candidate):
+                return self._tables[parts].cost(candidate)
+            return predict_step(attach(self._model, self.anatomy, candidate), self._dtype, load)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             what = f"{candidate.method} cannot be trained on {self._load.length} tokens here"
             raise UnsupportedError(f"{what}: {str(error).splitlines()[0]}; lower training.max_length") from error
+
+
+def _divisions(batch: int) -> Iterator[int]:
+    """Yield into how many parts a step may be divided: 1, 2, 4 and so on, until each part is one example."""
+    parts = 1
+    while parts < batch:
+        yield parts
+        parts *= 2
+    yield batch
 
 
 def count_backbone(model: nn.Module) -> int:
@@ -99,4 +144,4 @@ def count_backbone(model: nn.Module) -> int:
 def meta_coster(spec: ModelSpec, classes: int, training: TrainingSpec, length: int) -> MetaCoster:
     """Make the coster of a model for the batches of a study, whose longest example has so many tokens."""
     load = Load(training.batch_size, length, training.evaluation_batch_size, training.gradient_checkpointing)
-    return MetaCoster(spec, load_config(spec, classes), load)
+    return MetaCoster(spec, load_config(spec, classes), load, accumulate=training.accumulate)

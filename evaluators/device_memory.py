@@ -46,6 +46,20 @@ def needed_bytes(peak_bytes: float, device: str, factor: float = 1.0) -> int:
     return CONTEXT_BYTES + reserved_bytes(peak_bytes, factor)
 
 
+def most_tensor_bytes(limit: float, device: str) -> int:
+    """Return the peak of tensors with which a device needs no more than a limit: `needed_bytes` read backwards.
+
+    Args:
+        limit: Bytes that there are.
+        device: `cuda`, or another.
+    """
+    if device != "cuda":
+        return int(limit)
+    reserved = limit - CONTEXT_BYTES
+    block = _LARGE_BLOCK_BYTES if reserved > _LARGE_BLOCK_BYTES else _BLOCK_BYTES
+    return max(1, int(reserved // block * block) - WORKSPACE_BYTES)
+
+
 def corrected_factor(factor: float, predicted: Sequence[float], measured: Sequence[float]) -> float:
     """Return the factor that the trials measured so far call for.
 

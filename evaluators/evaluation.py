@@ -47,8 +47,13 @@ class Run(Protocol):
 class Evaluator(Protocol):
     """Trains candidates. It is built once per process and holds what all of them share."""
 
-    def start(self, candidate: Candidate, seed: int) -> Run:
+    def start(self, candidate: Candidate, seed: int, accumulation: int | None = None) -> Run:
         """Begin the training of a candidate.
+
+        Args:
+            candidate: What is trained.
+            seed: Of its training.
+            accumulation: Parts that its steps are divided into; as the study's spec says when None.
 
         Raises:
             UnsupportedError: The model cannot carry it.

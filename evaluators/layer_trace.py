@@ -21,7 +21,7 @@ from evaluators.attach import Attached
 from evaluators.backbone import checkpoint_activations
 from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes, Span
-from evaluators.memory import Load, counting, inputs_of, tensors_of, with_fake_tensors
+from evaluators.memory import Load, counting, give_gradients, inputs_of, tensors_of, with_fake_tensors
 from evaluators.optimisation import loss_of
 
 _STEPPED_BYTES = 4
@@ -112,6 +112,8 @@ def trace(attached: Attached, blocks: list[str], dtype: torch.dtype, load: Load)
 
 def _training(attached: Attached, modules: list[nn.Module], load: Load) -> tuple[list[Span], list[Span]]:
     live = counting(attached.model)
+    if load.accumulated:
+        give_gradients(attached)
     attached.model.train()
     if load.checkpointing:
         checkpoint_activations(attached.model)

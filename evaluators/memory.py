@@ -9,7 +9,7 @@ context, workspaces, rounding and fragmentation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,18 @@ class Load:
         length: Tokens of the longest example.
         evaluation_batch: Examples of a forward pass without gradients.
         checkpointing: Whether activations are computed again for the way back.
+        accumulated: Whether a step is divided into parts, so that gradients are there before the last of them.
     """
 
     batch: int
     length: int
     evaluation_batch: int
     checkpointing: bool = False
+    accumulated: bool = False
+
+    def divided(self, parts: int) -> Load:
+        """Return the load of one of the parts of a step."""
+        return replace(self, batch=-(-self.batch // parts), accumulated=True) if parts > 1 else self
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost
         with live:
             optimiser = build_optimiser(attached)
             for _ in range(2):  # the second step has the optimiser's state from its start
+                if load.accumulated:
+                    give_gradients(attached)
                 logits = attached.model(**inputs_of(load.batch, load.length)).logits
                 optimiser.update(hooks.penalised(loss_of(logits, labels, 0.0)), 1.0)
                 del logits
@@ -94,6 +102,12 @@ def _forward(model: nn.Module, load: Load) -> tuple[int, int]:
     with torch.no_grad(), live:
         model(**inputs_of(load.evaluation_batch, load.length))
     return live.peak, live.flops
+
+
+def give_gradients(attached: Attached) -> None:
+    """Stand as after an earlier part of a step: the gradients are there."""
+    for parameter in attached.trainable:
+        parameter.grad = torch.zeros_like(parameter)
 
 
 def counting(model: nn.Module) -> LiveBytes:

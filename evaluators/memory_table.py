@@ -239,8 +239,9 @@ def _added_up(places: Sequence[Traced], load: Load) -> StepCost:
     there = standing.bytes + standing.masters + standing.state
     way = [place.forward for place in places] + [place.backward for place in reversed(places)]
     step = standing.gradients + standing.masters + standing.update  # masters have gradients of their own
+    before = standing.gradients if load.accumulated else 0  # of an earlier part of the step
     return StepCost(
-        there + max(_highest(way), step),
+        there + max(before + _highest(way), step),
         standing.bytes + _highest([place.inference for place in places]),
         sum(place.inference.flops for place in places) / (load.evaluation_batch * load.length),
         sum(span.flops for span in way) / (load.batch * load.length),

@@ -162,6 +162,7 @@ class Cost:
         inference_memory_bytes: Predicted peak of a forward pass without gradients.
         forward_flops: Operations of the matrix products of a forward pass, per token.
         training_flops: Those of a training step, per token: the way back ends at the lowest layer that is trained.
+        accumulation: Parts that its steps are divided into; None where they are whole.
     """
 
     trainable_params: int
@@ -172,15 +173,16 @@ class Cost:
     inference_memory_bytes: int | None = None
     forward_flops: int | None = None
     training_flops: int | None = None
+    accumulation: int | None = None
 
     @property
     def values(self) -> dict[str, float]:
         """The known metrics by name."""
-        return {name: float(value) for name, value in asdict(self).items() if value is not None}
+        return {name: float(value) for name, value in asdict(self).items() if name in METRICS and value is not None}
 
     def to_json(self) -> dict[str, int]:
         """Return this cost as JSON data; what is unknown is left out."""
-        return {name: int(value) for name, value in self.values.items()}
+        return {name: int(value) for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, int]) -> Cost:

@@ -167,6 +167,8 @@ class TrainingSpec(Strict):
         steps: Optimiser steps of full training; overrides `epochs`.
         epochs: Passes over the training examples of full training.
         batch_size: Examples of a training step.
+        accumulate: Parts that a step's examples are divided into, one after another, their gradients added up; `auto`
+            is the fewest with which a candidate keeps `budgets.memory`.
         evaluation_batch_size: Examples of a forward pass without gradients.
         max_length: Most tokens of an example; longer ones are cut.
         warmup: Share of the steps in which the learning rate rises.
@@ -179,6 +181,7 @@ class TrainingSpec(Strict):
     steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     epochs: Annotated[float, Field(gt=0, le=1000)] = 2.0
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32
+    accumulate: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = 1
     evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 128
     max_length: Annotated[int, Field(ge=4, le=1_048_576)] = 128
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06

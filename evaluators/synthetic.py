@@ -28,7 +28,7 @@ class SyntheticEvaluator:
         self.spec = spec
         self.synthetic = spec.synthetic
 
-    def start(self, candidate: Candidate, seed: int) -> SyntheticRun:
+    def start(self, candidate: Candidate, seed: int, accumulation: int | None = None) -> SyntheticRun:
         """Begin the pretended training of a candidate."""
         return SyntheticRun(self, candidate, seed)
 
@@ -90,7 +90,7 @@ class SyntheticCoster:
         self.anatomy = Anatomy("synthetic", hidden_size=64, n_layers=6, sites=sites, blocks=(), head=())
         self.parameters = 1_000_000
 
-    def cost(self, candidate: Candidate) -> Cost:
+    def cost(self, candidate: Candidate, within: float | None = None) -> Cost:
         """Return the pretended size, and memory that grows with it."""
         params = self.count(candidate)
         return Cost(params, 100, 2**20 + 16 * params)

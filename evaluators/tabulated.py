@@ -199,7 +199,7 @@ class TabulatedCoster:
         self.parameters = int(table.header.provenance["backbone_parameters"])
         self._costs = {row.candidate.sha256: row.cost for row in table.main()}
 
-    def cost(self, candidate: Candidate) -> Cost:
+    def cost(self, candidate: Candidate, within: float | None = None) -> Cost:
         """Return the cost. Raises UnsupportedError for a candidate that is not in the table."""
         if candidate.sha256 not in self._costs:
             raise UnsupportedError("this candidate is not in the table")
@@ -222,7 +222,7 @@ class TabulatedEvaluator:
         self.table = table
         self.faults = faults or {}
 
-    def start(self, candidate: Candidate, seed: int) -> TabulatedRun:
+    def start(self, candidate: Candidate, seed: int, accumulation: int | None = None) -> TabulatedRun:
         """Begin a replay; a seed that is not in the table is answered by seed 0. Raises UnsupportedError."""
         rows = self.table.rows
         row = rows.get((candidate.sha256, seed)) or rows.get((candidate.sha256, 0))

@@ -64,10 +64,12 @@ class TrainedEvaluator:
         self.meter = meter_if_any(self.backbone.device)
         self.prefix = PrefixCache(self.backbone, self.anatomy, self.tokens, where, about, limit, self.clock)
 
-    def start(self, candidate: Candidate, seed: int) -> TrainedRun:
+    def start(self, candidate: Candidate, seed: int, accumulation: int | None = None) -> TrainedRun:
         """Attach a candidate and make its optimiser. Raises UnsupportedError, or EvaluationError without memory."""
+        given = self.spec.training.accumulate
+        parts = accumulation or (1 if given == "auto" else given)
         with self.clock.phase("attach"), _classified(0):
-            return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed)
+            return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed, parts)
 
     def portion(self, role: str, tokens: Tokens) -> Portion:
         """Return the examples of a role, in the groups in which they are evaluated."""
@@ -78,7 +80,7 @@ class TrainedEvaluator:
 class TrainedRun:
     """One candidate in training."""
 
-    def __init__(self, evaluator: TrainedEvaluator, attached: Attached, seed: int) -> None:
+    def __init__(self, evaluator: TrainedEvaluator, attached: Attached, seed: int, accumulation: int = 1) -> None:
         spec = evaluator.spec
         self.evaluator = evaluator
         self.clock = evaluator.clock
@@ -95,6 +97,7 @@ class TrainedRun:
         self.forward = evaluator.prefix.forward_of(self.attached.model)
         tokens, size = evaluator.tokens["train"], spec.training.batch_size
         self.order = tokens.shuffled(size, seed)
+        self.at_once = -(-min(size, len(tokens.ids)) // accumulation)
         self.portion = Portion(f"train-{size}-{seed}", tokens, tokens.first_pass(size, seed))
         devices = ("cpu", *(("cuda",) if evaluator.backbone.device.type == "cuda" else ()))
         self.random = {name: torch.Generator(name).manual_seed(seed).get_state() for name in devices}
@@ -163,10 +166,7 @@ class TrainedRun:
         with self._own_random():
             while self.step < until:
                 started, filling = time.perf_counter(), self.clock.seconds["prefix"]
-                with self.clock.phase("tokens"):
-                    indices = next(self.order)
-                    batch = self.portion.tokens.batch(indices, self.evaluator.backbone.device)
-                self._step(partial(self.forward, self.portion, indices, batch), batch.labels)
+                self._step(next(self.order), self.forward)
                 self.schedule.step()
                 self.step += 1
                 filling = self.clock.seconds["prefix"] - filling  # paid once, by whoever comes first
@@ -190,12 +190,25 @@ class TrainedRun:
             if on_cuda:
                 self.random["cuda"] = torch.cuda.get_rng_state()
 
-    def _step(self, forward: Callable[[], Tensor], labels: Tensor) -> None:
-        with self.clock.phase("forward"):
-            loss = loss_of_recipe(forward(), labels, self.attached.candidate.recipe)
-            loss = self.hooks.penalised(loss)
-        with self.clock.phase("backward"):
-            loss.backward()
+    def _step(self, indices: list[int], forward: Callable[[Portion, list[int], Batch], Tensor]) -> None:
+        """Go one step down the mean loss of some examples: part by part where steps are divided, the gradients added.
+
+        Examples of a batch stand by length, so that parts have less padding. Mixup pairs examples of one part.
+        """
+        for start in range(0, len(indices), self.at_once):
+            part = indices[start : start + self.at_once]
+            with self.clock.phase("tokens"):
+                batch = self.portion.tokens.batch(part, self.evaluator.backbone.device)
+            with self.clock.phase("forward"):
+                logits = forward(self.portion, part, batch)
+                loss = loss_of_recipe(logits, batch.labels, self.attached.candidate.recipe)
+                loss = loss * (len(part) / len(indices))
+                loss = self.hooks.penalised(loss) if start == 0 else loss
+            with self.clock.phase("backward"):
+                loss.backward()
+        self._descend()
+
+    def _descend(self) -> None:
         with self.clock.phase("optimiser"):
             limit = self.evaluator.spec.training.max_grad_norm
             norm = self.optimiser.descend(limit, lambda: self.hooks.after_step(self.step + 1))
@@ -267,11 +280,9 @@ class TrainedRun:
             "latency_ms": latency_ms(self.attached.model, tokens, device),
         }
         self.attached.model.train()
-        _, longest = next(tokens.in_order(self.evaluator.spec.training.batch_size, device))
-        whole = partial(self.forward.whole, longest)  # as predicted before training: nothing stored
-        peak = measure_peak_bytes(
-            self.attached.model, self.optimiser.tensors, lambda: self._step(whole, longest.labels), device
-        )
+        longest = tokens.by_length(self.evaluator.spec.training.batch_size)[0]
+        whole = partial(self._step, longest, lambda _portion, _part, batch: self.forward.whole(batch))
+        peak = measure_peak_bytes(self.attached.model, self.optimiser.tensors, whole, device)  # nothing is stored
         return values | {"peak_memory_bytes": float(peak)}
 
 

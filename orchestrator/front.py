@@ -159,7 +159,9 @@ def front_of_study(store: StudyStore) -> Front:
 
 
 def limits_of(store: StudyStore) -> dict[str, float]:
-    """Return a study's limits by metric; `backbone` is noted as `{"parameters": count, ...}`. Raises StudyError."""
+    """Return a study's limits by metric, as they were noted when it started. Raises StudyError."""
+    if (noted := store.noted("limits")) is not None:
+        return {name: float(limit) for name, limit in noted.items()}
     backbone = store.noted("backbone")
     budgets = store.spec.budgets
     if backbone is None and isinstance(budgets.trainable_params, str):

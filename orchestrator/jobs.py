@@ -24,6 +24,7 @@ class Job:
         rungs: Training steps at which it reports, the last being full training.
         folder: Where the actor writes the trained state; None keeps nothing.
         test: Whether it is scored on the test split at the end.
+        accumulation: Parts that its steps are divided into; as the study's spec says when None.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Job:
     rungs: tuple[int, ...]
     folder: str | None = None
     test: bool = False
+    accumulation: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON data."""

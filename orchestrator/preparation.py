@@ -75,10 +75,23 @@ class Prepared:
         """Return what draws candidates that fit the budget of trainable parameters."""
         return Fitting(self.space, self.tally, self.limits.get("trainable_params"), seed)
 
+    def cost(self, candidate: Candidate, factor: float = 1.0) -> Cost:
+        """Return the cost of a candidate, its steps divided where the study says so and the limit of memory wants it.
+
+        Args:
+            candidate: What would be trained.
+            factor: What predicted memory is multiplied with.
+
+        Raises:
+            UnsupportedError, PlacementError: It cannot be attached.
+        """
+        limit = self.limits.get("peak_memory_bytes")
+        return self.coster.cost(candidate, None if limit is None else limit / factor)
+
     def affordable(self, candidate: Candidate) -> Cost | None:
         """Return the cost of a candidate; None where it cannot be attached or is known to be over a limit."""
         try:
-            cost = self.coster.cost(candidate)
+            cost = self.cost(candidate)
         except (UnsupportedError, PlacementError):
             return None
         return cost if within(self.limits, cost.values) else None
@@ -120,6 +133,7 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
     )
     classes = tokens.classes if tokens else ("a", "b")
     limits = spec.budgets.limits(coster.parameters)
+    limits = limits if tokens is None else _on_device(limits, model)
     prepared = Prepared(space, coster, limits, evaluator, classes, attention=attention)
     if "trainable_params" in prepared.limits:
         require_fitting(space, prepared.tally, prepared.limits["trainable_params"])
@@ -136,6 +150,16 @@ def _require_meter(spec: StudySpec) -> None:
         raise UnsupportedError(f"{error}; take budgets.energy and training_joules out of this study") from None
 
 
+def _on_device(limits: dict[str, float], model: ModelSpec) -> dict[str, float]:
+    """Return limits on memory as limits on tensors: on CUDA the context and the rest of the reserve go off."""
+    from evaluators.backbone import choose_machine
+    from evaluators.device_memory import most_tensor_bytes
+
+    of_memory = [name for name in ("peak_memory_bytes", "inference_memory_bytes") if name in limits]
+    device = choose_machine(model).device.type if of_memory else ""
+    return limits | {name: float(most_tensor_bytes(limits[name], device)) for name in of_memory}
+
+
 def full_steps(spec: StudySpec, examples: int) -> int:
     """Return the optimiser steps of full training."""
     per_epoch = max(1, examples // min(spec.training.batch_size, examples))
@@ -150,6 +174,7 @@ def note_facts(store: StudyStore, prepared: Prepared) -> None:
     store.note("classes", list(prepared.classes))
     store.note("steps", prepared.evaluator.steps)
     store.note("space_size", prepared.space.size)
+    store.note("limits", prepared.limits)
     store.note("attention", prepared.attention)
     store.note("environment", environment() | {"attention": prepared.attention})
     if store.noted("reference_point") is None:

@@ -95,7 +95,7 @@ class CandidateTrainable(tune.Trainable):
 
     def _train(self, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
         if self._run is None:
-            self._run = evaluator.start(self._job.candidate, self._job.seed)
+            self._run = evaluator.start(self._job.candidate, self._job.seed, self._job.accumulation)
         score = self._run.advance(self._job.rungs[self._rung])
         self._rung += 1
         last = self._rung == len(self._job.rungs)

@@ -193,6 +193,14 @@ class StudySpec(Strict):
             )
         return objectives
 
+    @field_validator("training")
+    @classmethod
+    def _divided_by_a_limit(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:
+        budgets = info.data.get("budgets")
+        if budgets is not None and budgets.memory is None and training.accumulate == "auto":
+            raise ValueError("`accumulate: auto` divides steps until budgets.memory is kept; give that, or a number")
+        return training
+
     @field_validator("resources")
     @classmethod
     def _one_on_the_meter(cls, resources: ResourcesSpec, info: ValidationInfo) -> ResourcesSpec:

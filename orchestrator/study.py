@@ -149,7 +149,7 @@ class _Driver:
                 continue
             candidate = at_defaults(name)
             try:
-                cost = self.prepared.coster.cost(candidate)
+                cost = self.prepared.cost(candidate, self.spec.budgets.memory_factor)
             except (UnsupportedError, PlacementError):
                 continue
             number = self.store.add("references", candidate, cost, self.spec.search.seed, name)
@@ -170,7 +170,10 @@ class _Driver:
 
     def _job(self, trial: Trial, rungs: tuple[int, ...]) -> Job:
         folder = None if trial.phase == "references" else str(self.bench.folder / trial.phase / str(trial.number))
-        return Job(trial.key, trial.candidate, trial.seed, rungs, folder, test=trial.phase == "finalists")
+        return Job(
+            trial.key, trial.candidate, trial.seed, rungs, folder, trial.phase == "finalists",
+            trial.cost.accumulation if trial.cost else None,
+        )  # fmt: skip
 
 
 @contextmanager

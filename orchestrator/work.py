@@ -25,6 +25,7 @@ from search_space.errors import EmptySpaceError, PlacementError, UnsupportedErro
 
 _MOST_REJECTED = 300
 _POLL_SECONDS = 1.0
+_MEMORY = "peak_memory_bytes"
 
 
 class Watcher(Protocol):
@@ -270,7 +271,7 @@ class SearchWork(PhaseWork):
         store, limits = self.bench.store, self.bench.prepared.limits
         seed = store.spec.search.seed
         try:
-            cost = self.bench.prepared.coster.cost(candidate)
+            cost = self.bench.prepared.cost(candidate, memory_factor(self._budgets.memory_factor, self._tried.values()))
         except (UnsupportedError, PlacementError) as error:
             store.start(number, candidate, None, seed, {}, origin)
             return str(error), None
@@ -288,21 +289,29 @@ class SearchWork(PhaseWork):
 
     def _foreseen(self, cost: Cost) -> dict[str, float]:
         """Return the values of a cost, memory corrected by what the trials so far have measured."""
-        name = "peak_memory_bytes"
         values = cost.values
-        if name in values:
-            both = [
-                (one.cost.values[name], one.score[name])
-                for one in self._tried.values()
-                if one.cost and one.score and name in one.cost.values and name in one.score.values
-            ]
-            predicted, measured = [pair[0] for pair in both], [pair[1] for pair in both]
-            values[name] *= corrected_factor(self._budgets.memory_factor, predicted, measured)
+        if _MEMORY in values:
+            values[_MEMORY] *= memory_factor(self._budgets.memory_factor, self._tried.values())
         return values
 
     def _job(self, number: int, candidate: Candidate) -> Job:
         folder = self.bench.folder / "search" / str(number)
-        return Job(f"search/{number}", candidate, self.bench.store.spec.search.seed, self.halving.steps, str(folder))
+        store = self.bench.store
+        cost = store.trial("search", number).cost
+        parts = cost.accumulation if cost else None
+        return Job(
+            f"search/{number}", candidate, store.spec.search.seed, self.halving.steps, str(folder), accumulation=parts
+        )
+
+
+def memory_factor(given: float, trials: Iterable[Trial]) -> float:
+    """Return what predicted memory is multiplied with: what is given, until trials have measured it."""
+    both = [
+        (one.cost.values[_MEMORY], one.score[_MEMORY])
+        for one in trials
+        if one.cost and one.score and _MEMORY in one.cost.values and _MEMORY in one.score.values
+    ]
+    return corrected_factor(given, [pair[0] for pair in both], [pair[1] for pair in both])
 
 
 def _place(job: Job) -> tuple[Phase, int]:

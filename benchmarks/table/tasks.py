@@ -61,7 +61,7 @@ def candidates_path(task: str) -> Path:
 def _spec(task: str) -> dict[str, Any]:
     return {
         "name": f"table-{task}",
-        "model": {"name": "builtin:minilm-l6", "dtype": "bfloat16"},
+        "model": {"name": "builtin:minilm-l6", "dtype": "bfloat16", "attention": "eager"},
         "task": {"dataset": f"builtin:{task}", "splits": _SPLITS[task], "max_train": 3024, "max_evaluation": 1000},
         "budgets": {"trainable_params": "5%"},
         "training": {"steps": RUNGS[-1], "batch_size": 16},

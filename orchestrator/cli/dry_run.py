@@ -51,14 +51,14 @@ def estimate(spec: StudySpec, prepared: Prepared) -> dict[str, Any]:
         "steps": prepared.evaluator.steps,
         "backbone_parameters": prepared.coster.parameters,
         "limits": prepared.limits,
-        "candidates": [_costed(prepared, one) for one in drawn],
+        "candidates": [_costed(spec, prepared, one) for one in drawn],
     }
 
 
-def _costed(prepared: Prepared, candidate: Any) -> dict[str, Any]:
+def _costed(spec: StudySpec, prepared: Prepared, candidate: Any) -> dict[str, Any]:
     about = {"notation": write(candidate), "parts": write_parts(candidate)}
     try:
-        cost = prepared.coster.cost(candidate)
+        cost = prepared.cost(candidate, spec.budgets.memory_factor)
     except (UnsupportedError, PlacementError) as error:
         return {**about, "cost": {}, "share": None, "rejected": [str(error)]}
     over = [name for name, excess in violations(prepared.limits, cost.values).items() if excess > 0]

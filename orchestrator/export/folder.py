@@ -151,7 +151,7 @@ def _about(store: StudyStore, trained: Trial, tokens: TokenFolder) -> dict[str, 
         "seed": trained.seed,
         "model": model_of(store).model_dump(mode="json", exclude_none=True),
         "task": spec.task.model_dump(mode="json", exclude_none=True),
-        "training": spec.training.model_dump(mode="json", exclude_none=True),
+        "training": spec.training.model_dump(mode="json", exclude_none=True) | _divided(trained),
         "calibration": spec.calibration.model_dump(mode="json"),
         "steps": store.noted("steps"),
         "classes": list(tokens.classes),
@@ -161,6 +161,12 @@ def _about(store: StudyStore, trained: Trial, tokens: TokenFolder) -> dict[str, 
         "test": trained.test.to_json() if trained.test else None,
         "environment": store.noted("environment"),
     }
+
+
+def _divided(trained: Trial) -> dict[str, int]:
+    """Return into how many parts the steps of a trial were divided, where that was chosen for it."""
+    parts = trained.cost.accumulation if trained.cost else None
+    return {"accumulate": parts} if parts else {}
 
 
 def _save_peft(aside: Path, backbone: Backbone, trained: Trial, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evaluators.device_memory import CONTEXT_BYTES, corrected_factor, needed_bytes, reserved_bytes
+from evaluators.device_memory import CONTEXT_BYTES, corrected_factor, most_tensor_bytes, needed_bytes, reserved_bytes
 
 MIB = 2**20
 
@@ -24,6 +24,14 @@ def test_cuda_reserves_whole_blocks_and_keeps_a_context() -> None:
 def test_more_tensors_and_a_larger_factor_never_need_less() -> None:
     sizes = [reserved_bytes(size * MIB, factor) for size in (1, 10, 500, 5000) for factor in (1.0, 1.1, 2.0)]
     assert sizes == sorted(sizes)
+
+
+def test_a_limit_is_read_backwards() -> None:
+    for limit in (600 * MIB, 999 * MIB + 7, 16 * 1024 * MIB):
+        most = most_tensor_bytes(limit, "cuda")
+        assert needed_bytes(most, "cuda") <= limit < needed_bytes(most + 1, "cuda")
+    assert most_tensor_bytes(1000, "cpu") == 1000
+    assert most_tensor_bytes(1000, "cuda") == 1, "not even the context has room"
 
 
 def test_the_factor_stays_until_three_trials_are_measured() -> None:

@@ -72,7 +72,7 @@ def run_jobs(work: Work, spec: EvaluatorSpec, _resources: ResourcesSpec, _at_onc
 
 
 def _run(work: Work, evaluator: Evaluator, job: Job) -> bool:
-    run = evaluator.start(job.candidate, job.seed)
+    run = evaluator.start(job.candidate, job.seed, job.accumulation)
     for step in job.rungs:
         if work.should_stop():
             return False

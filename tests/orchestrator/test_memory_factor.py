@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from evaluators.score import Cost, Score
+from orchestrator.front import limits_of
+from orchestrator.jobs import Job
+from orchestrator.preparation import Prepared
+from orchestrator.storage import IN_MEMORY, Storage
 from orchestrator.work import SearchWork
-from tests.orchestrator.made_up import make_trial
+from search_space.errors import SpecError
+from tests.orchestrator.made_up import make_spec, make_trial
 
 
 def foreseen(ratios: list[float]) -> float:
@@ -27,6 +35,41 @@ def test_the_factor_of_the_study_until_three_trials_are_measured() -> None:
 def test_the_factor_of_the_trials_from_then_on() -> None:
     assert foreseen([1.2, 1.2, 1.2]) == 1200
     assert foreseen([0.9, 0.9, 0.9, 0.9]) == 900
+
+
+def test_steps_are_divided_under_the_limit_and_the_factor() -> None:
+    asked: list[float | None] = []
+    coster = SimpleNamespace(cost=lambda candidate, within: asked.append(within))
+    prepared = SimpleNamespace(coster=coster, limits={"peak_memory_bytes": 1200.0})
+    Prepared.cost(prepared, make_trial(0).candidate, 1.5)  # type: ignore[arg-type]
+    Prepared.cost(SimpleNamespace(coster=coster, limits={}), make_trial(0).candidate)  # type: ignore[arg-type]
+    assert asked == [800.0, None]
+
+
+def test_a_job_has_its_steps_divided_as_its_trial_was_costed() -> None:
+    trial = replace(make_trial(3), cost=Cost(1, 1, 500, accumulation=4))
+    store = SimpleNamespace(trial=lambda phase, number: trial, spec=make_spec())
+    work = SimpleNamespace(
+        bench=SimpleNamespace(store=store, folder=Path("study")), halving=SimpleNamespace(steps=(1, 3))
+    )
+    job = SearchWork._job(work, 3, trial.candidate)  # type: ignore[arg-type]
+    assert job.accumulation == 4
+    assert Job.from_json(job.to_json()) == job
+
+
+def test_a_study_that_divides_its_steps_by_a_limit_has_one() -> None:
+    with pytest.raises(SpecError, match=r"training: `accumulate: auto` .* until budgets.memory is kept"):
+        make_spec(training={"accumulate": "auto"})
+    assert make_spec(training={"accumulate": "auto"}, budgets={"memory": "2GiB"}).training.accumulate == "auto"
+    with pytest.raises(SpecError, match=r"training.accumulate"):
+        make_spec(training={"accumulate": 0})
+
+
+def test_the_limits_of_a_study_are_those_that_it_was_started_with() -> None:
+    store = Storage(IN_MEMORY).create(make_spec(budgets={"memory": "2GiB"}))
+    assert limits_of(store) == {"peak_memory_bytes": 2.0**31}
+    store.note("limits", {"peak_memory_bytes": 1e9})
+    assert limits_of(store) == {"peak_memory_bytes": 1e9}
 
 
 def test_a_cost_without_memory_stays_as_it_is() -> None:
