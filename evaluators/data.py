@@ -88,6 +88,13 @@ def read_task(spec: TaskSpec) -> Task:
             raise DataError(f"task.splits: no example is left for {role}")
     if len(classes) < 2:
         raise DataError(f"task.label: {spec.label!r} has one class only, {one_of(classes)}")
+    for role in ("validation", "calibration"):
+        found = np.unique(roles[role].labels)
+        if len(found) < 2:
+            raise DataError(
+                f"task.splits: the {len(roles[role])} examples of {role} are all {classes[found[0]]!r}, and nothing "
+                "can be calibrated on one class; give that role another split or a larger share"
+            )
     return Task(classes, roles, spec.length_bands)
 
 

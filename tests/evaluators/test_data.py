@@ -222,6 +222,16 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"task\.splits: no example is left for"):
             task(write(tmp_path, rows(3)))
 
+    @pytest.mark.parametrize("role", ["validation", "calibration"])
+    def test_a_role_of_one_class_that_nothing_could_be_calibrated_on(self, tmp_path: Path, role: str) -> None:
+        table = rows()
+        files = {
+            "train": write(tmp_path, table, name="train"),
+            "other": write(tmp_path, [row for row in table if row["label"] == "a"], name="other"),
+        }
+        with pytest.raises(DataError, match=f"examples of {role} are all 'a', and nothing can be calibrated"):
+            task(files=files, splits={role: "other"})
+
     def test_a_data_set_of_the_hub_that_cannot_be_reached(self) -> None:
         with pytest.raises(DataError, match=r"task\.dataset: nobody/nothing cannot be read"):
             task("nobody/nothing")

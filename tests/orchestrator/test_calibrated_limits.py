@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from evaluators.score import METRICS
 from orchestrator.front import front_of, is_feasible, reference_point
-from orchestrator.spec import parse
+from orchestrator.halving import Halving
+from orchestrator.spec import EarlyStopping, parse
 from search_space.errors import SpecError
-from tests.orchestrator.made_up import make_spec, make_trial
+from tests.orchestrator.made_up import make_score, make_spec, make_trial
 from tests.orchestrator.test_spec import LEAST
 
 
@@ -62,3 +64,34 @@ def test_the_loss_is_the_one_that_calibration_cannot_mend() -> None:
     assert parse(spec.to_json()) == spec
     with pytest.raises(SpecError, match="calibrated_nll is better the lower it is"):
         parse({**LEAST, "objectives": [{"maximize": "loss"}]})
+
+
+def measured(name: str) -> dict[str, float]:
+    """What a rung measures of two candidates: a good one that is far too sure, and a dull one that is not."""
+    from calibration.spec import CalibrationSpec
+    from evaluators.measurement import quality
+
+    random = np.random.default_rng(0)
+    truth = 2.0 * random.normal(size=(500, 4))
+    labels = (truth + random.gumbel(size=truth.shape)).argmax(axis=1)
+    logits = {"sure": 12.0 * truth, "dull": 0.5 * truth + 1.0 * random.normal(size=truth.shape)}
+    return {**quality(logits[name], labels, CalibrationSpec()), "trainable_params": 10.0}
+
+
+@pytest.mark.parametrize(("objective", "preferred"), [("loss", "sure"), ("nll", "dull")])
+def test_the_loss_stops_and_picks_by_what_is_left_after_calibration(objective: str, preferred: str) -> None:
+    """Raw NLL would drop the better candidate at its rung and recommend the worse one."""
+    spec = parse({**LEAST, "objectives": [{"minimize": objective}]})
+    values = {name: measured(name) for name in ("sure", "dull")}
+    rungs = Halving(EarlyStopping(eta=2.0, grace=1), spec.objectives, 90)
+    first = rungs.steps[0]
+    scores = {name: make_score(one, step=first) for name, one in values.items()}
+    other = "dull" if preferred == "sure" else "sure"
+    rungs.record(0, scores[preferred])
+    assert not rungs.goes_on(1, scores[other])
+    rungs.record(2, scores[other])
+    assert rungs.goes_on(0, scores[preferred])
+    trials = [make_trial(number, values[name]) for number, name in enumerate(("sure", "dull"))]
+    front = front_of(spec, trials, {})
+    assert front.pick is not None
+    assert front.pick.number == ("sure", "dull").index(preferred)

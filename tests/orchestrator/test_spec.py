@@ -305,3 +305,9 @@ def test_an_objective_about_subgroups_needs_some() -> None:
             {**asked["task"], key: value} if isinstance(asked["task"], dict) else {"dataset": asked["task"], key: value}
         )
         assert parse(asked | {"task": task}).objectives[0].metric == "worst_subgroup_nll"
+
+
+@pytest.mark.parametrize("kind", ["regression", "generation", "multi_label"])
+def test_tasks_that_are_not_classification_are_refused(kind: str) -> None:
+    asked = change("task", {"dataset": "builtin:trec", "type": kind})
+    assert "text_classification" in problems(asked)["task.type"]
