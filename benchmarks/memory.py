@@ -92,7 +92,7 @@ def measured(model: nn.Module, text: str, setting: Setting) -> int:
     if setting.load.checkpointing:
         checkpoint_activations(one.model)
     optimiser = build_optimiser(one)
-    inputs = inputs_of(setting.load.batch, setting.load.length)
+    inputs = inputs_of(one.model, setting.load.batch, setting.load.length)
     inputs["attention_mask"][-1, -1] = 0  # as in every real batch: without padding there is no mask to keep
     labels = torch.zeros(setting.load.batch, dtype=torch.long)
 

@@ -51,14 +51,16 @@ def check_paths(spec: StudySpec, settings: Settings) -> None:
 
 def _local_names(spec: StudySpec) -> Iterator[tuple[str, str]]:
     """Yield what in a spec could be a path of this machine, with where it stands."""
-    task = spec.task
-    named = [("model.name", spec.model.name), ("task.dataset", task.dataset or "")]
+    sources = {f"task.tasks.{name}" if name else "task": one for name, one in spec.task.sources.items()}
+    named = [("model.name", spec.model.name)]
+    named += [(f"{where}.dataset", one.dataset or "") for where, one in sources.items()]
     for where, name in named:
         hub = _BUILTIN_NAME.fullmatch(name) or (_HUB_NAME.fullmatch(name) and not _FILE_SUFFIX.search(name))
         if name and not hub:
             yield where, name
-    for split, name in (task.files or {}).items():
-        yield f"task.files.{split}", name
+    for where, one in sources.items():
+        for split, name in (one.files or {}).items():
+            yield f"{where}.files.{split}", name
 
 
 def _is_within(name: str, folder: Path | None) -> bool:

@@ -23,6 +23,7 @@ from evaluators.layer_roles import (
     words_of,
 )
 from evaluators.quantization import kind_of
+from evaluators.task_switch import tasks_of
 from search_space.placement import Anatomy, Block, Site, SiteKind
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -65,6 +66,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         blocks=tuple(_block(number, layer) for number, layer in enumerate(layers)),
         head=head,
         quantization=kind_of(model),
+        tasks=tasks_of(model),
     )
 
 

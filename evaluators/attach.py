@@ -35,8 +35,10 @@ from evaluators.loftq import start_from_residual
 from evaluators.prefix_gates import gate_prefix
 from evaluators.prefixes import prefix_lengths, restrict_prefix
 from evaluators.quantization import is_bookkeeping, stored_tensors
+from evaluators.task_switch import connect
 from evaluators.tuners.shapes import innermost
 from search_space.candidate import Candidate, Part
+from search_space.carrying import is_per_task, require_several_tasks
 from search_space.errors import ExportError, UnsupportedError
 from search_space.placement import Anatomy
 from search_space.registry import Method, method
@@ -139,7 +141,8 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
     with torch.random.fork_rng(devices=_cuda_devices()):
         torch.manual_seed(seed)
         _renew_head(copied, heads)
-        attached, parts = _attach_parts(copied, anatomy, candidate)
+        attached, parts, own = _attach_parts(copied, anatomy, candidate)
+    connect(attached, copied, own)
     head = _free_head(attached, heads)
     set_dropout(copied, candidate.recipe.dropout)
     attached.eval()
@@ -155,18 +158,35 @@ def beside_head(state: Mapping[str, Tensor], heads: Iterable[str]) -> int:
 
 def _attach_parts(
     model: nn.Module, anatomy: Anatomy, candidate: Candidate
-) -> tuple[nn.Module, tuple[tuple[nn.Parameter, ...], ...]]:
+) -> tuple[nn.Module, tuple[tuple[nn.Parameter, ...], ...], dict[str, int]]:
+    """Attach the parts. Returns the model, each part's parameters, and the adapters of single tasks by name."""
     order = sorted(range(len(candidate.parts)), key=lambda index: _reach(method(candidate.parts[index].method)))
     trained: dict[int, tuple[nn.Parameter, ...]] = {}
+    own: dict[str, int] = {}
     for index in order:
         known = {id(parameter) for parameter in model.parameters()}
-        part = candidate.parts[index]
-        for one in in_one_size(part, anatomy) if method(part.method).route == "inject" else (part,):
-            model = _attach_part(model, anatomy, one, f"part{index}")
+        part, name = candidate.parts[index], f"part{index}"
+        if is_per_task(part):
+            own |= {each: task for task, each in enumerate(adapters_of(part, name, anatomy))}
+        for each in adapters_of(part, name, anatomy):
+            for one in in_one_size(part, anatomy) if method(part.method).route == "inject" else (part,):
+                model = _attach_part(model, anatomy, one, each)
         trained[index] = _new_parameters(model, known, candidate.parts[index])
     _activate_all(model)
     _train_only(model, {id(parameter) for part in trained.values() for parameter in part})
-    return model, tuple(trained[index] for index in range(len(candidate.parts)))
+    return model, tuple(trained[index] for index in range(len(candidate.parts))), own
+
+
+def adapters_of(part: Part, name: str, anatomy: Anatomy) -> list[str]:
+    """Return the names of a part's adapters: one, or one for each task.
+
+    Raises:
+        UnsupportedError: It has one for each task, and there is one task.
+    """
+    if not is_per_task(part):
+        return [name]
+    require_several_tasks(part, anatomy)
+    return [f"{name}_{task}" for task in range(anatomy.tasks)]
 
 
 def _reach(rule: Method) -> int:

@@ -17,6 +17,7 @@ from evaluators.builtin import minilm_l6
 from evaluators.loftq import remember
 from evaluators.quantization import hidden_tensors, quantization_config, settle
 from evaluators.spec import ModelSpec
+from evaluators.task_switch import take_tasks, with_tasks
 from search_space.errors import DataError, UnsupportedError
 
 transformers.logging.set_verbosity_error()
@@ -102,8 +103,13 @@ def has_bfloat16_products() -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def load(spec: ModelSpec, classes: int) -> Backbone:
+def load(spec: ModelSpec, classes: int, tasks: int = 1) -> Backbone:
     """Load a backbone with a fresh classification head, frozen and in evaluation mode.
+
+    Args:
+        spec: Which model.
+        classes: How many, of all tasks.
+        tasks: How many; a model of several takes the number of the task as `task_ids`.
 
     Raises:
         DataError: The model cannot be read, or has no safetensors.
@@ -111,7 +117,7 @@ def load(spec: ModelSpec, classes: int) -> Backbone:
     """
     machine = choose_machine(spec)
     source = _source(spec)
-    config = load_config(spec, classes)
+    config = load_config(spec, classes, tasks)
     tokenizer = load_tokenizer(spec)
     try:
         model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -133,6 +139,7 @@ def load(spec: ModelSpec, classes: int) -> Backbone:
     if spec.quantization == "none":
         model.to(machine.device)
     model.eval().requires_grad_(False)
+    take_tasks(model)
     _refuse_other_sizes(spec.name, report["mismatched_keys"], head_of(model))
     if spec.quantization != "none":
         settle(model)
@@ -170,8 +177,13 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def load_config(spec: ModelSpec, classes: int) -> Any:
+def load_config(spec: ModelSpec, classes: int, tasks: int = 1) -> Any:
     """Load a model's configuration, and refuse one that names code to run.
+
+    Args:
+        spec: Which model.
+        classes: Outputs of its head, of all tasks.
+        tasks: How many.
 
     Raises:
         DataError: It cannot be read.
@@ -186,7 +198,7 @@ def load_config(spec: ModelSpec, classes: int) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"model {spec.name!r} has no readable configuration: {error}") from error
-    return config
+    return with_tasks(config, tasks)
 
 
 def build_on_meta(config: Any, attention: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -196,6 +208,7 @@ def build_on_meta(config: Any, attention: str | None = None, dtype: torch.dtype 
             config, attn_implementation=attention, dtype=dtype
         )
     model.eval().requires_grad_(False)
+    take_tasks(model)
     return model
 
 

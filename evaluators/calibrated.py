@@ -7,7 +7,7 @@ fitted on all rows of both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from calibration.calibrators import Calibrator, fit_calibrator, held_out_log_probabilities
 from calibration.choice import choose_calibrator
 from calibration.cross_fitting import cross_fitted_log_probabilities
+from calibration.fitted_rows import FittedRows
 from calibration.spec import CalibrationSpec
+from evaluators.task_calibrator import TaskCalibrator
+from evaluators.tasks import TaskColumns, joined
 
 Logits = Mapping[str, NDArray[np.float64]]
 Labels = Mapping[str, NDArray[np.int64]]
@@ -35,13 +38,16 @@ class Calibrated:
     validation: NDArray[np.float64]
 
 
-def calibrate(logits: Logits, labels: Labels, spec: CalibrationSpec) -> Calibrated | None:
-    """Fit the calibrator that a study asks for.
+def calibrate(
+    logits: Logits, labels: Labels, spec: CalibrationSpec, tasks: Sequence[TaskColumns] = ()
+) -> Calibrated | None:
+    """Fit the calibrator that a study asks for; where it has several tasks, one for each of them.
 
     Args:
         logits: Of the roles `validation` and `calibration`, shape [examples, classes].
         labels: Class indices of the same roles.
         spec: Which calibrator, how many folds, and how few rows are too few.
+        tasks: Whose the classes are, where there are several tasks.
 
     Returns:
         The calibrator; None where the study wants none.
@@ -51,6 +57,8 @@ def calibrate(logits: Logits, labels: Labels, spec: CalibrationSpec) -> Calibrat
     """
     if spec.method == "none":
         return None
+    if tasks:
+        return _calibrate_each(logits, labels, spec, tuple(tasks))
     if len(labels["calibration"]) >= spec.scarce:
         calibrator = fitted(logits["calibration"], labels["calibration"], spec)
         return Calibrated(calibrator, held_out_log_probabilities(calibrator, logits["validation"]))
@@ -59,6 +67,20 @@ def calibrate(logits: Logits, labels: Labels, spec: CalibrationSpec) -> Calibrat
     folds = max(3, spec.folds) if spec.method == "auto" else spec.folds  # "auto" cross-fits within the other folds
     crossed = cross_fitted_log_probabilities(rows, targets, kind=spec.method, folds=folds)
     return Calibrated(fitted(rows, targets, spec), crossed[len(labels["calibration"]) :])
+
+
+def _calibrate_each(
+    logits: Logits, labels: Labels, spec: CalibrationSpec, tasks: tuple[TaskColumns, ...]
+) -> Calibrated:
+    each = []
+    for one in tasks:
+        own = {role: one.own(logits[role], labels[role]) for role in ("validation", "calibration")}
+        done = calibrate(own, {role: one.own_labels(labels[role]) for role in own}, spec)
+        assert done is not None  # the study wants one
+        each.append(done)
+    rows = FittedRows.of(logits["calibration"])
+    validation = joined(tasks, labels["validation"], [one.validation for one in each])
+    return Calibrated(TaskCalibrator(tasks, tuple(one.calibrator for one in each), rows), validation)
 
 
 def fitted(logits: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec) -> Calibrator:

@@ -11,6 +11,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from evaluators.hooks import Schooling, hooks_of, load_trained
 from evaluators.optimisation import build_optimiser, loss_of
 from evaluators.quantization import QUANTIZATIONS, is_bookkeeping, stored_tensors
 from evaluators.specimens import SPECIMENS, batch_of, logits_of, tiny, tiny_quantised, without_weights
+from evaluators.task_switch import tasks_of
 from search_space.candidate import Candidate, Part, Recipe
 from search_space.capability import PAIR_FAMILIES, TABLE_FILE
 from search_space.errors import ParetuneError
 from search_space.files import atomic_write
 from search_space.placement import Anatomy, Layers, Placement
-from search_space.registry import Method, method, methods
+from search_space.registry import PER_TASK, Method, method, methods
 
 _STEPS = 4
 _EQUAL = 1e-5
@@ -58,7 +60,8 @@ def probe_method(name: str, family: str, quantization: str = "none") -> dict[str
     Returns:
         The reason why not, by check, for every check in `CHECKS` that fails; that it cannot be attached stands alone.
     """
-    model, anatomy = tiny(family) if quantization == "none" else tiny_quantised(family, quantization)
+    tasks = _tasks(name)
+    model, anatomy = tiny(family, tasks) if quantization == "none" else tiny_quantised(family, quantization, tasks)
     before = _contents(model)
     try:
         candidate = _alone(method(name).default_part())
@@ -86,7 +89,7 @@ def probe_conversion(name: str) -> float | str:
     Returns:
         How much of what training changed in the logits the conversion gets wrong, from 0 on, or why there is none.
     """
-    model, anatomy = tiny("bert")
+    model, anatomy = tiny("bert", _tasks(name))
     try:
         attached = _reason(attach, model, anatomy, _alone(method(name).default_part()))
         _reason(train, attached, "bert")
@@ -114,9 +117,23 @@ def probe_pair(first: str, second: str, layers: str, family: str = "bert") -> st
     return probe_hybrid(Candidate(parts, Recipe((one.learning_rate.default, other.learning_rate.default))), family)
 
 
-def probe_hybrid(candidate: Candidate, family: str) -> str:
-    """Attach, train and reload a hybrid on a tiny model. Returns the reason why not, or nothing."""
-    model, anatomy = tiny(family)
+def probe_per_task(name: str) -> str:
+    """Give each of two tasks an adapter of its own, on the first model that carries the method.
+
+    Returns:
+        The reason why not, or nothing: also where it cannot be asked for, or no model here carries the method.
+    """
+    part = method(name).default_part()
+    family = next((one for one in PAIR_FAMILIES if not probe_hybrid(_alone(part), one, 2)), None)
+    if PER_TASK.name not in dict(part.knobs) or family is None:
+        return ""
+    each = replace(part, knobs=tuple({**dict(part.knobs), PER_TASK.name: True}.items()))
+    return probe_hybrid(_alone(each), family, 2)
+
+
+def probe_hybrid(candidate: Candidate, family: str, tasks: int = 1) -> str:
+    """Attach, train and reload a candidate on a tiny model. Returns the reason why not, or nothing."""
+    model, anatomy = tiny(family, max(tasks, *(_tasks(part.method) for part in candidate.parts)))
     try:
         attached = _reason(attach, model, anatomy, candidate)
         _reason(train, attached, family)
@@ -135,16 +152,20 @@ def probe_everything(only: Sequence[str] = (), known: Mapping[str, Any] | None =
     """
     names = [name for name, one in methods().items() if one.route in ("inject", "prompt")]
     tried = [name for name in names if name in only or not only]
-    known = known if known and only else {"methods": {}, "quantised": {}, "converts": {}, "refused_pairs": {}}
+    empty: dict[str, Any] = {"methods": {}, "quantised": {}, "converts": {}, "per_task": {}, "refused_pairs": {}}
+    known = known if known and only else empty
     alone = {name: {family: probe_method(name, family) for family in SPECIMENS} for name in tried}
     alone = _kept(known["methods"], names) | alone
     quantised = {name: {kind: probe_method(name, _QUANTISED, kind) for kind in QUANTIZATIONS} for name in tried}
     converts = {name: probe_conversion(name) for name in tried}
+    per_task = {name: reason for name in tried if (reason := probe_per_task(name))}
+    still = {name: reason for name, reason in known["per_task"].items() if name in names and name not in tried}
     pairs = {family: _refused(family, alone, tried, known["refused_pairs"].get(family, {})) for family in PAIR_FAMILIES}
     return {
         "methods": alone,
         "quantised": _kept(known["quantised"], names) | quantised,
         "converts": _kept(known["converts"], names) | converts,
+        "per_task": still | per_task,
         "refused_pairs": pairs,
     }
 
@@ -171,7 +192,7 @@ def _refused(
 
 def train(attached: Attached, family: str) -> None:
     """Train a few steps. Raises CannotError unless the loss moves, and the trainable tensors and no others."""
-    batches = [batch_of(family, seed) for seed in range(_STEPS)]
+    batches = [batch_of(family, seed, tasks_of(attached.model)) for seed in range(_STEPS)]
     hooks = hooks_of(attached)
     trained = hooks.begin(attached, Schooling(_STEPS, batches[:2], lambda model, batch: _loss(model, *batch)))
     optimiser = build_optimiser(trained)
@@ -205,7 +226,7 @@ def _train_alone(attached: Attached, family: str, model: nn.Module, before: Mapp
 def _count(attached: Attached, candidate: Candidate, family: str, quantization: str) -> None:
     if quantization != "none":
         return
-    bare = without_weights(family)
+    bare = without_weights(family, _tasks(candidate.method))
     predicted = attach(bare, anatomy_of(bare), candidate).trainable_params
     if predicted != attached.trainable_params:
         raise CannotError(f"{predicted} parameters were predicted from shapes, but it has {attached.trainable_params}")
@@ -296,6 +317,11 @@ def _reason(call: Callable[..., Any], *arguments: Any) -> Any:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _tasks(name: str) -> int:
+    """Return how many tasks a method is tried with."""
+    return 2 if method(name).several_tasks else 1
 
 
 def _loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:

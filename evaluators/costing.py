@@ -141,7 +141,7 @@ def count_backbone(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in heads)
 
 
-def meta_coster(spec: ModelSpec, classes: int, training: TrainingSpec, length: int) -> MetaCoster:
+def meta_coster(spec: ModelSpec, classes: int, training: TrainingSpec, length: int, tasks: int = 1) -> MetaCoster:
     """Make the coster of a model for the batches of a study, whose longest example has so many tokens."""
     load = Load(training.batch_size, length, training.evaluation_batch_size, training.gradient_checkpointing)
-    return MetaCoster(spec, load_config(spec, classes), load, accumulate=training.accumulate)
+    return MetaCoster(spec, load_config(spec, classes, tasks), load, accumulate=training.accumulate)

@@ -16,14 +16,15 @@ from typing import Any, Literal
 
 from torch import nn
 
-from evaluators.attach import REFUSALS, attach, inject
+from evaluators.attach import REFUSALS, adapters_of, attach, inject
 from evaluators.backbone import head_of
 from evaluators.saved import Saved, by_place, file_bytes, own_tensors, saved_as, storage_of
 from evaluators.stub import Stub
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
+from search_space.carrying import is_per_task
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.placement import Anatomy, Layers, Placement, Site
-from search_space.registry import Method, Targets, method
+from search_space.registry import PER_TASK, Method, Targets, method
 from search_space.space import resolve
 from search_space.spread import in_one_size
 
@@ -136,7 +137,7 @@ class Counter:
 
     def count(self, candidate: Candidate) -> Counts:
         """Count a candidate. Raises UnsupportedError or PlacementError where the model cannot carry it."""
-        parts = tuple(one for part in candidate.parts for one in self._pieces(self._canonical(part)))
+        parts = tuple(map(self._canonical, candidate.parts))
         if parts not in self._known:
             try:
                 self._known[parts] = self._count(parts)
@@ -158,22 +159,31 @@ class Counter:
         shapeless = {knob.name: knob.default for knob in rule.knobs if not knob.shapes}
         return replace(part, knobs=tuple({**dict(part.knobs), **shapeless}.items())) if shapeless else part
 
-    def _pieces(self, part: Part) -> tuple[Part, ...]:
-        """Return the parts of one size each that a part is attached as."""
-        return in_one_size(part, self._anatomy) if method(part.method).route == "inject" else (part,)
+    def _pieces(self, part: Part, name: str) -> list[tuple[str, Part]]:
+        """Return the parts of one size each that a part is attached as, with the names of their adapters."""
+        if method(part.method).route != "inject":
+            return [(name, part)]
+        shared = replace(part, knobs=tuple({**dict(part.knobs), PER_TASK.name: False}.items()))
+        one = shared if is_per_task(part) else part
+        return [
+            (each, piece)
+            for each in adapters_of(part, name, self._anatomy)
+            for piece in in_one_size(one, self._anatomy)
+        ]
 
     def _count(self, parts: tuple[Part, ...]) -> Counts:
-        plans = [self._plan(part) for part in parts]
+        pieces = [one for at, part in enumerate(parts) for one in self._pieces(part, f"part{at}")]
+        plans, names = [self._plan(part) for _, part in pieces], [name for name, _ in pieces]
         for plan in plans:
             self._settle(plan)
         if any(plan.law_key not in self._laws for plan in plans):
             return self.whole(parts)  # nothing wide could be built to try sums on: the next may tell more
-        if len(parts) == 1 and self._laws[plans[0].law_key] == "whole":
+        if len(plans) == 1 and self._laws[plans[0].law_key] == "whole":
             return self.whole(parts)
-        methods = tuple(part.method for part in parts)
+        methods = tuple(part.method for _, part in pieces)
         if self._sums_up.get(methods) is False:
             return self.whole(parts)
-        counts = self._counts(self._sum(plans))
+        counts = self._counts(self._sum(plans, names))
         if methods not in self._sums_up:
             built = self.whole(parts)
             self._sums_up[methods] = _equal(counts, built)
@@ -227,9 +237,9 @@ class Counter:
                 continue
         return None
 
-    def _sum(self, plans: Iterable[_Plan]) -> Held:
+    def _sum(self, plans: Iterable[_Plan], names: Iterable[str]) -> Held:
         held = [self._held(plan) for plan in plans]
-        saved = (_named(one, f"part{at}") for at, part in enumerate(held) for one in part.saved)
+        saved = (_named(one, name) for name, part in zip(names, held, strict=True) for one in part.saved)
         head = next((one.head for one in held if one.head), ())
         return Held(sum(one.trained for one in held), tuple(saved), head)
 

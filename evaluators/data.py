@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.builtin import examples as builtin_examples
-from evaluators.spec import BUILTIN, ROLES, SplitSpec, TaskSpec
+from evaluators.spec import BUILTIN, ROLES, SourceSpec, SplitSpec, TaskSpec
+from evaluators.tasks import TaskColumns
 from search_space.errors import DataError, did_you_mean, one_of
 
 _DEFAULT_SHARE = 0.15
@@ -54,11 +55,13 @@ class Task:
         classes: Names of the classes, by index.
         roles: Examples of `train`, `validation`, `calibration` and `test`.
         length_bands: How many bands of length are its subgroups, where no column names any.
+        tasks: Whose the classes are, where there are several tasks.
     """
 
     classes: tuple[str, ...]
     roles: dict[str, Examples]
     length_bands: int | None = None
+    tasks: tuple[TaskColumns, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -72,11 +75,30 @@ class Task:
 
 
 def read_task(spec: TaskSpec) -> Task:
-    """Read a data set and divide it into the four roles.
+    """Read a data set and divide it into the four roles; several of them one by one, put together.
 
     Raises:
-        DataError: It cannot be read, a column is missing, a label is unknown, or a role would be empty.
+        DataError: One cannot be read, a column is missing, a label is unknown, or a role would be empty.
     """
+    return _together({name: _read_one(one) for name, one in spec.tasks.items()}) if spec.tasks else _read_one(spec)
+
+
+def _together(tasks: Mapping[str, Task]) -> Task:
+    """Put tasks one behind the other: classes as `task/class`, and examples in the order of the tasks."""
+    ends = np.cumsum([len(one.classes) for one in tasks.values()]).tolist()
+    columns = tuple(
+        TaskColumns(name, end - len(one.classes), end) for (name, one), end in zip(tasks.items(), ends, strict=True)
+    )
+    roles = {}
+    for role in ROLES:
+        each = [(one.roles[role], own.start) for one, own in zip(tasks.values(), columns, strict=True)]
+        texts = tuple(text for examples, _ in each for text in examples.texts)
+        roles[role] = Examples(texts, np.concatenate([examples.labels + start for examples, start in each]))
+    names = tuple(f"{name}/{label}" for name, one in tasks.items() for label in one.classes)
+    return Task(names, roles, tasks=columns)
+
+
+def _read_one(spec: SourceSpec) -> Task:
     source, classes = _read_source(spec)
     roles = _divide(source, spec.splits)
     for role, one in roles.items():
@@ -98,7 +120,7 @@ def read_task(spec: TaskSpec) -> Task:
     return Task(classes, roles, spec.length_bands)
 
 
-def _read_source(spec: TaskSpec) -> tuple[dict[str, Examples], tuple[str, ...]]:
+def _read_source(spec: SourceSpec) -> tuple[dict[str, Examples], tuple[str, ...]]:
     if spec.dataset and spec.dataset.startswith(BUILTIN):
         tables: dict[str, Any] = {"train": builtin_examples(spec.dataset.removeprefix(BUILTIN))}
         spec = spec.model_copy(update={"text": ("text",), "label": "label", "group": "group"})
@@ -110,7 +132,7 @@ def _read_source(spec: TaskSpec) -> tuple[dict[str, Examples], tuple[str, ...]]:
     return {name: _examples(one, index) for name, one in rows.items()}, classes
 
 
-def _load_tables(spec: TaskSpec) -> dict[str, Any]:
+def _load_tables(spec: SourceSpec) -> dict[str, Any]:
     import datasets  # imported here: it takes a second, and the builtin does without
 
     datasets.utils.logging.disable_progress_bar()
@@ -145,7 +167,7 @@ _Row = tuple[tuple[str, ...], str, str | None, str | None]
 """Text, label, what it stays together with, subgroup."""
 
 
-def _row(spec: TaskSpec, split: str, index: int, row: Any) -> _Row:
+def _row(spec: SourceSpec, split: str, index: int, row: Any) -> _Row:
     for column in (*spec.text, spec.label, *filter(None, (spec.group, spec.subgroup))):
         if column not in row:
             raise DataError(
@@ -158,7 +180,7 @@ def _row(spec: TaskSpec, split: str, index: int, row: Any) -> _Row:
 
 
 def _classes(
-    tables: dict[str, Any], spec: TaskSpec, rows: dict[str, list[Any]]
+    tables: dict[str, Any], spec: SourceSpec, rows: dict[str, list[Any]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the labels as the rows have them, and their names: the data set's own where it has them."""
     feature = getattr(next(iter(tables.values())), "features", {}).get(spec.label)

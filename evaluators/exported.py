@@ -39,8 +39,11 @@ from evaluators.evaluation import STATE_FILE
 from evaluators.fits import read_fits
 from evaluators.hooks import hook_of, load_trained
 from evaluators.spec import ModelSpec
+from evaluators.task_calibrator import TaskCalibrator
+from evaluators.tasks import TaskColumns
 from search_space.candidate import Candidate, Part
-from search_space.errors import ExportError, one_of
+from search_space.carrying import is_per_task
+from search_space.errors import ExportError, did_you_mean, one_of
 from search_space.placement import Anatomy
 from search_space.registry import method
 from search_space.space import resolve
@@ -60,6 +63,8 @@ class Predictor:
         max_length: Most tokens of a text.
         fit: The calibrator of its logits; None where it is not calibrated.
         sets: The conformal fits of its calibrated probabilities, by method; empty where the export has none.
+        task: Number of its task, where the candidate was trained on several.
+        columns: The columns of the model's logits that are its classes.
     """
 
     model: nn.Module
@@ -68,13 +73,19 @@ class Predictor:
     max_length: int
     fit: Calibrator | None
     sets: Fits = field(default_factory=dict)
+    task: int | None = None
+    columns: tuple[int, int | None] = (0, None)
 
     def logits(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return raw logits of shape [texts, classes]."""
         if not texts:
             return np.empty((0, len(self.classes)))
         with torch.inference_mode():
-            return np.asarray(self.model(**self.inputs(texts)).logits.double().cpu().numpy())
+            return self.own(self.model(**self.inputs(texts)).logits)
+
+    def own(self, logits: Tensor) -> NDArray[np.float64]:
+        """Return the columns of its classes, out of what the model gives."""
+        return np.asarray(logits[:, slice(*self.columns)].double().cpu().numpy())
 
     def inputs(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> dict[str, Tensor]:
         """Return what the model takes of some texts, at least one."""
@@ -82,7 +93,10 @@ class Predictor:
         limits = {"truncation": True, "max_length": self.max_length, "padding": True}
         inputs = self.backbone.tokenizer(*columns, **limits, return_tensors="pt")
         names = ("input_ids", "attention_mask", *(("token_type_ids",) if len(columns) == 2 else ()))
-        return {name: inputs[name].to(self.backbone.device) for name in names if name in inputs}
+        found = {name: inputs[name].to(self.backbone.device) for name in names if name in inputs}
+        if self.task is not None:
+            found["task_ids"] = torch.full((len(texts),), self.task, device=self.backbone.device)
+        return found
 
     def probabilities(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return calibrated probabilities of shape [texts, classes]."""
@@ -115,25 +129,51 @@ def calibrated_probabilities(logits: NDArray[np.float64], fit: Calibrator | None
     return softmax(logits) if fit is None or not len(logits) else np.asarray(fit.probabilities(logits))
 
 
-def load_exported(folder: str | Path, model: str | None = None, backbone: Backbone | None = None) -> Predictor:
+def load_exported(
+    folder: str | Path, model: str | None = None, backbone: Backbone | None = None, task: str | None = None
+) -> Predictor:
     """Load an exported candidate, single or hybrid.
 
     Args:
         folder: What `paretune export` wrote.
         model: Name of the backbone to stand on; the one that it was trained on when None.
         backbone: One that is loaded already, to be shared with other candidates; it is not changed.
+        task: Which of several tasks to predict, where it was trained on several.
 
     Raises:
-        ExportError: The folder is not an export, or not one of this backbone.
+        ExportError: The folder is not an export, or not one of this backbone; or the task is not one of its own.
     """
     folder = Path(folder)
     about = read_about(folder)
+    number, own = _task(folder, about, task)
     spec = ModelSpec.model_validate(about["model"] | ({"name": model} if model else {}))
-    backbone = backbone or load(spec, len(about["classes"]))
+    backbone = backbone or load(spec, len(about["classes"]), max(1, len(about.get("tasks", ()))))
     candidate = Candidate.from_json(about["candidate"])
     attached = attach(backbone.model, anatomy_of(backbone.model), candidate, about["seed"])
     load_trained(attached, _read_state(folder), backbone.storages)
-    return Predictor(attached.model, backbone, tuple(about["classes"]), about["max_length"], *read_fits(folder))
+    fit, sets = read_fits(folder, own.name if own else "")
+    if own is None or number is None:
+        return Predictor(attached.model, backbone, tuple(about["classes"]), about["max_length"], fit, sets)
+    classes = tuple(name.removeprefix(f"{own.name}/") for name in about["classes"][own.start : own.stop])
+    fit = fit.of(own.name) if isinstance(fit, TaskCalibrator) else fit
+    columns = own.start, own.stop
+    return Predictor(attached.model, backbone, classes, about["max_length"], fit, sets, number, columns)
+
+
+def tasks_in(about: Mapping[str, Any]) -> tuple[TaskColumns, ...]:
+    """Return the tasks that an export was trained on; none where it was one."""
+    return tuple(TaskColumns(**one) for one in about.get("tasks", ()))
+
+
+def _task(folder: Path, about: Mapping[str, Any], wanted: str | None) -> tuple[int | None, TaskColumns | None]:
+    tasks = tasks_in(about)
+    names = [one.name for one in tasks]
+    if wanted is None and not tasks:
+        return None, None
+    if wanted not in names:
+        known = f"it was trained on {one_of(names)}; say which" if names else "it was trained on one task; name none"
+        raise ExportError(f"{folder}: task {wanted!r}: {known}{did_you_mean(str(wanted), names)}")
+    return names.index(wanted), tasks[names.index(wanted)]
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -156,7 +196,9 @@ def is_peft(candidate: Candidate) -> bool:
     """
     part, *others = candidate.parts
     rule = method(part.method)
-    if any(isinstance(value, tuple) for _, value in part.knobs):
+    if any(isinstance(value, tuple) for _, value in part.knobs) or is_per_task(part):
+        return False
+    if rule.peft_type == "MTL_LORA":  # peft hands the number of the task to its own types alone
         return False
     return not others and bool(rule.peft_type) and (rule.route != "prompt" or _is_plain_prompt(part))
 

@@ -17,6 +17,7 @@ from peft import AdaLoraConfig
 from peft.tuners.adalora.layer import AdaLoraLayer, RankAllocator
 from peft.tuners.frod.layer import FrodLayer
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.poly.layer import PolyLayer
 from peft.tuners.shira.layer import ShiraLayer
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ from evaluators.tuners.diff_pruning import fix_mask, sparsity_penalty
 from evaluators.tuners.mask import fisher_scores, select_by_scores
 from evaluators.tuners.mask.selection import masked_layers
 from search_space.candidate import Part
+from search_space.carrying import is_per_task
+from search_space.errors import UnsupportedError
 from search_space.registry import method
 
 Losses = Callable[[nn.Module, Any], Tensor]
@@ -277,6 +280,23 @@ def _frod_tensors(layer: Any, adapter: str, **_: Any) -> tuple[Tensor, ...]:
     return layer.frod_U[adapter], basis, layer.frod_lambda_s_values[adapter], layer.frod_lambda_l[adapter]
 
 
+class PolyHook(NoHook):
+    """Poly's router looks at the numbers of the tasks, which fake ones do not have."""
+
+    def assume(self) -> None:
+        """Weigh the skills without looking."""
+        for module in self._model.modules():
+            if isinstance(module, PolyLayer) and self._name in module.poly_router:
+                router = module.poly_router[self._name]
+                router.__dict__["forward"] = partial(_skill_weights, router)
+
+
+def _skill_weights(router: Any, task_ids: Tensor, input_ids: Tensor) -> Tensor:
+    chosen = router.module_logits.index_select(0, task_ids).view(-1, router.n_splits, router.n_skills)
+    weights = torch.sigmoid(chosen)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
 def _dense_change(layer: Any, adapter: str) -> Tensor:
     values = layer.shira_weight[adapter]
     change = values.new_zeros(layer.out_features * layer.in_features)
@@ -290,6 +310,7 @@ _HOOKS: Mapping[str, type[NoHook]] = {
     "FROD": FrodHook,
     "LORA_PLUS": LoraPlusHook,
     "MASK": MaskHook,
+    "POLY": PolyHook,
     "SHIRA": ShiraHook,
 }
 _LOOK_FIRST = (EvaHook, MaskHook)
@@ -341,9 +362,16 @@ def hook_of(model: nn.Module, name: str, part: Part) -> Hook:
 
 
 def hooks_of(attached: Attached) -> Hooks:
-    """Return the hooks of an attached candidate."""
-    parts = enumerate(attached.candidate.parts)
-    return Hooks(tuple(hook_of(attached.model, f"part{index}", part) for index, part in parts))
+    """Return the hooks of an attached candidate.
+
+    Raises:
+        UnsupportedError: A part with an adapter for each task needs more than gradients.
+    """
+    each = [hook_of(attached.model, f"part{index}", part) for index, part in enumerate(attached.candidate.parts)]
+    for hook, part in zip(each, attached.candidate.parts, strict=True):
+        if is_per_task(part) and not isinstance(hook, LoraPlusHook) and type(hook) is not NoHook:
+            raise UnsupportedError(f"{part.method} looks after its adapter as it trains, and knows one only")
+    return Hooks(tuple(each))
 
 
 def load_trained(attached: Attached, state: Mapping[str, Tensor], shared: frozenset[int]) -> None:

@@ -119,7 +119,7 @@ def _training(attached: Attached, modules: list[nn.Module], load: Load) -> tuple
         checkpoint_activations(attached.model)
     with _borders(modules, live) as borders, live:
         live.mark("")
-        logits = attached.model(**inputs_of(load.batch, load.length)).logits
+        logits = attached.model(**inputs_of(attached.model, load.batch, load.length)).logits
         loss = hooks_of(attached).penalised(loss_of(logits, torch.zeros((load.batch,), dtype=torch.long), 0.0))
         del logits
         live.mark("top")
@@ -147,7 +147,7 @@ def _inference(attached: Attached, modules: list[nn.Module], load: Load) -> list
     attached.model.eval()
     with _borders(modules, live), torch.no_grad(), live:
         live.mark("")
-        logits = attached.model(**inputs_of(load.evaluation_batch, load.length)).logits
+        logits = attached.model(**inputs_of(attached.model, load.evaluation_batch, load.length)).logits
         live.mark("top")
         del logits
     return [live.spans[name] for name in ("stem", *(f"up {at}" for at in range(len(modules))), "top")]

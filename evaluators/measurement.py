@@ -89,6 +89,13 @@ def subgroup_quality(
     }
 
 
+def held_out_quality(
+    logits: NDArray[np.float64], after: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec
+) -> dict[str, float]:
+    """Return what `calibrated_quality` does, and the NLL of log-probabilities whose calibrator never saw these rows."""
+    return calibrated_quality(logits, after, labels, spec) | {"calibrated_nll": nll_from_logits(after, labels)}
+
+
 def predict_logits(
     forward: Callable[[list[int], Batch], Tensor],
     tokens: Tokens,
@@ -97,20 +104,21 @@ def predict_logits(
     device: torch.device,
     rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return logits of shape [examples, classes], in the order of the examples.
+    """Return logits of shape [examples, classes], in the order of the examples; `-inf` in the columns of other tasks.
 
     Args:
         forward: Takes the positions and the batch of some examples, gives their logits.
         tokens: The examples.
-        classes: How many there are.
+        classes: How many there are, of all tasks.
         size: Examples of a forward pass.
         device: Where batches go.
         rows: Positions of the examples that are asked for, rising; all of them when None.
     """
-    logits = np.empty((len(tokens.ids), classes))
+    logits = np.full((len(tokens.ids), classes), -np.inf)
     with torch.inference_mode():
         for indices in tokens.by_length(size, rows):
-            logits[indices] = forward(indices, tokens.batch(indices, device)).double().cpu().numpy()
+            batch = tokens.batch(indices, device)
+            logits[indices, slice(*batch.columns)] = batch.own(forward(indices, batch)).double().cpu().numpy()
     return logits if rows is None else logits[rows]
 
 

@@ -21,6 +21,7 @@ from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes
 from evaluators.optimisation import build_optimiser, loss_of
 from evaluators.quantization import stored_tensors
+from evaluators.task_switch import tasks_of
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost
             for _ in range(2):  # the second step has the optimiser's state from its start
                 if load.accumulated:
                     give_gradients(attached)
-                logits = attached.model(**inputs_of(load.batch, load.length)).logits
+                logits = attached.model(**inputs_of(attached.model, load.batch, load.length)).logits
                 optimiser.update(hooks.penalised(loss_of(logits, labels, 0.0)), 1.0)
                 del logits
     tokens = load.batch * load.length
@@ -100,7 +101,7 @@ def _forward(model: nn.Module, load: Load) -> tuple[int, int]:
     live = counting(model)
     model.eval()
     with torch.no_grad(), live:
-        model(**inputs_of(load.evaluation_batch, load.length))
+        model(**inputs_of(model, load.evaluation_batch, load.length))
     return live.peak, live.flops
 
 
@@ -118,10 +119,11 @@ def counting(model: nn.Module) -> LiveBytes:
     return live
 
 
-def inputs_of(batch: int, length: int) -> dict[str, Tensor]:
-    """Return the inputs of a step."""
+def inputs_of(model: nn.Module, batch: int, length: int) -> dict[str, Tensor]:
+    """Return the inputs of a model's step."""
     ids = torch.zeros((batch, length), dtype=torch.long)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return inputs | {"task_ids": torch.zeros(batch, dtype=torch.long)} if tasks_of(model) > 1 else inputs
 
 
 def measure_peak_bytes(

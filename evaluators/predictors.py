@@ -26,9 +26,11 @@ from calibration.spec import CalibrationSpec
 from calibration.temperature import fit_temperature
 from evaluators.calibrated import calibrate
 from evaluators.evaluation import PREDICTIONS_FILE
-from evaluators.exported import Predictor, calibrated_probabilities, load_exported, read_about
+from evaluators.exported import Predictor, calibrated_probabilities, load_exported, read_about, tasks_in
 from evaluators.measurement import median_ms
 from evaluators.shared_prefix import SharedPrefix
+from evaluators.task_calibrator import TaskCalibrator
+from evaluators.tasks import TaskColumns
 from search_space.errors import ExportError
 
 _ROLES = ("validation", "calibration")
@@ -73,7 +75,7 @@ class Ensemble:
         if not texts or self._shared is None:
             return pooled_logits([member.logits(texts) for member in self.members])
         logits = self._shared.logits(self.members[0].inputs(texts))
-        return pooled_logits([one.double().cpu().numpy() for one in logits])
+        return pooled_logits([member.own(one) for member, one in zip(self.members, logits, strict=True)])
 
     @cached_property
     def _shared(self) -> SharedPrefix | None:
@@ -169,11 +171,12 @@ def pooled_logits(logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(len(logits)))
 
 
-def load_ensemble(folders: Sequence[str | Path]) -> Ensemble:
+def load_ensemble(folders: Sequence[str | Path], task: str | None = None) -> Ensemble:
     """Load exported candidates onto one backbone, with the calibrator of their mean that their study asks for.
 
     Args:
         folders: What `paretune export` wrote, at least two, of one study's data.
+        task: Which of several tasks to predict, where they were trained on several.
 
     Raises:
         ExportError: A folder is not an export, or they differ in model, classes, length or calibration labels.
@@ -183,13 +186,15 @@ def load_ensemble(folders: Sequence[str | Path]) -> Ensemble:
     if len(paths) < 2:
         raise ExportError(f"an ensemble needs at least two folders, not {len(paths)}")
     abouts = [read_about(path) for path in paths]
-    for name in ("model", "classes", "max_length"):
+    for name in ("model", "classes", "max_length", "tasks"):
         for path, about in zip(paths, abouts, strict=True):
-            if about[name] != abouts[0][name]:
+            if about.get(name) != abouts[0].get(name):
                 raise ExportError(f"{path} differs from {paths[0]} in its {name}; an ensemble stands on one backbone")
-    fit = _fit_of_mean(paths, CalibrationSpec.model_validate(abouts[0]["calibration"]))
-    first = load_exported(paths[0])
-    rest = [load_exported(path, backbone=first.backbone) for path in paths[1:]]
+    fit = _fit_of_mean(paths, CalibrationSpec.model_validate(abouts[0]["calibration"]), tasks_in(abouts[0]))
+    first = load_exported(paths[0], task=task)
+    rest = [load_exported(path, backbone=first.backbone, task=task) for path in paths[1:]]
+    if isinstance(fit, TaskCalibrator) and task is not None:
+        fit = fit.of(task)
     return Ensemble((first, *rest), fit)
 
 
@@ -223,14 +228,14 @@ def _dropouts(model: nn.Module) -> list[nn.Dropout]:
     return [module for module in model.modules() if isinstance(module, nn.Dropout)]
 
 
-def _fit_of_mean(paths: Sequence[Path], spec: CalibrationSpec) -> Calibrator | None:
+def _fit_of_mean(paths: Sequence[Path], spec: CalibrationSpec, tasks: Sequence[TaskColumns]) -> Calibrator | None:
     """Fit the calibrator of the mean on what each member recorded."""
     recorded = [_recorded(path) for path in paths]
     for path, arrays in zip(paths, recorded, strict=True):
         if any(not np.array_equal(arrays[f"{role}_labels"], recorded[0][f"{role}_labels"]) for role in _ROLES):
             raise ExportError(f"{path} was calibrated on other examples than {paths[0]}; export both from one study")
     logits = {role: pooled_logits([arrays[f"{role}_logits"] for arrays in recorded]) for role in _ROLES}
-    done = calibrate(logits, {role: recorded[0][f"{role}_labels"] for role in _ROLES}, spec)
+    done = calibrate(logits, {role: recorded[0][f"{role}_labels"] for role in _ROLES}, spec, tasks)
     return done.calibrator if done else None
 
 

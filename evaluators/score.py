@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -78,14 +78,47 @@ METERED = ("training_joules",)
 """Metrics that a score has only where the device has a meter."""
 OF_SUBGROUPS = ("worst_subgroup_accuracy", "worst_subgroup_nll")
 """Metrics that a score has only where the task has subgroups."""
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+
+_OF_A_TASK = "/"
+"""Between a metric of quality and the one of several tasks that it is measured on: `accuracy/trec`."""
+
+
+class _Metrics(dict[str, Metric]):
+    """The metrics by name; those of one of several tasks are made when they are asked for."""
+
+    def __missing__(self, name: str) -> Metric:
+        base, slash, task = name.partition(_OF_A_TASK)
+        if not (slash and task and base in self and self[base].on_split):
+            raise KeyError(name)
+        whole = self[base]
+        return replace(whole, name=name, text=f"{whole.text}, on {task}", short=f"{whole.short} {task}")
+
+
+METRICS: Mapping[str, Metric] = _Metrics({metric.name: metric for metric in _ALL})
+"""All metrics by name. Where a study has several tasks, `accuracy` is their mean, and `METRICS["accuracy/trec"]` is
+that of one of them; only the former are in it when it is gone through."""
 
 
 def metric(name: str) -> Metric:
     """Return a metric. Raises ValueError with the allowed names and the nearest one."""
-    if name not in METRICS:
-        raise ValueError(f"there is no metric {name!r}; allowed: {one_of(METRICS)}{did_you_mean(name, METRICS)}")
-    return METRICS[name]
+    try:
+        return METRICS[name]
+    except KeyError:
+        known = f"there is no metric {name!r}; allowed: {one_of(METRICS)}{did_you_mean(name, METRICS)}"
+        raise ValueError(known) from None
+
+
+def task_of(name: str) -> str:
+    """Return the task that a metric is measured on, by its name; empty for all of a study's tasks."""
+    return name.partition(_OF_A_TASK)[2]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of metrics in the order of `METRICS`, those of single tasks behind; other names are left out."""
+    given = list(dict.fromkeys(names))
+    bases = list(METRICS)
+    known = [name for name in given if name.partition(_OF_A_TASK)[0] in METRICS]
+    return sorted(known, key=lambda name: (bool(task_of(name)), bases.index(name.partition(_OF_A_TASK)[0])))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -16,6 +16,7 @@ ROLES = ("train", "validation", "calibration", "test")
 BUILTIN = "builtin:"
 
 Text = Annotated[str, Field(min_length=1, max_length=512)]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 Role = Annotated[str, Field(min_length=1, max_length=128)] | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -91,11 +92,10 @@ class SplitSpec(Strict):
         return self
 
 
-class TaskSpec(Strict):
-    """What is learnt, and from which data.
+class SourceSpec(Strict):
+    """A data set, and how it is read and divided.
 
     Attributes:
-        type: The kind of task.
         dataset: A hub name, a file (CSV, TSV, JSON Lines, Parquet), or a builtin such as `builtin:trec`.
         config: Configuration of a hub data set.
         revision: Revision of a hub data set.
@@ -110,7 +110,6 @@ class TaskSpec(Strict):
         max_evaluation: Most examples of each other role that are used.
     """
 
-    type: Literal["text_classification"] = "text_classification"
     dataset: Text | None = None
     config: Text | None = None
     revision: Text | None = None
@@ -154,10 +153,48 @@ class TaskSpec(Strict):
         return self.subgroup is not None or self.length_bands is not None
 
     @model_validator(mode="after")
-    def _one_source(self) -> TaskSpec:
+    def _one_source(self) -> Self:
+        self._require_source()
+        return self
+
+    def _require_source(self) -> None:
         if (self.dataset is None) == (self.files is None):
             raise ValueError("give either `dataset` or `files`")
-        return self
+
+
+class TaskSpec(SourceSpec):
+    """What is learnt, and from which data: one task, or several that share the backbone.
+
+    Attributes:
+        type: The kind of task.
+        tasks: Several tasks by name, each with a data set of its own, instead of one here.
+    """
+
+    type: Literal["text_classification"] = "text_classification"
+    tasks: Annotated[dict[TaskName, SourceSpec], Field(min_length=2, max_length=64)] | None = None
+
+    @property
+    def sources(self) -> dict[str, SourceSpec]:
+        """Every data set by the name of its task; under an empty name where there is one task."""
+        return self.tasks or {"": self}
+
+    @property
+    def data(self) -> str:
+        """The data, for people."""
+        each = (one.dataset or ", ".join((one.files or {}).values()) for one in self.sources.values())
+        return " and ".join(each)
+
+    def _require_source(self) -> None:
+        if self.tasks is None:
+            super()._require_source()
+        elif odd := [
+            name
+            for name, one in SourceSpec.model_fields.items()
+            if getattr(self, name) != one.get_default(call_default_factory=True)
+        ]:
+            raise ValueError(f"{one_of(odd)} belongs to each of `tasks`, not beside them")
+        elif grouped := [name for name, one in self.tasks.items() if one.has_subgroups]:
+            raise ValueError(f"{one_of(grouped)}: subgroups are scored in studies of one task; take them out here")
 
 
 class TrainingSpec(Strict):

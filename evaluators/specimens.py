@@ -18,6 +18,7 @@ from evaluators.anatomy import anatomy_of
 from evaluators.backbone import head_of
 from evaluators.loftq import remember
 from evaluators.quantization import quantization_config, settle
+from evaluators.task_switch import take_tasks, tasks_of, with_tasks
 from search_space.placement import Anatomy
 
 _WORDS = 64
@@ -101,27 +102,27 @@ TEXT_SPECIMENS = tuple(name for name in SPECIMENS if name not in (*_OF_IMAGES, *
 
 
 @cache
-def tiny(architecture: str) -> tuple[nn.Module, Anatomy]:
+def tiny(architecture: str, tasks: int = 1) -> tuple[nn.Module, Anatomy]:
     """Return a tiny frozen classifier with random weights, the same at every call, and its anatomy."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _build(architecture)
+        model = _build(architecture, tasks)
         for parameter in model.parameters():
             parameter.data += 0.02 * torch.randn(parameter.shape)  # biases and norms are not all alike
     model.eval().requires_grad_(False)
     return model, anatomy_of(model)
 
 
-def without_weights(architecture: str) -> nn.Module:
+def without_weights(architecture: str, tasks: int = 1) -> nn.Module:
     """Return the tiny model on the `meta` device."""
     with torch.device("meta"):
-        return _build(architecture).eval().requires_grad_(False)
+        return _build(architecture, tasks).eval().requires_grad_(False)
 
 
 @cache
-def tiny_quantised(architecture: str, kind: str) -> tuple[nn.Module, Anatomy]:
+def tiny_quantised(architecture: str, kind: str, tasks: int = 1) -> tuple[nn.Module, Anatomy]:
     """Return the tiny model with quantised weights, as a backbone is loaded, and its anatomy."""
-    model, _ = tiny(architecture)
+    model, _ = tiny(architecture, tasks)
     folder = tempfile.mkdtemp(prefix="paretune-specimen-")
     model.save_pretrained(folder)  # type: ignore[operator]
     quantised = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -130,13 +131,19 @@ def tiny_quantised(architecture: str, kind: str) -> tuple[nn.Module, Anatomy]:
         device_map={"": "cpu"},
     )
     quantised.eval().requires_grad_(False)
+    take_tasks(quantised)
     settle(quantised)
     remember(quantised, folder, "main")
     return quantised, anatomy_of(quantised)
 
 
-def batch_of(architecture: str, seed: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Return inputs and labels of four examples, the same for the same seed."""
+def batch_of(architecture: str, seed: int, tasks: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+    """Return inputs and labels of four examples, the same for the same seed; of several tasks each has its turn."""
+    inputs, labels = _batch_of(architecture, seed)
+    return inputs | ({"task_ids": torch.full((len(labels),), seed % tasks)} if tasks > 1 else {}), labels
+
+
+def _batch_of(architecture: str, seed: int) -> tuple[dict[str, Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(_CLASSES, (4,), generator=generator)
     if architecture in _OF_IMAGES:
@@ -149,15 +156,21 @@ def batch_of(architecture: str, seed: int) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def logits_of(model: nn.Module, architecture: str = "bert") -> Tensor:
-    """Return what a model says of one batch, the same at every call."""
+    """Return what a model says of one batch for each of its tasks, the same at every call."""
     model.eval()
+    tasks = tasks_of(model)
     with torch.inference_mode():
-        logits: Tensor = model(**batch_of(architecture, 99)[0]).logits
-    return logits
+        return torch.cat([model(**batch_of(architecture, 99 + task, tasks)[0]).logits for task in range(tasks)])
 
 
-def _build(architecture: str) -> nn.Module:
+def _build(architecture: str, tasks: int) -> nn.Module:
     config = transformers.AutoConfig.for_model(architecture, **_SETTINGS[architecture], num_labels=_CLASSES)
+    model = _classifier(architecture, with_tasks(config, tasks))
+    take_tasks(model)
+    return model
+
+
+def _classifier(architecture: str, config: Any) -> nn.Module:
     if architecture == "deit":  # its automatic class offers a second one, and finds no choice between them
         return transformers.DeiTForImageClassification(config)
     if architecture in _OF_IMAGES:

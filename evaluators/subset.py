@@ -5,7 +5,8 @@ Rungs look at the same rows for every candidate, so that candidates are compared
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from calibration.proper_scores import squared_errors, surprises
 from calibration.softmax import log_softmax
 from calibration.spec import CalibrationSpec
 from evaluators.measurement import macro_f1
+from evaluators.tasks import TaskColumns, averaged
 
 _SEED = 0
 _DRAWS = 100
@@ -64,6 +66,36 @@ def standard_errors(
     found |= _drawn_again(np.exp(logs), labels, spec)
     finite = np.sqrt(max(population - rows, 0) / max(population - 1, 1))
     return {name: float(error * finite) for name, error in found.items()}
+
+
+def errors_by_task(
+    tasks: Sequence[TaskColumns],
+    logits: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    spec: CalibrationSpec,
+    everything: NDArray[np.int64],
+) -> dict[str, float]:
+    """Return what `standard_errors` does; where there are several tasks, of each and of the mean over them.
+
+    Args:
+        tasks: The tasks; none where there is one only.
+        logits: Of the sample, shape [rows, classes].
+        labels: Class indices, shape [rows].
+        spec: Bins and folds.
+        everything: Labels of all rows.
+    """
+    if not tasks:
+        return standard_errors(logits, labels, spec, len(everything))
+    each = {
+        one.name: standard_errors(
+            one.own(logits, labels), one.own_labels(labels), spec, int(one.rows(everything).sum())
+        )
+        for one in tasks
+    }
+    found = averaged(each)
+    for name in next(iter(each.values())):
+        found[name] = math.hypot(*(errors[name] for errors in each.values())) / len(each)
+    return found
 
 
 def _drawn_again(

@@ -84,10 +84,12 @@ class SyntheticRun:
 class SyntheticCoster:
     """Costs of a pretended model of six layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: int = 1) -> None:
         names = [word for word in PROJECTIONS if word not in ("mlp.gate", "embeddings")]
         sites = tuple(_site(name, layer) for layer in range(6) for name in names)
-        self.anatomy = Anatomy("synthetic", hidden_size=64, n_layers=6, sites=sites, blocks=(), head=())
+        self.anatomy = Anatomy(
+            "synthetic", hidden_size=64, n_layers=6, sites=sites, blocks=(), head=(), tasks=tasks
+        )  # fmt: skip
         self.parameters = 1_000_000
 
     def cost(self, candidate: Candidate, within: float | None = None) -> Cost:

@@ -6,7 +6,8 @@ import itertools
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from evaluators.data import Examples, Task
 from evaluators.spec import ROLES, TrainingSpec
+from evaluators.tasks import TaskColumns
 from search_space.files import atomic_write
 
 _POOL = 50  # batches that are sorted by length together
@@ -25,13 +27,24 @@ _POOL = 50  # batches that are sorted by length together
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch. Shapes: [examples, tokens] but for `labels`, which is [examples]."""
+    """A padded batch, of one task where there are several.
+
+    Attributes:
+        inputs: What the model takes. Shapes: [examples, tokens], but for the number of the task, `task_ids`.
+        labels: Class indices among the task's own classes, shape [examples].
+        columns: The task's own columns of the logits: from, and up to; all of them where there is one task.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    columns: tuple[int, int | None] = (0, None)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def own(self, logits: Tensor) -> Tensor:
+        """Return the task's own columns of logits, [examples, classes]."""
+        return logits[:, slice(*self.columns)]
 
 
 @dataclass(frozen=True)
@@ -41,9 +54,10 @@ class Tokens:
     Attributes:
         ids: Token ids of each example, without padding.
         types: Segment ids of each example, or None where the model has none.
-        labels: Class indices.
+        labels: Class indices, among the classes of all tasks.
         padding: Id of the padding token.
         subgroups: The name of each example's subgroup, or None where the study has none.
+        tasks: Whose the classes are, where there are several tasks.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -51,6 +65,7 @@ class Tokens:
     labels: NDArray[np.int64]
     padding: int
     subgroups: NDArray[np.str_] | None = None
+    tasks: tuple[TaskColumns, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -63,14 +78,30 @@ class Tokens:
         return 1.0 - sum(map(sum, lengths)) / sum(max(group) * len(group) for group in lengths)
 
     def batch(self, indices: Sequence[int], device: torch.device) -> Batch:
-        """Return some examples, padded on the right to the longest of them."""
+        """Return some examples of one task, padded on the right to the longest of them.
+
+        Raises:
+            ValueError: They are of several tasks.
+        """
         width = max(len(self.ids[i]) for i in indices)
         inputs = {"input_ids": _padded([self.ids[i] for i in indices], width, self.padding)}
         inputs["attention_mask"] = _padded([(1,) * len(self.ids[i]) for i in indices], width, 0)
         if self.types is not None:
             inputs["token_type_ids"] = _padded([self.types[i] for i in indices], width, 0)
-        labels = torch.from_numpy(self.labels[np.asarray(indices)])
-        return Batch({name: tensor.to(device) for name, tensor in inputs.items()}, labels.to(device))
+        labels = self.labels[np.asarray(indices)]
+        columns: tuple[int, int | None] = (0, None)
+        if self.tasks:
+            number = self._task_of(labels)
+            inputs["task_ids"] = torch.full((len(labels),), number)
+            columns = self.tasks[number].start, self.tasks[number].stop
+        on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
+        return Batch(on_device, torch.from_numpy(labels - columns[0]).to(device), columns)
+
+    def _task_of(self, labels: NDArray[np.int64]) -> int:
+        found = [number for number, one in enumerate(self.tasks) if one.rows(labels).all()]
+        if not found:
+            raise ValueError("a batch holds examples of one task")
+        return found[0]
 
     def in_order(self, size: int, device: torch.device) -> Iterator[tuple[list[int], Batch]]:
         """Yield every example once, the longest first, each batch with the positions that it holds."""
@@ -78,37 +109,69 @@ class Tokens:
             yield indices, self.batch(indices, device)
 
     def by_length(self, size: int, rows: Iterable[int] | None = None) -> list[list[int]]:
-        """Return the positions of every example once, or of some of them, the longest first, in batches."""
-        order = sorted(map(int, range(len(self.ids)) if rows is None else rows), key=lambda i: -len(self.ids[i]))
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        """Return the positions of every example once, or of some, the longest first, in batches of one task each."""
+        chosen = None if rows is None else set(map(int, rows))
+        batches = []
+        for members in self._members:
+            wanted = [one for one in members.tolist() if chosen is None or one in chosen]
+            order = sorted(wanted, key=lambda i: -len(self.ids[i]))
+            batches += [order[start : start + size] for start in range(0, len(order), size)]
+        return sorted(batches, key=lambda batch: -len(self.ids[batch[0]]))
+
+    @cached_property
+    def _members(self) -> list[NDArray[np.int64]]:
+        """Positions of the examples of each task; of all where there is one."""
+        if not self.tasks:
+            return [np.arange(len(self.ids))]
+        return [np.flatnonzero(one.rows(self.labels)) for one in self.tasks]
 
     def shuffled(self, size: int, seed: int) -> Iterator[list[int]]:
-        """Yield the positions of training batches for ever: a new order each pass, like lengths together."""
+        """Yield the positions of training batches for ever: a new order each pass, like lengths together.
+
+        Each batch is of one task. In a pass the batches of all tasks come in a random order, so that tasks take turns
+        in proportion to their examples (Liu et al. 2019, arXiv:1901.11504, algorithm 1).
+        """
         generator = np.random.default_rng(seed)
         while True:
             yield from self._pass(size, generator)
 
     def first_pass(self, size: int, seed: int) -> list[list[int]]:
-        """Return the batches of the first pass of `shuffled`, and a last one of the examples that it leaves out."""
+        """Return the batches of the first pass of `shuffled`, and last ones of the examples that it leaves out."""
         batches = self._pass(size, np.random.default_rng(seed))
-        left = sorted(set(range(len(self.ids))) - {position for batch in batches for position in batch})
-        return [*batches, left] if left else batches
+        used = {position for batch in batches for position in batch}
+        left = [[position for position in members.tolist() if position not in used] for members in self._members]
+        return [*batches, *filter(None, left)]
 
     def _pass(self, size: int, generator: np.random.Generator) -> list[list[int]]:
-        size = min(size, len(self.ids))
-        order = generator.permutation(len(self.ids))
         batches: list[list[int]] = []
+        for members in self._members:
+            batches += self._pass_over(members, min(size, len(members)), generator)
+        return [batches[position] for position in generator.permutation(len(batches))]
+
+    def _pass_over(self, members: NDArray[np.int64], size: int, generator: np.random.Generator) -> Iterator[list[int]]:
+        order = generator.permutation(members)
         for start in range(0, len(order), size * _POOL):
             pool = order[start : start + size * _POOL].tolist()
             whole = len(pool) - len(pool) % size  # what is left over is left by chance, before lengths are looked at
             pool = sorted(pool[:whole], key=lambda i: len(self.ids[i]))
-            batches.extend(pool[at : at + size] for at in range(0, whole, size))
-        return [batches[position] for position in generator.permutation(len(batches))]
+            yield from (pool[at : at + size] for at in range(0, whole, size))
 
 
 def tokenise(task: Task, tokenizer: Any, training: TrainingSpec) -> dict[str, Tokens]:
     """Tokenise every role of a task, cutting at `training.max_length` tokens."""
-    return {role: _tokenise(one, tokenizer, training.max_length) for role, one in task.roles.items()}
+    return {role: _tokenise_tasks(one, task.tasks, tokenizer, training.max_length) for role, one in task.roles.items()}
+
+
+def _tokenise_tasks(examples: Examples, tasks: tuple[TaskColumns, ...], tokenizer: Any, max_length: int) -> Tokens:
+    """Tokenise one role; each of several tasks by itself, for some have pairs of texts."""
+    if not tasks:
+        return _tokenise(examples, tokenizer, max_length)
+    each = [_tokenise(examples.take(np.flatnonzero(one.rows(examples.labels))), tokenizer, max_length) for one in tasks]
+    types = None
+    if any(one.types is not None for one in each):
+        types = tuple(row for one in each for row in one.types or ((0,) * len(ids) for ids in one.ids))
+    labels = np.concatenate([one.labels for one in each])
+    return Tokens(tuple(row for one in each for row in one.ids), types, labels, each[0].padding, tasks=tasks)
 
 
 def _tokenise(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
@@ -142,6 +205,7 @@ class TokenFolder:
         examples: Number of examples of each role.
         longest: Tokens of the longest example of each role.
         subgroups: Names of the subgroups, by number.
+        tasks: Whose the classes are, where there are several tasks.
     """
 
     folder: Path
@@ -150,20 +214,22 @@ class TokenFolder:
     examples: dict[str, int]
     longest: dict[str, int]
     subgroups: tuple[str, ...] = ()
+    tasks: tuple[TaskColumns, ...] = ()
 
     def read(self, role: str) -> Tokens:
         """Read one role."""
         arrays = safetensors.numpy.load_file(self.folder / f"{role}.safetensors")
         types = _split(arrays["types"], arrays["lengths"]) if "types" in arrays else None
         names = np.array(self.subgroups)[arrays["subgroups"]] if self.subgroups else None
-        ids = _split(arrays["ids"], arrays["lengths"])
-        return Tokens(ids, types, arrays["labels"], int(arrays["padding"][0]), names)
+        ids, padding = _split(arrays["ids"], arrays["lengths"]), int(arrays["padding"][0])
+        return Tokens(ids, types, arrays["labels"], padding, names, self.tasks)
 
     @classmethod
     def open(cls, folder: Path) -> TokenFolder:
         """Open a folder that `write_tokens` wrote. Raises FileNotFoundError."""
         about = json.loads((folder / "task.json").read_text())
         about |= {name: tuple(about[name]) for name in ("classes", "subgroups") if name in about}
+        about["tasks"] = tuple(TaskColumns(**one) for one in about.get("tasks", ()))
         return cls(folder, **about)
 
 
@@ -190,6 +256,7 @@ def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Pat
         "examples": {role: len(tokens[role].ids) for role in ROLES},
         "longest": {role: tokens[role].longest for role in ROLES},
         "subgroups": names,
+        "tasks": [asdict(one) for one in task.tasks],
     }
     atomic_write(folder / "task.json", json.dumps(about, indent=1))
     return TokenFolder.open(folder)

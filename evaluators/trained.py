@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calibration.calibrators import held_out_log_probabilities
-from calibration.proper_scores import nll_from_logits
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import checkpoint_activations, load
@@ -27,12 +26,20 @@ from evaluators.clock import Clock
 from evaluators.energy import meter_if_any
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, PREFIX_FOLDER, STATE_FILE, EvaluatorSpec
 from evaluators.hooks import Schooling, hooks_of
-from evaluators.measurement import calibrated_quality, latency_ms, predict_logits, quality, subgroup_quality
+from evaluators.measurement import (
+    calibrated_quality,
+    held_out_quality,
+    latency_ms,
+    predict_logits,
+    quality,
+    subgroup_quality,
+)
 from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of, loss_of_recipe
 from evaluators.prefix_cache import Portion, PrefixCache
 from evaluators.score import Score, Split
-from evaluators.subset import some_rows, standard_errors
+from evaluators.subset import errors_by_task, some_rows
+from evaluators.tasks import by_task
 from evaluators.tokens import Batch, TokenFolder, Tokens
 from evaluators.variants import Bench, FinalistLogits, make_variants
 from search_space.candidate import Candidate
@@ -53,7 +60,7 @@ class TrainedEvaluator:
         self.spec = spec
         torch.set_num_threads(max(1, round(spec.cpus)))
         self.folder = TokenFolder.open(Path(spec.tokens))
-        self.backbone = load(spec.model, len(self.folder.classes))
+        self.backbone = load(spec.model, len(self.folder.classes), max(1, len(self.folder.tasks)))
         self.anatomy = anatomy_of(self.backbone.model)
         self.tokens = {role: self.folder.read(role) for role in ("train", "validation", "calibration")}
         validation = self.tokens["validation"].labels
@@ -135,11 +142,11 @@ class TrainedRun:
         tokens = self.evaluator.folder.read("test")
         logits = self.predict("test", tokens)
         spec = self.evaluator.spec.calibration
-        values, after = quality(logits, tokens.labels, spec), None
+        tasks, after = tokens.tasks, None
+        values = by_task(tasks, partial(quality, spec=spec), tokens.labels, logits)
         if self.calibrated is not None:
             after = held_out_log_probabilities(self.calibrated.calibrator, logits)
-            values |= calibrated_quality(logits, after, tokens.labels, spec)
-            values["calibrated_nll"] = nll_from_logits(after, tokens.labels)
+            values |= by_task(tasks, partial(held_out_quality, spec=spec), tokens.labels, logits, after)
         values |= subgroup_quality(logits, tokens.labels, tokens.subgroups, spec, after)
         if folder is not None:
             FinalistLogits(logits, tokens.labels, *make_variants(self._bench(tokens), spec)).save(folder)
@@ -201,7 +208,7 @@ class TrainedRun:
                 batch = self.portion.tokens.batch(part, self.evaluator.backbone.device)
             with self.clock.phase("forward"):
                 logits = forward(self.portion, part, batch)
-                loss = loss_of_recipe(logits, batch.labels, self.attached.candidate.recipe)
+                loss = loss_of_recipe(batch.own(logits), batch.labels, self.attached.candidate.recipe)
                 loss = loss * (len(part) / len(indices))
                 loss = self.hooks.penalised(loss) if start == 0 else loss
             with self.clock.phase("backward"):
@@ -229,7 +236,8 @@ class TrainedRun:
         classes, size = len(self.evaluator.folder.classes), self.evaluator.spec.training.evaluation_batch_size
         forward = partial(self.forward, self.evaluator.portion(role, tokens))
         logits = predict_logits(forward, tokens, classes, size, self.evaluator.backbone.device, rows)
-        if not np.isfinite(logits).all():
+        finite = np.isfinite(logits)
+        if not (finite | np.isneginf(logits) if tokens.tasks else finite).all():
             raise EvaluationError("diverged", f"the logits are not finite at step {self.step}")
         return logits
 
@@ -241,8 +249,9 @@ class TrainedRun:
     def _quality(
         self, logits: NDArray[np.float64], labels: NDArray[np.int64], subgroups: NDArray[np.str_] | None
     ) -> dict[str, float]:
-        spec = self.evaluator.spec.calibration
-        return quality(logits, labels, spec) | subgroup_quality(logits, labels, subgroups, spec)
+        spec, tasks = self.evaluator.spec.calibration, self.evaluator.folder.tasks
+        values = by_task(tasks, partial(quality, spec=spec), labels, logits)
+        return values | subgroup_quality(logits, labels, subgroups, spec)
 
     def _look(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return quality on validation, and its standard errors where a rung looks at some rows only."""
@@ -254,17 +263,19 @@ class TrainedRun:
             return self._validate(), {}
         logits, labels = self.predict("validation", tokens, rows), tokens.labels[rows]
         subgroups = None if tokens.subgroups is None else tokens.subgroups[rows]
-        return self._quality(logits, labels, subgroups), standard_errors(logits, labels, spec, len(tokens.ids))
+        errors = errors_by_task(tokens.tasks, logits, labels, spec, tokens.labels)
+        return self._quality(logits, labels, subgroups), errors
 
     def _calibrate(self) -> dict[str, float]:
         """Fit the calibrator, and score validation with it or with others like it."""
         tokens, spec = self.evaluator.tokens, self.evaluator.spec.calibration
         self.logits["calibration"] = self.predict("calibration", tokens["calibration"])
-        self.calibrated = calibrate(self.logits, {role: tokens[role].labels for role in self.logits}, spec)
+        tasks, labels = tokens["validation"].tasks, {role: tokens[role].labels for role in self.logits}
+        self.calibrated = calibrate(self.logits, labels, spec, tasks)
         if self.calibrated is None:
             return {}
-        after = self.calibrated.validation
-        return calibrated_quality(self.logits["validation"], after, tokens["validation"].labels, spec)
+        measure = partial(calibrated_quality, spec=spec)
+        return by_task(tasks, measure, labels["validation"], self.logits["validation"], self.calibrated.validation)
 
     def _measure(self) -> dict[str, float]:
         """Measure what needs the end of training: bytes, memory, times. The state is kept before, for it changes."""
@@ -287,7 +298,7 @@ class TrainedRun:
 
 
 def _loss_on(model: nn.Module, batch: Batch) -> Tensor:
-    return loss_of(model(**batch.inputs).logits, batch.labels, 0.0)
+    return loss_of(batch.own(model(**batch.inputs).logits), batch.labels, 0.0)
 
 
 @contextmanager

@@ -168,8 +168,10 @@ def laplace_variant(bench: Bench, _spec: CalibrationSpec) -> Variant:
     """Spread the last layer's weights.
 
     Raises:
-        UnsupportedError: The last layer sees tokens one by one, not examples.
+        UnsupportedError: The last layer sees tokens one by one, not examples, or is that of several tasks.
     """
+    if bench.train.tasks:
+        raise UnsupportedError("its last layer is that of several tasks; Laplace is for one")
     layer = last_layer(bench.attached)
     fit = _fit(bench, layer)
     logits = {

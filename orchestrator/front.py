@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from evaluators.score import METRICS, Cost, Direction, Metric
+from evaluators.score import METRICS, Cost, Direction, Metric, in_order
 from orchestrator.dominance import FloatArray, non_dominated, normalized_hypervolume, probability_non_dominated
 from orchestrator.member import Estimate, Member
 from orchestrator.pick import Pick, choose, cost_of
@@ -92,7 +92,7 @@ class Front:
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat row for each member and neighbour, all with the same columns; None where nothing is known."""
         candidates = (*self.members, *self.neighbours)
-        names = [name for name in METRICS if any(name in member.known for member in candidates)]
+        names = in_order(name for member in candidates for name in member.known)
         return [self._row(member, names) for member in candidates]
 
     def _row(self, member: Member, names: Sequence[str]) -> dict[str, Any]:

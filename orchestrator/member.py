@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scipy.special import stdtrit
 
-from evaluators.score import METRICS, Score
+from evaluators.score import METRICS, Score, in_order
 from search_space.notation import write, write_parts
 
 if TYPE_CHECKING:
@@ -134,5 +134,5 @@ def _score(trial: Trial) -> Score:
 def _estimates(scores: Sequence[Score | None]) -> dict[str, Estimate]:
     """Estimate each metric that all seeds have, over those seeds that were scored."""
     scored = [score.values for score in scores if score is not None]
-    names = [name for name in METRICS if scored and all(name in values for values in scored)]
+    names = in_order(name for name in (scored[0] if scored else ()) if all(name in values for values in scored))
     return {name: Estimate.of([values[name] for values in scored]) for name in names}

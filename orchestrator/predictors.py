@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from calibration.bootstrap import Statistic, paired_difference
 from calibration.calibrators import held_out_log_probabilities
 from calibration.conformal import Coverage
-from calibration.proper_scores import nll_from_logits, surprises
+from calibration.proper_scores import surprises
 from calibration.sets import fit_sets
 from calibration.softmax import log_softmax
 from calibration.spec import CalibrationSpec
@@ -29,8 +30,10 @@ from calibration.subgroup_temperatures import fit_subgroup_temperatures
 from calibration.subgroups import subgroup_scores
 from evaluators.calibrated import calibrate
 from evaluators.evaluation import PREDICTIONS_FILE
-from evaluators.measurement import calibrated_quality, quality
+from evaluators.measurement import calibrated_quality, held_out_quality, quality
 from evaluators.predictors import pooled_logits
+from evaluators.tasks import TaskColumns, averaged, by_task
+from evaluators.tokens import TokenFolder
 from evaluators.variants import FinalistLogits
 from orchestrator.front import Front
 from orchestrator.member import Member
@@ -106,6 +109,7 @@ class _Finalist:
     labels: Mapping[str, NDArray[np.int64]]
     extra: Mapping[str, Mapping[str, float]]
     subgroups: Subgroups | None
+    tasks: tuple[TaskColumns, ...] = ()
 
 
 def predictor_points(
@@ -193,18 +197,20 @@ def _scored(
     spec: CalibrationSpec,
 ) -> PredictorPoint:  # fmt: skip
     labels = members[0].labels
-    done = calibrate(logits, labels, spec)
-    values = {role: quality(logits[role], labels[role], spec) for role in ("validation", "test")}
+    tasks = members[0].tasks
+    done = calibrate(logits, labels, spec, tasks)
+    plain = partial(quality, spec=spec)
+    values = {role: by_task(tasks, plain, labels[role], logits[role]) for role in ("validation", "test")}
     after = log_softmax(logits["test"])
     if done is not None:
         after = held_out_log_probabilities(done.calibrator, logits["test"])
-        values["validation"] |= calibrated_quality(logits["validation"], done.validation, labels["validation"], spec)
-        values["test"] |= calibrated_quality(logits["test"], after, labels["test"], spec)
-        values["test"]["calibrated_nll"] = nll_from_logits(after, labels["test"])
+        mended, held_out = partial(calibrated_quality, spec=spec), partial(held_out_quality, spec=spec)
+        values["validation"] |= by_task(tasks, mended, labels["validation"], logits["validation"], done.validation)
+        values["test"] |= by_task(tasks, held_out, labels["test"], logits["test"], after)
     trials = tuple(sorted({int(one.trial.origin) for one in members}))
     keys = tuple(one.trial.key for one in members)
     name = f"{kind}-{'-'.join(map(str, trials))}"
-    sets = _conformal(logits["calibration"], labels["calibration"], after, labels["test"], spec)
+    sets = _conformal_each(tasks, logits["calibration"], labels["calibration"], after, labels["test"], spec)
     of_parts = _by_subgroup(logits, labels, after, members[0].subgroups, spec)
     return PredictorPoint(
         name, kind, trials, keys, passes, dict(costs), values["validation"], values["test"], sets, of_parts
@@ -232,6 +238,30 @@ def _by_subgroup(
 
 def _mean_of_rows(values: NDArray[np.float64]) -> Statistic:
     return lambda rows: float(values[rows].mean())
+
+
+def _conformal_each(
+    tasks: Sequence[TaskColumns], logits: NDArray[np.float64], labels: NDArray[np.int64], test: NDArray[np.float64],
+    test_labels: NDArray[np.int64], spec: CalibrationSpec,
+) -> dict[str, Mapping[str, float] | None]:  # fmt: skip
+    """Return what `_conformal` does; where there are several tasks, for each by itself, and the mean over them."""
+    if not tasks:
+        return _conformal(logits, labels, test, test_labels, spec)
+    each = {
+        one.name: _conformal(
+            one.own(logits, labels),
+            one.own_labels(labels),
+            one.own(test, test_labels),
+            one.own_labels(test_labels),
+            spec,
+        )
+        for one in tasks
+    }
+    found: dict[str, Mapping[str, float] | None] = {}
+    for method in next(iter(each.values())):
+        known = {task: one for task, sets in each.items() if (one := sets[method]) is not None}
+        found[method] = averaged(known) if len(known) == len(each) else None
+    return found
 
 
 def _conformal(
@@ -270,4 +300,12 @@ def _read(trial: Trial, folder: Path, subgroups: Subgroups | None) -> _Finalist 
         for name, one in left.variants.items()
     }
     said = {name: one.logits for name, one in left.variants.items()}
-    return _Finalist(trial, {"single": own} | said, labels, extra, subgroups)
+    return _Finalist(trial, {"single": own} | said, labels, extra, subgroups, _tasks(folder))
+
+
+def _tasks(folder: Path) -> tuple[TaskColumns, ...]:
+    """Return the tasks of the study in a folder; none where it has one, or left no tokens there."""
+    try:
+        return TokenFolder.open(folder / "tokens").tasks
+    except FileNotFoundError:
+        return ()

@@ -16,7 +16,8 @@ import numpy as np
 from evaluators.costing import Coster, meta_coster
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import OF_SUBGROUPS, Cost
-from evaluators.spec import ModelSpec, TrainingSpec
+from evaluators.spec import ModelSpec
+from evaluators.tasks import TaskColumns
 from evaluators.tokens import TokenFolder, write_tokens
 from orchestrator.front import reference_point
 from orchestrator.home import Home
@@ -53,9 +54,10 @@ class Prepared:
         coster: Tells costs before training.
         limits: Hard limits by metric.
         evaluator: What the actors build.
-        classes: Names of the task's classes.
+        classes: Names of the classes, of all tasks.
         points: The only candidates that can be trained, where a table is searched.
         attention: What was measured of its implementations; None where nothing was.
+        tasks: Whose the classes are, where there are several tasks.
     """
 
     space: Space
@@ -65,6 +67,12 @@ class Prepared:
     classes: tuple[str, ...]
     points: Points | None = None
     attention: dict[str, Any] | None = None
+    tasks: tuple[TaskColumns, ...] = ()
+
+    @property
+    def most_classes(self) -> int:
+        """Classes of the task that has the most, at least 2: no task is guessed worse."""
+        return max((2, *(one.stop - one.start for one in self.tasks))) if self.tasks else max(2, len(self.classes))
 
     @cached_property
     def tally(self) -> Tally:
@@ -118,7 +126,7 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
         _require_subgroups(spec, tokens)
     attention = _attention(spec, tokens, attention)
     model = model_with(spec.model, attention)
-    coster = _coster(model, spec.training, tokens)
+    coster = _coster(spec, model, tokens)
     space = bind(spec.space, coster.anatomy)
     steps = full_steps(spec, tokens.examples["train"] if tokens else 1000)
     evaluator = EvaluatorSpec(
@@ -134,7 +142,8 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
     classes = tokens.classes if tokens else ("a", "b")
     limits = spec.budgets.limits(coster.parameters)
     limits = limits if tokens is None else _on_device(limits, model)
-    prepared = Prepared(space, coster, limits, evaluator, classes, attention=attention)
+    tasks = tokens.tasks if tokens else ()
+    prepared = Prepared(space, coster, limits, evaluator, classes, attention=attention, tasks=tasks)
     if "trainable_params" in prepared.limits:
         require_fitting(space, prepared.tally, prepared.limits["trainable_params"])
     return prepared
@@ -179,7 +188,7 @@ def note_facts(store: StudyStore, prepared: Prepared) -> None:
     store.note("environment", environment() | {"attention": prepared.attention})
     if store.noted("reference_point") is None:
         point = reference_point(
-            store.spec, prepared.limits, len(prepared.classes), prepared.coster.parameters, _full_cost(prepared.coster)
+            store.spec, prepared.limits, prepared.most_classes, prepared.coster.parameters, _full_cost(prepared.coster)
         )
         store.note("reference_point", point)
 
@@ -246,12 +255,13 @@ def _attention(spec: StudySpec, tokens: TokenFolder | None, known: dict[str, Any
     return fastest_attention(spec.model, spec.training, tokens.read("train"), len(tokens.classes), threads).to_json()
 
 
-def _coster(model: ModelSpec, training: TrainingSpec, tokens: TokenFolder | None) -> Coster:
+def _coster(spec: StudySpec, model: ModelSpec, tokens: TokenFolder | None) -> Coster:
     if tokens is None:
         from evaluators.synthetic import SyntheticCoster
 
-        return SyntheticCoster()
-    return meta_coster(model, len(tokens.classes), training, tokens.longest["train"])
+        return SyntheticCoster(len(spec.task.sources))
+    classes, tasks = len(tokens.classes), max(1, len(tokens.tasks))
+    return meta_coster(model, classes, spec.training, tokens.longest["train"], tasks)
 
 
 def _full_cost(coster: Coster) -> Cost | None:

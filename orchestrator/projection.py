@@ -269,7 +269,7 @@ def _study_params(spec: StudySpec) -> dict[str, str]:
     budgets = spec.budgets.model_dump(mode="json", exclude_none=True)
     return {
         "model": spec.model.name,
-        "dataset": spec.task.dataset or json.dumps(spec.task.files),
+        "dataset": ", ".join(one.dataset or json.dumps(one.files) for one in spec.task.sources.values()),
         "objectives": ", ".join(f"{one.direction} {one.metric}" for one in spec.objectives),
         "space.preset": spec.space.preset,
         "search.sampler": spec.search.sampler,

@@ -54,7 +54,7 @@ class Proposals:
     @cached_property
     def _forest(self) -> Forest:
         backbone = self.prepared.coster.parameters
-        worst = reference_point(self.spec, self.prepared.limits, max(2, len(self.prepared.classes)), backbone)
+        worst = reference_point(self.spec, self.prepared.limits, self.prepared.most_classes, backbone)
         return Forest(self.spec.objectives, worst, self.prepared.evaluator.steps, self._layers)
 
     def _pool(self, number: int) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from calibration.spec import CalibrationSpec
-from evaluators.score import METERED, METRICS, OF_SUBGROUPS, Direction, metric
+from evaluators.score import METERED, METRICS, OF_SUBGROUPS, Direction, metric, task_of
 from evaluators.spec import ModelSpec, SyntheticSpec, TaskSpec, TrainingSpec
 from search_space.budgets import BudgetSpec
 from search_space.errors import Problem, SpecError, did_you_mean, one_of
@@ -186,7 +186,7 @@ class StudySpec(Strict):
     @classmethod
     def _have_subgroups(cls, objectives: tuple[Objective, ...], info: ValidationInfo) -> tuple[Objective, ...]:
         task = info.data.get("task")
-        asked = [objective.metric for objective in objectives if objective.metric in OF_SUBGROUPS]
+        asked = [one.metric for one in objectives if one.metric.partition("/")[0] in OF_SUBGROUPS]
         if asked and task is not None and not task.has_subgroups:
             raise ValueError(
                 f"{asked[0]} needs subgroups; name their column in task.subgroup, or give task.length_bands"
@@ -200,6 +200,17 @@ class StudySpec(Strict):
         if budgets is not None and budgets.memory is None and training.accumulate == "auto":
             raise ValueError("`accumulate: auto` divides steps until budgets.memory is kept; give that, or a number")
         return training
+
+    @field_validator("objectives")
+    @classmethod
+    def _of_its_tasks(cls, objectives: tuple[Objective, ...], info: ValidationInfo) -> tuple[Objective, ...]:
+        task = info.data.get("task")
+        known = list(task.tasks or ()) if task is not None else []
+        for name in (one.metric for one in objectives if task_of(one.metric)):
+            if task is not None and task_of(name) not in known:
+                names = one_of(known) or "none by a name"
+                raise ValueError(f"{name}: the study's tasks are {names}{did_you_mean(task_of(name), known)}")
+        return objectives
 
     @field_validator("resources")
     @classmethod
@@ -293,10 +304,21 @@ def _is_union_tag(part: object) -> bool:
 def _keys_at(path: list[Any]) -> list[str]:
     """Return the keys that the model at a path takes."""
     model: Any = StudySpec
-    for part in path:
+    for part in _without_task_names(path):
         if not isinstance(part, str) or part not in getattr(model, "model_fields", {}):
             return ["maximize", "minimize"] if path[0] == "objectives" else []
         annotation = model.model_fields[part].annotation
-        options = [annotation, *get_args(annotation)]
-        model = next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        model = next((one for one in _within(annotation) if isinstance(one, type) and issubclass(one, BaseModel)), None)
     return list(getattr(model, "model_fields", {}))
+
+
+def _without_task_names(path: list[Any]) -> list[Any]:
+    """Return a path without the name of one of several tasks, which stands where the keys of a data set begin."""
+    return [*path[:2], *path[3:]] if path[:2] == ["task", "tasks"] else path
+
+
+def _within(annotation: Any) -> Iterator[Any]:
+    """Yield a type and what it is made of."""
+    yield annotation
+    for one in get_args(annotation):
+        yield from _within(one)

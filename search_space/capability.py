@@ -31,6 +31,11 @@ def why_not_quantised(method: str, check: str, quantization: str) -> str:
     return str(failed.get("attaches") or failed.get(check, ""))
 
 
+def why_not_per_task(method: str) -> str:
+    """Return why a method cannot have an adapter for each of several tasks; empty where it can, or was never tried."""
+    return str(_table()["per_task"].get(method, ""))
+
+
 def can(method: str, check: str) -> tuple[str, ...]:
     """Return the architectures on which a method passes a check."""
     tried = _table()["methods"].get(method, {})

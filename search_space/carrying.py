@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from search_space.capability import trains_quantised, why_not, why_not_quantised
+from search_space.candidate import Part
+from search_space.capability import trains_quantised, why_not, why_not_per_task, why_not_quantised
 from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
-from search_space.registry import Method, methods
+from search_space.registry import PER_TASK, Method, methods
 
 _TO_TRAIN = ("attaches", "trains", "reloads")
 
@@ -31,6 +32,35 @@ def require_carried(rule: Method, anatomy: Anatomy) -> None:
             )
 
 
+def is_per_task(part: Part) -> bool:
+    """Whether a part has an adapter for each task."""
+    return dict(part.knobs).get(PER_TASK.name) is True
+
+
+def require_per_task(rule: Method, anatomy: Anatomy) -> None:
+    """Refuse an adapter for each task where there is one task, or where it was tried and cannot be.
+
+    Raises:
+        UnsupportedError: It cannot; the message says why.
+    """
+    require_several_tasks(Part(rule.name, ((PER_TASK.name, True),)), anatomy)
+    if reason := why_not_per_task(rule.name):
+        raise UnsupportedError(f"{rule.name}.per_task: it cannot have an adapter for each task: {reason}")
+
+
+def require_several_tasks(part: Part, anatomy: Anatomy) -> None:
+    """Raise UnsupportedError where a part tells tasks apart and there is one."""
+    rule = methods()[part.method]
+    if anatomy.tasks < 2 and rule.several_tasks:
+        raise UnsupportedError(
+            f"{rule.name} tells several tasks apart, and this study has one; list them under task.tasks, or use lora"
+        )
+    if not is_per_task(part):
+        return
+    if anatomy.tasks < 2:
+        raise UnsupportedError(f"{rule.name}.per_task: this study has one task; list several under task.tasks")
+
+
 def require_quantised(rule: Method, anatomy: Anatomy) -> None:
     """Raise UnsupportedError where a method starts from quantised weights and there are none."""
     if rule.quantised_only and anatomy.quantization == "none":
@@ -52,6 +82,7 @@ def instead_of(rule: Method, architecture: str = "", kind: str = "") -> str:
         for one in methods().values()
         if one.route == "inject"
         and not one.quantised_only
+        and not one.several_tasks
         and (not kind or kind in one.placement.kinds)
         and (not architecture or not any(why_not(one.name, c, architecture) for c in _TO_TRAIN))
     ]

@@ -185,6 +185,7 @@ class Anatomy:
         blocks: Every layer, by number.
         head: Paths of the modules after the backbone (classifier, score, lm_head), outermost only.
         quantization: How the frozen weights are quantised, as a study file says it; `none` where they are not.
+        tasks: How many tasks the model is for.
     """
 
     architecture: str
@@ -194,6 +195,7 @@ class Anatomy:
     blocks: tuple[Block, ...]
     head: tuple[str, ...]
     quantization: str = "none"
+    tasks: int = 1
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -261,7 +263,7 @@ class Anatomy:
         Raises:
             DataError: The value has another form.
         """
-        given = {"quantization": "none"} | data if isinstance(data, dict) else data
+        given = {"quantization": "none", "tasks": 1} | data if isinstance(data, dict) else data
         record = _record(given, "anatomy", _ANATOMY_FIELDS, DataError)
         sites = tuple(_site(item) for item in record.pop("sites"))
         blocks = tuple(_block(item) for item in record.pop("blocks"))
@@ -370,6 +372,7 @@ _ANATOMY_FIELDS: _Fields = {
     "blocks": (list,),
     "head": (list,),
     "quantization": (str,),
+    "tasks": (int,),
 }
 
 

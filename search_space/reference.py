@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from search_space.capability import can, conversion_error, trains_quantised, tried_on, why_not
+from search_space.capability import can, conversion_error, trains_quantised, tried_on, why_not, why_not_per_task
 from search_space.files import atomic_write
 from search_space.hybrids import NAMED
 from search_space.knobs import Knob
-from search_space.registry import Method, methods
+from search_space.registry import PER_TASK, Method, methods
 from search_space.unsupported import UNSUPPORTED
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "method-reference.md"
@@ -25,7 +25,8 @@ evaluators.capabilities`); a test keeps it true. `paretune methods NAME` prints 
 *trains on*: architectures on which it was attached, trained, counted from shapes and reloaded to equal outputs.
 *merges on*: architectures on which the merged model's outputs were equal. *to LoRA*: whether a trained one can be made
 a plain LoRA of rank 32, and what share of its effect on a tiny model's logits that got wrong; servers that know LoRA
-alone can then serve it. *quantised*: the kinds of `model.quantization` on which it was trained and reloaded.
+alone can then serve it. *quantised*: the kinds of `model.quantization` on which it was trained and reloaded. *tasks*:
+what it does where a study has several tasks.
 """
 
 
@@ -35,8 +36,7 @@ def page() -> str:
     heads = ["method", "family", "knobs", "trains on", "merges on", "to LoRA", "quantised"]
     lines = [_HEAD, f"| {' | '.join(heads)} |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for one in known:
-        knobs = ", ".join(f"`{knob.name}`" for knob in one.knobs) or "none"
-        cells = [f"[{one.name}](#{one.name})", one.family, knobs]
+        cells = [f"[{one.name}](#{one.name})", one.family, own_knobs(one)]
         cells += [trains_on(one), merges_on(one), converts(one), quantised(one)]
         lines.append(f"| {' | '.join(cells)} |")
     for one in known:
@@ -46,6 +46,11 @@ def page() -> str:
     lines += ["", "## Types of peft that cannot be searched", "", "| type | why |", "| --- | --- |"]
     lines += [f"| `{name}` | {reason} |" for name, reason in UNSUPPORTED.items()]
     return "\n".join(lines) + "\n"
+
+
+def own_knobs(one: Method) -> str:
+    """Return the names of a method's knobs, without the one that most methods have."""
+    return ", ".join(f"`{knob.name}`" for knob in one.knobs if knob is not PER_TASK) or "none"
 
 
 def trains_on(one: Method) -> str:
@@ -78,6 +83,16 @@ def quantised(one: Method) -> str:
     return ", ".join(trains_quantised(one.name)) or "no"
 
 
+def tasks(one: Method) -> str:
+    """Return what a method can do with several tasks."""
+    if one.several_tasks:
+        return "for studies of several, which it tells apart itself"
+    if PER_TASK not in one.knobs:
+        return "one for all"
+    reason = why_not_per_task(one.name)
+    return f"one for all ({reason})" if reason else "one for all, or with `per_task=true` one for each"
+
+
 def knob_values(knob: Knob) -> str:
     """Return what a knob may be, its default, and whether other sizes may be given."""
     values = ", ".join(_word(value) for value in knob.values)
@@ -94,7 +109,10 @@ def _section(one: Method) -> Iterator[str]:
     yield f"- learning rate: {rates.low:g} to {rates.high:g}, default {rates.default:g}"
     yield f"- placement: {_placement(one)}"
     for knob in one.knobs:
-        yield f"- `{knob.name}`: {knob.text}. {knob_values(knob)}"
+        if knob is not PER_TASK:
+            yield f"- `{knob.name}`: {knob.text}. {knob_values(knob)}"
+    if one.route not in ("head", "full"):
+        yield f"- tasks: {tasks(one)}"
 
 
 def _placement(one: Method) -> str:

@@ -16,12 +16,15 @@ from typing import Any, Literal
 from search_space.candidate import Part
 from search_space.errors import CandidateError, did_you_mean, one_of
 from search_space.forms import FORMS
-from search_space.knobs import Knob, LogRange
+from search_space.knobs import Knob, LogRange, flag
 from search_space.placement import Anatomy, Placement, Site
 from search_space.unsupported import UNSUPPORTED
 
 Family = Literal["additive", "selective", "reparameterized", "hybrid", "quantized", "multi-task", "unified"]
 Route = Literal["inject", "prompt", "head", "full"]
+
+PER_TASK = flag("per_task", "an adapter for each of several tasks, instead of one for all")
+"""A knob of every method that is injected and knows nothing of tasks itself; off where a study has one task."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Method:
         rewrites: Whether peft starts it by writing into the weights themselves, which must be its own by then.
         gated: Whether each layer's prefix has a gate, which peft does not know.
         quantised_only: Whether it starts from what quantisation took away from the weights.
+        several_tasks: Whether it is for studies of several tasks, which it tells apart itself.
     """
 
     name: str
@@ -114,6 +118,11 @@ class Method:
     rewrites: bool = False
     gated: bool = False
     quantised_only: bool = False
+    several_tasks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.route == "inject" and not self.several_tasks and PER_TASK not in self.knobs:
+            object.__setattr__(self, "knobs", (*self.knobs, PER_TASK))
 
     def knob(self, name: str) -> Knob:
         """Return a knob. Raises CandidateError when there is none of this name."""

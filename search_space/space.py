@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
-from search_space.carrying import instead_of, require_carried, require_quantised
+from search_space.carrying import (
+    instead_of,
+    require_carried,
+    require_per_task,
+    require_quantised,
+    require_several_tasks,
+)
 from search_space.compositions import Composition
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 from search_space.hybrid_spec import HybridSpec
@@ -19,7 +25,7 @@ from search_space.method_spec import MethodSpec, PartSpec, absence_of
 from search_space.part_space import Drawn, PartSpace, placement_of
 from search_space.placement import Anatomy, Layers, Placement, Site
 from search_space.recipes import AT_DEFAULTS, RecipeSpace
-from search_space.registry import Method, Targets, method
+from search_space.registry import PER_TASK, Method, Targets, method
 from search_space.spec import SpaceSpec, presets
 from search_space.spread import Spread, SpreadKnob, require_size_for_each_layer
 
@@ -125,6 +131,7 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
     """
     rule = method(part.method)
     require_quantised(rule, anatomy)
+    require_several_tasks(part, anatomy)
     layers = part.placement.layers.indices(anatomy.n_layers)
     require_size_for_each_layer(part, layers)
     if rule.placement.fixed:
@@ -222,8 +229,11 @@ def _preset_hybrids(preset: str, searched: tuple[str, ...]) -> tuple[str | Hybri
 
 def _bind_part(rule: Method, given: MethodSpec, anatomy: Anatomy, shared: LayerChoice | None = None) -> PartSpace:
     require_carried(rule, anatomy)
+    require_several_tasks(Part(rule.name), anatomy)
     absence = absence_of(rule, given.knobs)
     knobs = {knob.name: _narrowed(knob, given.knobs.get(knob.name), absence) for knob in rule.knobs}
+    if PER_TASK.name in knobs:
+        knobs[PER_TASK.name] = _sharing(rule, knobs[PER_TASK.name], PER_TASK.name in given.knobs, anatomy)
     spreads = {name: values for name, values in given.knobs.items() if isinstance(values, Spread)}
     spread = tuple(SpreadKnob(knobs.pop(name), values, anatomy.n_layers) for name, values in spreads.items())
     rate = rule.learning_rate.narrowed(*given.learning_rate) if given.learning_rate else rule.learning_rate
@@ -233,6 +243,18 @@ def _bind_part(rule: Method, given: MethodSpec, anatomy: Anatomy, shared: LayerC
     widest = where.default(Layers())
     projections = ("",) if rule.placement.fixed else tuple(_projections(rule, given, widest, anatomy))
     return PartSpace(rule, tuple(knobs.values()), projections, layers, rate, absence, spread)
+
+
+def _sharing(rule: Method, knob: Knob, written: bool, anatomy: Anatomy) -> Knob:
+    """Return how a method may share its adapter between tasks: with one task, or where it must, one for all."""
+    try:
+        if True in knob.values:
+            require_per_task(rule, anatomy)
+    except UnsupportedError:
+        if written:
+            raise
+        return knob.narrowed((False,))
+    return knob
 
 
 def _narrowed(knob: Knob, values: tuple[KnobValue, ...] | Spread | None, absence: str) -> Knob:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 UNSUPPORTED: Mapping[str, str] = {
     "cpt": "it needs the tokens of example prompts, and a causal language model",
-    "multitask_prompt_tuning": "it needs the number of the task with every input; a study has one task",
-    "poly": "it needs the number of the task with every input; a study has one task",
     "shadow": "it is made for causal language models",
     "trainable_tokens": "it trains rows of the embedding for tokens that are named one by one, and names none itself",
     "xlora": "it mixes adapters that were trained before, and a search starts without any",

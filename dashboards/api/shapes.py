@@ -195,9 +195,14 @@ class FrontShape(Shape):
             version=report.version,
             state=report.state,
             objectives=[one.metric for one in report.spec.objectives],
-            metrics={name: MetricShape.of(name) for name in METRICS},
+            metrics={name: MetricShape.of(name) for name in (*METRICS, *_of_single_tasks(report))},
             front=report.front.to_json() if report.front else None,
         )
+
+
+def _of_single_tasks(report: Report) -> list[str]:
+    """Return the metrics of quality of each of a study's several tasks, by name."""
+    return [f"{name}/{task}" for name in METRICS if METRICS[name].on_split for task in report.spec.task.tasks or ()]
 
 
 def _summary(report: Report) -> dict[str, Any]:
@@ -208,7 +213,7 @@ def _summary(report: Report) -> dict[str, Any]:
         "reason": report.reason,
         "version": report.version,
         "model": report.spec.model.name,
-        "data": report.spec.task.dataset or "files",
+        "data": " and ".join(one.dataset or "files" for one in report.spec.task.sources.values()),
         "objectives": [MetricShape.of(one.metric) for one in report.spec.objectives],
         "trials": report.settled,
         "trials_budget": report.spec.budgets.trials,

@@ -14,6 +14,7 @@ from evaluators.tuners.diff_pruning import DiffPruningConfig, DiffPruningModel
 from evaluators.tuners.full import FullConfig, FullModel
 from evaluators.tuners.lst import LstConfig, LstModel
 from evaluators.tuners.mask import MaskConfig, MaskModel
+from evaluators.tuners.mtl_lora import MtlLoraConfig, MtlLoraModel
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig, ParallelAdapterModel
 from evaluators.tuners.qa_lora import QaLoraConfig, QaLoraModel
 from evaluators.tuners.serial_adapter import SerialAdapterConfig, SerialAdapterModel
@@ -37,6 +38,7 @@ TUNERS: tuple[tuple[str, type[PeftConfig], type[BaseTuner]], ...] = (
     ("lst", LstConfig, LstModel),
     ("full", FullConfig, FullModel),
     ("qa_lora", QaLoraConfig, QaLoraModel),
+    ("mtl_lora", MtlLoraConfig, MtlLoraModel),
 )
 """Name, configuration and model of every tuner of ours."""
 

@@ -111,7 +111,12 @@ class WrappingLayer(nn.Module, BaseTunerLayer):
     A subclass names its containers in `adapter_layer_names` and fills them in `add_adapter`; each is an
     `nn.ModuleDict` or `nn.ParameterDict` keyed by adapter name, as peft's state dict functions expect.
     Attributes that are not found here are looked up on the wrapped module, because model code reads them.
+
+    Attributes:
+        told_tasks: Whether the layer is told which task a batch is of, as `task_ids` in its `__dict__`.
     """
+
+    told_tasks: ClassVar[bool] = False
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: Any, site: Site) -> None:
         super().__init__()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from evaluators import exported
 from evaluators.backbone import hub_name
 from evaluators.score import METRICS, Score
+from evaluators.tasks import TaskColumns
 from evaluators.tokens import TokenFolder
 from evaluators.tuners.registration import TUNERS
 from orchestrator.front import Front
@@ -26,7 +28,7 @@ model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 _USE_PARETUNE = """```python
 from evaluators.exported import load_exported
 
-predictor = load_exported("THIS_FOLDER")
+predictor = load_exported("THIS_FOLDER"{task})
 predictor.probabilities(["..."])   # calibrated
 predictor.answers(["..."])         # a set of classes for each text, which holds the true one as often as promised
 ```
@@ -42,7 +44,7 @@ def model_card(store: StudyStore, front: Front, trial: Trial, trained: Trial, to
         f"{write(trial.candidate)}\n\n"
         f"Trained on `{name}` by trial {trial.number} of the study `{store.name}`, found by "
         f"[Paretune](https://pypi.org/project/paretune/). {_reason(front, trial)}\n",
-        "## Use\n\n" + _usage(trial, name, len(tokens.classes)),
+        "## Use\n\n" + _usage(trial, name, len(tokens.classes), tokens.tasks),
         f"Classes, in the order of the logits: {', '.join(tokens.classes)}.\n",
         "## Results\n\n" + _results(trained) + _spread(front, trial),
         "## Training\n\n" + _training(store, trained, tokens),
@@ -63,15 +65,16 @@ def _reason(front: Front, trial: Trial) -> str:
     return ""
 
 
-def _usage(trial: Trial, name: str, classes: int) -> str:
+def _usage(trial: Trial, name: str, classes: int, tasks: Sequence[TaskColumns]) -> str:
+    with_paretune = _USE_PARETUNE.format(task=f', task="{tasks[0].name}"' if tasks else "")
     if not exported.is_peft(trial.candidate):
-        return _USE_PARETUNE
+        return with_paretune
     ours = trial.candidate.parts[0].method in {name for name, *_ in TUNERS}
     register = "from evaluators import tuners\n\ntuners.register()  # peft does not have this method" if ours else ""
     return (
         _USE_PEFT.format(model=name, classes=classes, register=register)
         + "\nor, with calibrated probabilities:\n\n"
-        + _USE_PARETUNE
+        + with_paretune
     )
 
 
@@ -108,7 +111,7 @@ def _spread(front: Front, trial: Trial) -> str:
 def _training(store: StudyStore, trained: Trial, tokens: TokenFolder) -> str:
     training = store.spec.training
     assert trained.score is not None
-    data = store.spec.task.dataset or ", ".join((store.spec.task.files or {}).values())
+    data = store.spec.task.data
     counts = ", ".join(f"{count} {role}" for role, count in tokens.examples.items())
     return (
         f"- data: `{data}` ({counts}), SHA-256 `{tokens.sha256[:16]}`\n"

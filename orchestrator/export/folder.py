@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from calibration.spec import CalibrationSpec
 from evaluators import exported
 from evaluators.anatomy import anatomy_of
 from evaluators.backbone import Backbone, load
-from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, SETS_FILE, STATE_FILE
+from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
+from evaluators.fits import sets_file
 from evaluators.measurement import predict_logits
+from evaluators.tasks import TaskColumns
 from evaluators.tokens import Batch, TokenFolder
 from orchestrator.export.card import model_card
 from orchestrator.export.script import TRAIN_SCRIPT
@@ -119,10 +121,10 @@ def _fill(
         if (source / name).exists():
             shutil.copyfile(source / name, aside / name)
     recorded = safetensors.numpy.load_file(source / PREDICTIONS_FILE)
-    _write_sets(aside, recorded, store.spec.calibration)
+    _write_sets(aside, recorded, store.spec.calibration, tokens.tasks)
     (aside / exported.ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
     (aside / "train.py").write_text(TRAIN_SCRIPT)
-    backbone = load(model_of(store), len(tokens.classes))
+    backbone = load(model_of(store), len(tokens.classes), max(1, len(tokens.tasks)))
     if exported.is_peft(trained.candidate):
         _save_peft(aside, backbone, trained, store.spec.model.name)
     (aside / "README.md").write_text(model_card(store, front, trial, trained, tokens))
@@ -131,11 +133,15 @@ def _fill(
     )
 
 
-def _write_sets(aside: Path, recorded: Mapping[str, NDArray[Any]], spec: CalibrationSpec) -> None:
-    """Fit the conformal sets on the calibration split, and write them beside the calibrator."""
+def _write_sets(
+    aside: Path, recorded: Mapping[str, NDArray[Any]], spec: CalibrationSpec, tasks: Sequence[TaskColumns]
+) -> None:
+    """Fit the conformal sets on the calibration split, of each task by itself, and write them beside the calibrator."""
     logits, labels = recorded["calibration_logits"], recorded["calibration_labels"]
-    fits = fit_sets(logits, labels, spec.alpha, kind=spec.method, folds=spec.folds)
-    (aside / SETS_FILE).write_text(json.dumps(sets_to_json(fits), indent=1) + "\n")
+    rows = {one.name: (one.own(logits, labels), one.own_labels(labels)) for one in tasks} or {"": (logits, labels)}
+    for task, own in rows.items():
+        fits = fit_sets(*own, spec.alpha, kind=spec.method, folds=spec.folds)
+        (aside / sets_file(task)).write_text(json.dumps(sets_to_json(fits), indent=1) + "\n")
 
 
 def _about(store: StudyStore, trained: Trial, tokens: TokenFolder) -> dict[str, Any]:
@@ -155,6 +161,7 @@ def _about(store: StudyStore, trained: Trial, tokens: TokenFolder) -> dict[str, 
         "calibration": spec.calibration.model_dump(mode="json"),
         "steps": store.noted("steps"),
         "classes": list(tokens.classes),
+        **({"tasks": [asdict(one) for one in tokens.tasks]} if tokens.tasks else {}),
         "max_length": spec.training.max_length,
         "data_sha256": tokens.sha256,
         "validation": trained.score.to_json(),
@@ -180,14 +187,16 @@ def _verify(
     aside: Path, backbone: Backbone, tokens: TokenFolder, recorded: NDArray[Any], size: int, trained: Trial
 ) -> float:
     """Reload the folder in every way that it offers, and compare with what was recorded in training."""
-    loaders: dict[str, Callable[[], Any]] = {"paretune": lambda: exported.load_exported(aside).model}
+    task = tokens.tasks[0].name if tokens.tasks else None
+    loaders: dict[str, Callable[[], Any]] = {"paretune": lambda: exported.load_exported(aside, task=task).model}
     if exported.is_peft(trained.candidate):
         loaders["peft"] = lambda: exported.reload_peft(backbone, aside)
     validation, largest = tokens.read("validation"), 0.0
     for name, loader in loaders.items():
         forward = partial(_forward, loader())
         logits = predict_logits(forward, validation, len(tokens.classes), size, backbone.device)
-        difference = float(np.abs(logits - recorded).max())
+        known = np.isfinite(logits) | np.isfinite(recorded)  # the columns of other tasks are -inf in both
+        difference = float(np.abs(logits[known] - recorded[known]).max())
         if not difference <= TOLERANCE:
             raise ExportError(f"reloaded by {name}, its logits differ from the recorded ones by {difference:.2g}")
         largest = max(largest, difference)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from evaluators.score import METRICS, Metric
+from evaluators.score import METRICS, Metric, in_order
 from orchestrator.pick import DEFAULT_COST, format_value
 from search_space.notation import write_parts
 from search_space.quantities import format_bytes, format_count
@@ -249,7 +249,7 @@ def _predictor(one: Mapping[str, Any], x: Metric, y: Metric) -> list[Dot]:
 
 def _measured(values: Mapping[str, float], on_split: bool) -> list[str]:
     """Write quality, or cost; no line breaks inside a name or a value."""
-    known = [METRICS[name] for name in METRICS if name in values and METRICS[name].on_split == on_split]
+    known = [METRICS[name] for name in in_order(values) if METRICS[name].on_split == on_split]
     words = (f"{metric.short} {format_value(values[metric.name], metric)}".replace(" ", "\u00a0") for metric in known)
     return textwrap.wrap(", ".join(words), LINE)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from search_space.forms import FORMS
-from search_space.reference import converts, quantised
+from search_space.reference import converts, own_knobs, quantised
 from search_space.registry import Family, Method, methods
 
 ROOT = Path(__file__).parents[2]
@@ -57,13 +57,12 @@ def _of(family: str) -> list[Method]:
 
 
 def _knob_row(one: Method) -> list[str]:
-    names = ", ".join(f"`{knob.name}`" for knob in one.knobs) or "none"
     chosen = ["projections"] * (not one.placement.fixed) + ["layers"] * one.placement.layers
     rates = f"{_number(one.learning_rate.low)} to {_number(one.learning_rate.high)}"
     merges = "yes" if one.merges else "no"
     where = " and ".join(chosen) or "its own place"
     works = [merges, converts(one), quantised(one)]
-    return [f"`{one.name}`", one.family, names, where, rates, *works, one.title, one.paper]
+    return [f"`{one.name}`", one.family, own_knobs(one), where, rates, *works, one.title, one.paper]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

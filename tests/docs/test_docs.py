@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from dashboards.context import Context, Settings
 from dashboards.site import our_app
 from evaluators.score import METRICS
+from evaluators.spec import SourceSpec
 from orchestrator.cli import app
 from orchestrator.home import Home
 from orchestrator.spec import StudySpec
@@ -89,6 +90,8 @@ def keys(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInf
         word = "KNOB" if settings and name == "knobs" else name
         yield f"{path}{word}", field
         for inner, is_mapping in inner_models(field.annotation):
+            if inner is SourceSpec:  # one of several tasks has the keys of `task` itself
+                continue
             yield from keys(inner, f"{path}{word}." + ("METHOD." if is_mapping else ""))
 
 

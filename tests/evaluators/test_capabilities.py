@@ -16,6 +16,7 @@ from evaluators.capabilities import (
     probe_hybrid,
     probe_method,
     probe_pair,
+    probe_per_task,
     train,
 )
 from evaluators.specimens import SPECIMENS, tiny
@@ -28,6 +29,7 @@ from search_space.capability import (
     quantisations,
     trains_quantised,
     why_not,
+    why_not_per_task,
     why_not_quantised,
     why_not_together,
 )
@@ -150,6 +152,17 @@ def test_three_parts_whose_pairs_are_offered_work(family: str, seed: int) -> Non
     parts = tuple(Part(name, method(name).default_part().knobs, method(name).placement.default) for name in names)
     rates = tuple(method(name).learning_rate.default for name in names)
     assert probe_hybrid(Candidate(parts, Recipe(rates)), family) == "", names
+
+
+@pytest.mark.parametrize("name", ["lora", "compacter", "vera", "adalora", "adaption_prompt"])
+def test_an_adapter_for_each_task_is_what_trying_gives(name: str) -> None:
+    assert probe_per_task(name) == why_not_per_task(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_adapter_for_each_task_is_what_trying_gives(name: str) -> None:
+    assert probe_per_task(name) == why_not_per_task(name)
 
 
 def test_the_table_is_asked_by_name() -> None:

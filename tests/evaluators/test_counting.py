@@ -29,7 +29,12 @@ TEXT = (
     "bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "mpnet", "llama", "mistral", "qwen2",
     "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "opt", "falcon", "t5", "bart",
 )  # fmt: skip
-SHAPELESS = [(name, knob.name) for name, one in methods().items() for knob in one.knobs if not knob.shapes]
+SHAPELESS = [
+    (name, knob.name)
+    for name, one in methods().items()
+    for knob in one.knobs
+    if not knob.shapes and not one.several_tasks
+]
 
 
 @cache

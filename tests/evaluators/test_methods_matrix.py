@@ -26,12 +26,22 @@ from search_space.candidate import Candidate, KnobValue, Part, Recipe
 from search_space.capability import TABLE_FILE
 from search_space.errors import UnsupportedError
 from search_space.notation import parse, write
-from search_space.registry import method, methods
+from search_space.registry import PER_TASK, method, methods
 from search_space.space import at_defaults
 
-NAMES = [name for name, one in methods().items() if one.route not in ("head", "full") and not one.quantised_only]
+NAMES = [
+    name
+    for name, one in methods().items()
+    if one.route not in ("head", "full") and not one.quantised_only and not one.several_tasks
+]
 ON_BERT = [name for name in NAMES if name != "adaption_prompt"]
-CHOICES = [(name, knob.name, value) for name in NAMES for knob in method(name).knobs for value in knob.values]
+CHOICES = [
+    (name, knob.name, value)
+    for name in NAMES
+    for knob in method(name).knobs
+    if knob is not PER_TASK
+    for value in knob.values
+]
 TABLE = json.loads(TABLE_FILE.read_text())["methods"]
 ELSEWHERE = [name for name in SPECIMENS if name != "bert"]
 CUT = [(name, ELSEWHERE[index % len(ELSEWHERE)]) for index, name in enumerate(NAMES)]

@@ -13,7 +13,7 @@ from tests.evaluators.test_counting import anatomy, counter, model, trained
 
 SIZED = [name for name, one in methods().items() if one.route == "inject" and any(k.low for k in one.knobs)]
 SIZED.remove("lst")  # one side network beside all layers
-SIZED = [name for name in SIZED if not why_not(name, "attaches", "bert")]
+SIZED = [name for name in SIZED if not why_not(name, "attaches", "bert") and not method(name).several_tasks]
 MORE = {"vblora": ",vector_length=4", "qa_lora": ",group_size=4"}
 HYBRIDS = (
     "lora(r=2/4)@attention + serial_adapter(r=8/2) + prefix_tuning(num_virtual_tokens=1/3)",

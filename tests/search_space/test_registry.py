@@ -72,7 +72,7 @@ def test_an_unknown_method_is_answered_with_the_nearest() -> None:
 
 
 def test_a_missing_knob_is_named() -> None:
-    with pytest.raises(CandidateError, match="lora: 'alpha', 'use_rslora', 'use_dora' not set"):
+    with pytest.raises(CandidateError, match="lora: 'alpha', 'use_rslora', 'use_dora', 'per_task' not set"):
         method("lora").check(Part("lora", (("r", 4),), method("lora").placement.default))
 
 

@@ -20,7 +20,7 @@ from tests.search_space.choosers import Recorded, Replayed
 
 EVERYTHING = SpaceSpec.model_validate(
     {
-        "methods": {name: {} for name, one in methods().items() if not one.quantised_only},
+        "methods": {name: {} for name, one in methods().items() if not (one.quantised_only or one.several_tasks)},
         "hybrids": ["lora + bitfit", "lora + lora", "serial_adapter + lora + prefix_tuning"],
     }
 )

@@ -18,6 +18,7 @@ from evaluators.tuners.diff_pruning import DiffPruningConfig
 from evaluators.tuners.full import FullConfig
 from evaluators.tuners.lst import LstConfig
 from evaluators.tuners.mask import MaskConfig
+from evaluators.tuners.mtl_lora import MtlLoraConfig
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig
 from evaluators.tuners.qa_lora import QaLoraConfig
 from evaluators.tuners.serial_adapter import SerialAdapterConfig
@@ -232,6 +233,7 @@ CASES = {
         ),
         Case("full", lambda b: FullConfig(target_modules=b.names("layers")), _always),
         Case("full+everything", lambda b: FullConfig(target_modules=list(b.outermost)), _always),
+        Case("mtl_lora", lambda b: MtlLoraConfig(target_modules=b.names("attention", "feed_forward"), r=2), _never),
         Case(
             "qa_lora",
             lambda b: QaLoraConfig(target_modules=b.names("attention", "feed_forward"), r=2, group_size=8),
