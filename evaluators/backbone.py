@@ -45,6 +45,11 @@ class Backbone:
     dtype: torch.dtype
 
     @cached_property
+    def addresses(self) -> frozenset[int]:
+        """Addresses of the values of its parameters."""
+        return frozenset(parameter.data_ptr() for parameter in self.model.parameters())
+
+    @cached_property
     def storages(self) -> frozenset[int]:
         """Addresses of the backbone's storages and quantised weights: whatever else a copy holds is the candidate's."""
         # bitsandbytes lays 4-bit weights out anew when they are used and when they are saved: their old storages may be

@@ -169,18 +169,22 @@ class TrainedRun:
     def train(self, until: int) -> None:
         """Train up to a step of the candidate's own. Raises EvaluationError."""
         self.attached.model.train()
-        self._spent()  # what the device did between is not the candidate's
+        self.spent()  # what the device did between is not the candidate's
         with self._own_random():
             while self.step < until:
                 started, filling = time.perf_counter(), self.clock.seconds["prefix"]
                 self._step(next(self.order), self.forward)
-                self.schedule.step()
-                self.step += 1
                 filling = self.clock.seconds["prefix"] - filling  # paid once, by whoever comes first
-                self.step_seconds.append(time.perf_counter() - started - filling)
-                self.joules += self._spent()
+                self.note_step(time.perf_counter() - started - filling, self.spent())
 
-    def _spent(self) -> float:
+    def note_step(self, seconds: float, joules: float) -> None:
+        """Take note that a step was made, and what it took."""
+        self.schedule.step()
+        self.step += 1
+        self.step_seconds.append(seconds)
+        self.joules += joules
+
+    def spent(self) -> float:
         """Return the joules since the call before; 0 where there is no meter."""
         return self.evaluator.meter.spent() if self.evaluator.meter else 0.0
 
@@ -213,9 +217,15 @@ class TrainedRun:
                 loss = self.hooks.penalised(loss) if start == 0 else loss
             with self.clock.phase("backward"):
                 loss.backward()
-        self._descend()
+        self.descend()
 
-    def _descend(self) -> None:
+    def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a whole step on logits that were computed elsewhere."""
+        with self._own_random():
+            return self.hooks.penalised(loss_of_recipe(logits, labels, self.attached.candidate.recipe))
+
+    def descend(self) -> None:
+        """Go one step down the gradients that are there. Raises EvaluationError where they are not finite."""
         with self.clock.phase("optimiser"):
             limit = self.evaluator.spec.training.max_grad_norm
             norm = self.optimiser.descend(limit, lambda: self.hooks.after_step(self.step + 1))

@@ -33,7 +33,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> EvaluatorSpec:
 def gradients(run: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Return the gradients of a run's first step."""
     found: list[torch.Tensor] = []
-    monkeypatch.setattr(run, "_descend", lambda: found.extend(one.grad.clone() for one in run.attached.trainable))
+    monkeypatch.setattr(run, "descend", lambda: found.extend(one.grad.clone() for one in run.attached.trainable))
     monkeypatch.setattr(run.schedule, "step", lambda: None)
     run.train(1)
     return found

@@ -1,0 +1,91 @@
+"""What is gained by training candidates in one forward pass? Four LoRA candidates together and apart, in turns.
+
+    python -m benchmarks.packing [--quick]
+
+CPU seconds of one process and one thread. The candidates have different learning rates and seeds, so that they see
+different batches, which are padded together. Nothing is stored of the frozen layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.evaluator.subject import evaluator_spec
+from benchmarks.report import Ratio, ratio_interval, write
+from evaluators.packing import WORTH, Pack
+from evaluators.spec import ModelSpec
+from evaluators.trained import TrainedEvaluator
+from search_space.notation import parse
+
+RUNS, TURNS = 4, 12
+_WARM_UP = 2
+SETTINGS = tuple((dtype, batch) for dtype in ("float32", "bfloat16") for batch in (2, 8, 16))
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.packing")
+    parser.add_argument("--quick", action="store_true", help="one setting, two turns")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    settings, turns = (SETTINGS[:1], 2) if given.quick else (SETTINGS, TURNS)
+    rows = [_measure(dtype, batch, turns) for dtype, batch in settings]
+    result = {"runs": RUNS, "turns": turns, "rows": rows, "quick": given.quick}
+    text = markdown(result)
+    print(text)
+    if not given.quick:
+        write("packing", result, text)
+
+
+def _measure(dtype: str, batch: int, turns: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        spec = evaluator_spec(Path(folder), 1000, 640, 64, batch_size=batch, prefix_cache=0)
+        model = ModelSpec.model_validate({**spec.model.model_dump(), "dtype": dtype})
+        evaluator = TrainedEvaluator(type(spec)(**{**spec.__dict__, "model": model}))
+        runs = [evaluator.start(parse(f"lora(r=8) | lr={1e-3 * (seed + 1):g}"), seed) for seed in range(RUNS)]
+        pack = Pack(runs)
+        sides: dict[str, list[float]] = {"together": [], "apart": []}
+
+        def apart(until: int) -> None:
+            for run in runs:
+                run.train(until)
+
+        ways: dict[str, Callable[[int], None]] = {"together": pack.train, "apart": apart}
+        for turn in range(_WARM_UP + turns):
+            for name in sorted(ways, reverse=bool(turn % 2)):
+                began = time.process_time()
+                ways[name](runs[0].step + 1)
+                sides[name].append(time.process_time() - began)
+    kept = {name: seconds[_WARM_UP:] for name, seconds in sides.items()}
+    return {"dtype": dtype, "batch": batch, **kept, "gain": ratio_interval(kept["apart"], kept["together"]).to_json()}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return a result as a section of a page."""
+    lines = [
+        "## Packing: what is gained by training candidates together?",
+        "",
+        f"MiniLM-L6 on TREC, {result['runs']} candidates of LoRA on query and value, CPU time of one thread; a step of "
+        f"all of them apart over one of all together, medians of {result['turns']} turns with 95 % intervals. Above 1 "
+        f"packing is faster; it is used from {WORTH:g}.",
+        "",
+        "| type | examples of a candidate's step | gain | |",
+        "|---|---:|---:|---|",
+    ]
+    for one in result["rows"]:
+        used = "worth it" if one["gain"]["value"] >= WORTH else "not worth it"
+        lines.append(f"| {one['dtype']} | {one['batch']} | {Ratio(**one['gain'])} | {used} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,236 @@
+"""Packing: candidates of equal shape trained in one forward pass of one backbone.
+
+Runs that put plain LoRA on the same modules, whatever their ranks, learning rates and seeds, give their batches
+together: the frozen layers see all rows at once, and each run's matrices see its own rows, by one batched product for
+all runs (ranks are padded with zeros). Losses are added up, so that each run has the gradient that it would have alone,
+and each makes its own step with its own optimiser, schedule and clipping. A run that is dropped leaves the others as
+they are. It saves no arithmetic, only time that a device is not busy: how much that is must be measured (`gain`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora.layer import Linear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from evaluators.backbone import checkpoint_activations, copy_of, head_of
+from evaluators.dropout import set_dropout
+from evaluators.prefix_cache import Forward
+from evaluators.trained import TrainedRun
+from evaluators.tuners.shapes import innermost
+from search_space.errors import EvaluationError, UnsupportedError
+
+WORTH = 1.1
+"""Packing is used where it is at least this much faster."""
+_ROUNDS = 4
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear module with the LoRA of several runs, each on its own rows.
+
+    Args:
+        base: The frozen module.
+        layers: peft's layers of the runs, in the order of their rows.
+    """
+
+    def __init__(self, base: nn.Module, layers: Sequence[Linear]) -> None:
+        super().__init__()
+        self.base = base
+        self.layers = tuple(layers)  # no submodules: they are the runs' own
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [runs * rows, ..., out] for [runs * rows, ..., in]."""
+        result: Tensor = self.base(x)
+        dtype = result.dtype
+        for adapter in _adapters(self.layers[0]):
+            down = _stacked([layer.lora_A[adapter].weight for layer in self.layers], dimension=0)
+            up = _stacked([layer.lora_B[adapter].weight for layer in self.layers], dimension=1)
+            scale = torch.tensor([layer.scaling[adapter] for layer in self.layers], dtype=up.dtype, device=up.device)
+            rows = x.to(down.dtype).reshape(len(self.layers), -1, x.shape[-1])
+            change = torch.bmm(torch.bmm(rows, down.mT), up.mT) * scale[:, None, None]
+            result = result + change.reshape(result.shape)
+        return result.to(dtype)
+
+
+class PackedHead(nn.Module):
+    """The heads of several runs, each on its own rows."""
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.heads = tuple(heads)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return [runs * rows, ..., classes]."""
+        parts = zip(self.heads, x.chunk(len(self.heads)), strict=True)
+        return torch.cat([head(rows, *args, **kwargs) for head, rows in parts])
+
+
+class Pack:
+    """Runs that train together.
+
+    Attributes:
+        runs: Those that are still in it.
+        failed: Those that diverged, and why; the others go on.
+    """
+
+    def __init__(self, runs: Sequence[TrainedRun]) -> None:
+        """Take runs of one evaluator that stand at the same step.
+
+        Raises:
+            UnsupportedError: They do not go together; the message says why.
+        """
+        if why := why_not(runs):
+            raise UnsupportedError(f"these candidates cannot be packed: {why}")
+        self.runs = list(runs)
+        self.failed: dict[TrainedRun, EvaluationError] = {}
+        self._host: tuple[tuple[TrainedRun, ...], Forward] | None = None
+
+    def drop(self, run: TrainedRun) -> None:
+        """Let a run go: stopped early, or failed."""
+        self.runs.remove(run)
+
+    def train(self, until: int) -> None:
+        """Train every run up to a step of its own."""
+        self._each_step(until, self._step)
+
+    def gain(self) -> float:
+        """Train a few steps in turns together and apart, and return how much longer they take apart.
+
+        The first turn of each does not count. Runs are as far afterwards as their own training lets them be.
+        """
+        together = apart = 0.0
+        for turn in range(_ROUNDS + 1):
+            for is_packed in (True, False):
+                began = time.perf_counter()
+                until = min((run.step for run in self.runs), default=0) + 1
+                self._each_step(until, self._step if is_packed else _apart)
+                _settle(self.runs)
+                seconds = (time.perf_counter() - began) * bool(turn)
+                together, apart = together + seconds * is_packed, apart + seconds * (not is_packed)
+        return apart / together if together else 1.0
+
+    def _each_step(self, until: int, step: Callable[[Sequence[TrainedRun]], dict[TrainedRun, EvaluationError]]) -> None:
+        for run in self.runs:
+            run.attached.model.train()
+        while active := [run for run in self.runs if run.step < until]:
+            for run, error in step(active).items():
+                self.failed[run] = error
+                self.drop(run)
+
+    def _step(self, active: Sequence[TrainedRun]) -> dict[TrainedRun, EvaluationError]:
+        """Make one step of some runs in one forward pass. Returns those that failed."""
+        began = time.perf_counter()
+        first, forward = active[0], self._forward_of(tuple(active))
+        batches = [next(run.order) for run in active]
+        rows = [row for batch in batches for row in batch]
+        first.spent()
+        with first.clock.phase("tokens"):
+            batch = first.portion.tokens.batch(rows, first.evaluator.backbone.device)
+        with first.clock.phase("forward"):
+            logits = forward(first.portion, rows, batch).chunk(len(active))
+            labels = batch.labels.chunk(len(active))
+            losses = [run.loss_of(*one) for run, *one in zip(active, logits, labels, strict=True)]
+        with first.clock.phase("backward"):
+            torch.stack(losses).sum().backward()
+        failed = {}
+        for run in active:
+            try:
+                run.descend()
+            except EvaluationError as error:
+                failed[run] = error
+        seconds, joules = time.perf_counter() - began, first.spent()
+        for run in active:
+            run.note_step(seconds / len(active), joules / len(active))
+        return failed
+
+    def _forward_of(self, active: tuple[TrainedRun, ...]) -> Forward:
+        """Return the forward pass of some runs, made anew when others were in it before."""
+        if self._host is None or self._host[0] != active:
+            self._host = active, _host_of(active)
+        return self._host[1]
+
+
+def _apart(active: Sequence[TrainedRun]) -> dict[TrainedRun, EvaluationError]:
+    failed = {}
+    for run in active:
+        try:
+            run.train(run.step + 1)
+        except EvaluationError as error:
+            failed[run] = error
+    return failed
+
+
+def _host_of(runs: Sequence[TrainedRun]) -> Forward:
+    """Return the forward pass of a copy of the backbone with what all runs put on it."""
+    evaluator = runs[0].evaluator
+    bare, models = evaluator.backbone.model, [run.attached.model for run in runs]
+    host: Any = copy_of(bare)
+    host.config.use_cache = False
+    set_dropout(host, 0.0)
+    for name in _sites(models[0]):
+        layers: Any = [model.get_submodule(name) for model in models]
+        host.set_submodule(name, PackedLinear(host.get_submodule(name), layers))
+    for name in head_of(bare):
+        host.set_submodule(name, PackedHead([model.get_submodule(name) for model in models]))
+    host.train()
+    if evaluator.spec.training.gradient_checkpointing:
+        checkpoint_activations(host)
+    return evaluator.prefix.forward_of(host)
+
+
+def why_not(runs: Sequence[TrainedRun]) -> str:
+    """Return why runs cannot be trained together, or an empty text."""
+    if len({id(run.evaluator) for run in runs}) != 1 or len({run.step for run in runs}) != 1:
+        return "they are not of one process, or not at one step"
+    sites = [_sites(run.attached.model) for run in runs]
+    if not sites[0] or any(one != sites[0] for one in sites):
+        return "they do not have LoRA on the same modules"
+    return next((why for run in runs if (why := _not_plain(run))), "")
+
+
+def _sites(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the names of what a tuner wrapped, each with its adapters."""
+    found = ((name, one) for name, one in model.named_modules() if isinstance(one, BaseTunerLayer))
+    return {name: _adapters(one) if type(one) is Linear else ("",) for name, one in found}
+
+
+def _adapters(layer: Linear) -> tuple[str, ...]:
+    return tuple(name for name in layer.active_adapters if name in layer.lora_A)
+
+
+def _not_plain(run: TrainedRun) -> str:
+    """Return what a run has beside plain LoRA, or an empty text."""
+    model: Any = run.attached.model
+    layers = [one for one in model.modules() if isinstance(one, BaseTunerLayer)]
+    if isinstance(model, PeftModel) or any(type(one) is not Linear or one.lora_variant for one in layers):
+        return "one has something else than plain LoRA"
+    own = [weight for one in layers for weight in (*one.lora_A.parameters(), *one.lora_B.parameters())]
+    if sum(weight.numel() for weight in own if weight.requires_grad) != run.attached.trainable_params:
+        return "one trains something else than LoRA"
+    if any(weight.ndim < 2 or not weight.requires_grad for weight in own):
+        return "one has a bias beside its matrices, or keeps one of them as drawn"
+    frozen: list[Any] = [innermost(one) for one in layers]
+    if any(one.weight.data_ptr() not in run.evaluator.backbone.addresses for one in frozen):
+        return "one begins with other frozen weights"
+    if run.attached.candidate.recipe.dropout:
+        return "one has dropout, which would be drawn otherwise"
+    return "" if run.at_once == len(run.portion.groups[0]) else "the steps of one are divided"
+
+
+def _stacked(matrices: Sequence[Tensor], dimension: int) -> Tensor:
+    """Return matrices on top of each other, the smaller ones filled up with zeros along the rank's dimension."""
+    rank = max(one.shape[dimension] for one in matrices)
+    missing = [rank - one.shape[dimension] for one in matrices]
+    padding = [(0, 0, 0, more) if dimension == 0 else (0, more) for more in missing]
+    return torch.stack([nn.functional.pad(one, more) for one, more in zip(matrices, padding, strict=True)])
+
+
+def _settle(runs: Sequence[TrainedRun]) -> None:
+    if any(run.evaluator.backbone.device.type == "cuda" for run in runs):
+        torch.cuda.synchronize()

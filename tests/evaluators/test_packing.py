@@ -1,0 +1,113 @@
+"""Packing: what runs learn together is what each learns alone, whatever their ranks, rates, seeds, and who leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from evaluators.evaluation import EvaluatorSpec
+from evaluators.packing import Pack
+from evaluators.trained import TrainedEvaluator, TrainedRun
+from search_space.errors import UnsupportedError
+from search_space.notation import parse
+from tests.evaluators.tiny import evaluator_spec
+
+RANKS = ("lora(r=2) | lr=0.01", "lora(r=4) | lr=0.03", "lora(r=8,alpha=64) | lr=0.002 mixup=0.3")
+TOP = tuple(text.replace(" |", "@linear[top:1] |") for text in RANKS)
+close = partial(torch.testing.assert_close, rtol=2e-3, atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> EvaluatorSpec:
+    return evaluator_spec(tmp_path_factory.mktemp("study"), num_labels=3)
+
+
+@pytest.fixture(scope="module")
+def evaluator(spec: EvaluatorSpec) -> TrainedEvaluator:
+    return TrainedEvaluator(spec)
+
+
+def runs_of(evaluator: TrainedEvaluator, *texts: str) -> list[TrainedRun]:
+    """Start runs, each with a seed of its own."""
+    return [evaluator.start(parse(text), seed) for seed, text in enumerate(texts)]
+
+
+def assert_same(one: TrainedRun, other: TrainedRun) -> None:
+    assert (one.step, one.schedule.get_last_lr()) == (other.step, other.schedule.get_last_lr())
+    for mine, theirs in zip(one.attached.trainable, other.attached.trainable, strict=True):
+        close(mine, theirs)
+
+
+@pytest.mark.parametrize("texts", [RANKS, TOP], ids=["whole", "from stored states"])
+def test_together_is_as_apart(evaluator: TrainedEvaluator, texts: tuple[str, ...]) -> None:
+    together, apart = runs_of(evaluator, *texts), runs_of(evaluator, *texts)
+    before = [one.detach().clone() for one in together[0].attached.trainable]
+    Pack(together).train(6)
+    for run in apart:
+        run.train(6)
+    for one, other in zip(together, apart, strict=True):
+        assert_same(one, other)
+        assert one.advance(12)["nll"] == pytest.approx(other.advance(12)["nll"], rel=1e-2)
+    assert any((one - old).abs().max() > 1e-3 for one, old in zip(together[0].attached.trainable, before, strict=True))
+
+
+def test_who_stops_early_leaves_the_others_as_they_are(evaluator: TrainedEvaluator) -> None:
+    together, apart = runs_of(evaluator, *RANKS), runs_of(evaluator, *RANKS)
+    pack = Pack(together)
+    pack.train(3)
+    pack.drop(together[1])
+    pack.train(6)
+    for run, until in zip(apart, (6, 3, 6), strict=True):
+        run.train(until)
+    for one, other in zip(together, apart, strict=True):
+        assert_same(one, other)
+
+
+def test_who_diverges_fails_alone(evaluator: TrainedEvaluator) -> None:
+    together, apart = runs_of(evaluator, *RANKS), runs_of(evaluator, *RANKS)
+    pack = Pack(together)
+    pack.train(2)
+    with torch.no_grad():
+        together[0].attached.trainable[0].fill_(torch.inf)
+    pack.train(5)
+    assert [(run.step, error.cause) for run, error in pack.failed.items()] == [(3, "diverged")]
+    assert pack.runs == together[1:]
+    for run in apart[1:]:
+        run.train(5)
+    for one, other in zip(together[1:], apart[1:], strict=True):
+        assert_same(one, other)
+
+
+def test_the_gain_is_measured_on_steps_that_count(evaluator: TrainedEvaluator) -> None:
+    together, apart = runs_of(evaluator, *RANKS), runs_of(evaluator, *RANKS)
+    assert Pack(together).gain() > 0
+    for one, other in zip(together, apart, strict=True):
+        assert one.step == 10 == len(one.step_seconds)
+        other.train(10)
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        ((RANKS[0], "lora(r=2)@linear"), "same modules"),
+        (("serial_adapter", "serial_adapter"), "something else than plain LoRA"),
+        (("lora(use_dora=true)", RANKS[0]), "something else than plain LoRA"),
+        (("lora + bitfit | lr=0.01/0.01",) * 2, "something else than"),
+        (("pissa", "pissa"), "other frozen weights"),
+        (("lora | lr=0.01 dropout=0.1", RANKS[0]), "dropout"),
+        (("head", "head"), "same modules"),
+    ],
+)
+def test_what_does_not_go_together_says_why(evaluator: TrainedEvaluator, texts: tuple[str, ...], why: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"cannot be packed: .*{why}"):
+        Pack(runs_of(evaluator, *texts))
+
+
+def test_divided_steps_are_not_packed(spec: EvaluatorSpec) -> None:
+    divided = TrainedEvaluator(replace(spec, training=spec.training.model_copy(update={"accumulate": 2})))
+    with pytest.raises(UnsupportedError, match="are divided"):
+        Pack(runs_of(divided, *RANKS))
