@@ -175,26 +175,40 @@ def simulate(
     Raises:
         ValueError: The study's rungs are not the table's.
     """
-    halving = Halving(spec.search.early_stopping, spec.objectives, table.header.rungs[-1])
-    if not set(halving.steps) <= set(table.header.rungs):
-        raise ValueError(f"the table has rungs {table.header.rungs}, the study wants {halving.steps}")
+    steps = Halving(spec.search.early_stopping, spec.objectives, table.header.rungs[-1]).steps
+    if not set(steps) <= set(table.header.rungs):
+        raise ValueError(f"the table has rungs {table.header.rungs}, the study wants {steps}")
+    prepared, evaluator = _prepared(spec, space, table), TabulatedEvaluator(table, faults)
+    return simulate_with(spec, prepared, evaluator, at_once=at_once, store=store, until=until)
+
+
+def simulate_with(
+    spec: StudySpec,
+    prepared: Prepared,
+    evaluator: TimedEvaluator,
+    *,
+    at_once: int = 1,
+    store: StudyStore | None = None,
+    until: Callable[[], bool] = lambda: False,
+) -> StudyStore:
+    """Run the search of a study with any evaluator that knows how long it takes; else as `simulate`."""
     store = store or Storage(IN_MEMORY).create(spec)
     store.abandon_unstarted()
     clock = SimulatedClock()
-    bench = _bench(spec, space, table, store, clock)
+    stop = Stop(store, spec.budgets.time, 0.0, clock)
+    bench = Bench(store, prepared, Path("simulated"), _Unwatched(), stop, lambda _trial: None)
+    halving = Halving(spec.search.early_stopping, spec.objectives, prepared.evaluator.steps)
     running = [one for one in store.trials() if one.state == "running"]
     jobs = [Job(one.key, one.candidate, one.seed, halving.steps) for one in running]
     work = SearchWork(bench, jobs, halving)
-    ended = Simulation(TabulatedEvaluator(table, faults), clock, at_once, spec.budgets.trial_time).run(work, until)
+    ended = Simulation(evaluator, clock, at_once, spec.budgets.trial_time).run(work, until)
     if not ended and bench.stop.reason:
         work.settle_running()
     return store
 
 
-def _bench(spec: StudySpec, space: Space, table: Table, store: StudyStore, clock: SimulatedClock) -> Bench:
+def _prepared(spec: StudySpec, space: Space, table: Table) -> Prepared:
     coster = TabulatedCoster(table, space.anatomy)
     evaluator = EvaluatorSpec(spec.model, spec.training, spec.calibration, tokens="", steps=table.header.rungs[-1])
     points = Points(space, [row.candidate for row in table.main()])
-    prepared = Prepared(space, coster, spec.budgets.limits(coster.parameters), evaluator, (), points)
-    stop = Stop(store, spec.budgets.time, 0.0, clock)
-    return Bench(store, prepared, Path("simulated"), _Unwatched(), stop, lambda _trial: None)
+    return Prepared(space, coster, spec.budgets.limits(coster.parameters), evaluator, (), points)

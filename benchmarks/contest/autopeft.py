@@ -10,6 +10,7 @@ minutes. The acquisition is maximised over the table's remaining points, one aft
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from math import log
 from random import Random
 from typing import Any
@@ -18,31 +19,49 @@ import numpy as np
 import torch
 
 from benchmarks.contest.arena import Arena, Finished
+from evaluators.tabulated import Row
+from search_space.space import Space
 
 _BATCH = 4
 
 
 def autopeft(arena: Arena, steps: int, seed: int) -> list[Finished]:
     """Run AutoPEFT's search on an arena."""
-    waiting = list(range(len(arena.rows)))
-    Random(seed).shuffle(waiting)
-    most = min(steps // arena.full, len(waiting))
-    numbers = vectors(arena)
-    order = [waiting.pop() for _ in range(most // 2)]
-    while len(order) < most:
-        batch = _proposed(arena, numbers, order, waiting, min(_BATCH, most - len(order)), seed)
-        order += batch
-        waiting = [one for one in waiting if one not in batch]
-    trained = [(at * arena.full, arena.rows[index]) for at, index in enumerate(order, 1)]
+    most = min(steps // arena.full, len(arena.rows))
+    numbers = vectors(arena.space, arena.rows)
+    found = chosen(numbers, arena.rows.__getitem__, arena.classes, most, seed)
+    trained = [(at * arena.full, row) for at, row in enumerate(found, 1)]
     return [Finished(at, row) for at, row in trained if not row.cause]
 
 
-def vectors(arena: Arena) -> torch.Tensor:
+def chosen(numbers: torch.Tensor, train: Callable[[int], Row], classes: int, most: int, seed: int) -> Iterator[Row]:
+    """Choose candidates and train them, one after another.
+
+    Args:
+        numbers: All that there are, as `vectors` gives them.
+        train: Trains one of them to the end.
+        classes: Number of classes.
+        most: How many are trained.
+        seed: Of the search.
+    """
+    waiting = list(range(len(numbers)))
+    Random(seed).shuffle(waiting)
+    batch = [waiting.pop() for _ in range(most // 2)]
+    trained: list[tuple[int, Row]] = []
+    while batch:
+        for index in batch:
+            trained.append((index, train(index)))
+            yield trained[-1][1]
+        batch = _proposed(numbers, trained, waiting, min(_BATCH, most - len(trained)), classes, seed)
+        waiting = [one for one in waiting if one not in batch]
+
+
+def vectors(space: Space, rows: Sequence[Row]) -> torch.Tensor:
     """Return each row as numbers in [0, 1], the size in the last column, shape [rows, dimensions].
 
     A parameter that a row does not have stands in the middle; a word is one column for each value.
     """
-    parameters = [arena.space.encode(row.candidate) for row in arena.rows]
+    parameters = [space.encode(row.candidate) for row in rows]
     columns: list[np.ndarray[Any, Any]] = []
     for name in sorted({name for one in parameters for name in one}):
         values = [one.get(name) for one in parameters]
@@ -50,7 +69,7 @@ def vectors(arena: Arena) -> torch.Tensor:
         columns += [np.array([float(value == word) for value in values]) for word in words]
         if not words:
             columns.append(_scaled([None if value is None else _number(value) for value in values]))
-    sizes = [log(max(1, row.cost.trainable_params)) for row in arena.rows]
+    sizes = [log(max(1, row.cost.trainable_params)) for row in rows]
     return torch.from_numpy(np.stack([*columns, _scaled(sizes)], axis=1))
 
 
@@ -65,7 +84,7 @@ def _scaled(values: list[Any]) -> np.ndarray[Any, Any]:
 
 
 def _proposed(
-    arena: Arena, numbers: torch.Tensor, order: list[int], waiting: list[int], count: int, seed: int
+    numbers: torch.Tensor, found: Sequence[tuple[int, Row]], waiting: list[int], count: int, classes: int, seed: int
 ) -> list[int]:
     from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
     from botorch.models import ModelList
@@ -73,8 +92,10 @@ def _proposed(
     from botorch.optim import optimize_acqf_discrete
     from botorch.sampling.get_sampler import get_sampler
 
-    trained = [index for index in order if not arena.rows[index].cause]
-    accuracies = torch.tensor([[arena.rows[index].validation[-1][0]] for index in trained], dtype=torch.float64)
+    if not count:
+        return []
+    trained = [index for index, row in found if not row.cause]
+    accuracies = torch.tensor([[row.validation[-1][0]] for _, row in found if not row.cause], dtype=torch.float64)
     mean, deviation = accuracies.mean(), accuracies.std().clamp_min(1e-6)
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -84,7 +105,7 @@ def _proposed(
         model = ModelList(accuracy, size)
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
             model=model,
-            ref_point=[float((1 / arena.classes - mean) / deviation), 0.0],
+            ref_point=[float((1 / classes - mean) / deviation), 0.0],
             X_baseline=numbers[trained],
             sampler=get_sampler(model.posterior(numbers[:2]), torch.Size([32]), seed=seed),
             prune_baseline=True,

@@ -18,6 +18,7 @@ from evaluators.score import Score
 from evaluators.tabulated import Header, Row, Table
 from evaluators.trained import TrainedEvaluator, TrainedRun
 from orchestrator.preparation import prepare
+from orchestrator.spec import parse
 from search_space.errors import DataError, EvaluationError, ParetuneError, one_of
 from search_space.notation import write
 
@@ -76,7 +77,8 @@ def _begun(task: str) -> Header:
     path = table_path(task)
     if not path.exists():
         append(path, json.dumps(header.to_json()))
-    differs = [name for name, value in header.spec.items() if Table.read(path).header.spec.get(name) != value]
+    held = parse(dict(Table.read(path).header.spec), path.name).to_json()  # what was not there then is at its default
+    differs = [name for name, value in header.spec.items() if name != "space" and held.get(name) != value]
     if differs:
         raise DataError(f"{path.name} was trained with another {one_of(differs)}; move it away to train it anew")
     return header

@@ -132,6 +132,10 @@ def test_a_table_that_was_trained_in_another_way_is_not_added_to(
     assert header.spec["training"] == spec_of("trec").to_json()["training"]
     assert header.spec["space"] == Table.read(candidates_path("trec")).header.spec["space"]
     assert _begun("trec") == header
+    old = {name: value for name, value in header.spec["training"].items() if name != "prefix_cache"}
+    before = json.dumps({**header.to_json(), "spec": {**header.spec, "training": old}})
+    (tmp_path / "trec.jsonl").write_text(before + "\n")
+    assert _begun("trec") == header
     other = json.dumps({**header.to_json(), "spec": {**header.spec, "training": {"steps": 5}}})
     (tmp_path / "trec.jsonl").write_text(other + "\n")
     with pytest.raises(DataError, match="was trained with another 'training'; move it away"):

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluators.tabulated import Table
 from orchestrator.dominance import hypervolume, non_dominated
-from orchestrator.preparation import Prepared
 from orchestrator.proposals import Proposals
 from orchestrator.samplers.forest import added_volume
-from orchestrator.simulation import simulate
+from orchestrator.simulation import _prepared, simulate
+from orchestrator.spec import StudySpec
+from search_space.space import Space
 from tests.orchestrator.tables import space_of, spec_of, table_of
 
 unit = st.floats(0.0, 1.0)
@@ -61,9 +63,5 @@ def test_what_it_proposes_follows_from_the_history_alone() -> None:
     assert again[0] == again[1] is not None
 
 
-def _fresh(spec, space, table):
-    from orchestrator.simulation import SimulatedClock, _bench
-    from orchestrator.storage import IN_MEMORY, Storage
-
-    prepared: Prepared = _bench(spec, space, table, Storage(IN_MEMORY).create(spec), SimulatedClock()).prepared
-    return Proposals(spec, prepared)
+def _fresh(spec: StudySpec, space: Space, table: Table) -> Proposals:
+    return Proposals(spec, _prepared(spec, space, table))

@@ -1,0 +1,117 @@
+"""The contest on real training, with a formula in its place: nothing twice, and on from where it stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.contest import real
+from benchmarks.contest.arena import Arena, Finished
+from benchmarks.contest.real import Kept, Trained
+from calibration.spec import CalibrationSpec
+from evaluators.evaluation import EvaluatorSpec
+from evaluators.spec import ModelSpec, TrainingSpec
+from evaluators.synthetic import SyntheticCoster
+from evaluators.tabulated import Header, Table
+from orchestrator.preparation import Prepared
+from search_space.candidate import Candidate
+from search_space.errors import EvaluationError
+from tests.orchestrator.tables import RUNGS, _accuracy, space_of, spec_of
+
+STEPS = 8 * RUNGS[-1]
+LIMIT = 50_000
+
+
+class Killed(BaseException):
+    """Stands for a process that ends."""
+
+
+class School:
+    """Trains by a formula, counts what it is asked for, and can be killed."""
+
+    def __init__(self, most: int = 10**9, failing: str = "") -> None:
+        self.most, self.failing, self.begun = most, failing, Counter[str]()
+
+    def __call__(self, candidate: Candidate) -> Callable[[int], Trained]:
+        self.begun[candidate.sha256] += 1
+        if sum(self.begun.values()) > self.most:
+            raise Killed
+
+        def train(step: int) -> Trained:
+            if candidate.method == self.failing:
+                raise EvaluationError("diverged", "not finite")
+            return ({"accuracy": _accuracy(candidate, step)},) * 2
+
+        return train
+
+
+def prepared() -> Prepared:
+    spec = spec_of()
+    evaluator = EvaluatorSpec(ModelSpec(name="-"), TrainingSpec(), CalibrationSpec(), "", RUNGS[-1])
+    return Prepared(space_of(spec), SyntheticCoster(), {"trainable_params": float(LIMIT)}, evaluator, ())
+
+
+def kept(folder: Path, school: School) -> Kept:
+    header = Header(spec_of().to_json(), RUNGS, ("accuracy",), {"backbone_parameters": 1_000_000})
+    return Kept(folder / "rows.jsonl", header, school, SyntheticCoster().cost)
+
+
+def searched(name: str, folder: Path, school: School) -> Iterator[Finished]:
+    ready, rows = prepared(), kept(folder, school)
+    if name == "forest":
+        spec: dict[str, Any] = {**spec_of().to_json(), "budgets": {"trainable_params": LIMIT}}
+        return real.forest(ready, rows, spec, STEPS, 0)
+    if name == "random":
+        return real.at_random(ready, rows, STEPS, 0)
+    return real.autopeft(ready, rows, 2, STEPS, 0)
+
+
+@pytest.mark.parametrize("name", ["forest", "random", pytest.param("autopeft", marks=pytest.mark.slow)])
+def test_a_search_that_was_cut_off_comes_to_where_it_was_and_trains_nothing_twice(name: str, tmp_path: Path) -> None:
+    if name == "autopeft" and importlib.util.find_spec("botorch") is None:
+        pytest.skip("botorch is not installed: pip install paretune[bench]")
+    (tmp_path / "whole").mkdir()
+    whole = [(one.at, one.row.key) for one in searched(name, tmp_path / "whole", School())]
+    assert whole
+    assert all(at <= STEPS for at, _ in whole)
+    first = School(most=5)
+    with pytest.raises(Killed):
+        list(searched(name, tmp_path, first))
+    again = School()
+    assert [(one.at, one.row.key) for one in searched(name, tmp_path, again)] == whole
+    ended = {key for (key, _), row in Table.read(tmp_path / "rows.jsonl").rows.items() if len(row.validation) == 3}
+    assert not [key for key in ended if first.begun[key] and again.begun[key] and key not in _cut_off(first)]
+    last = School()
+    assert [(one.at, one.row.key) for one in searched(name, tmp_path, last)] == whole
+    assert not last.begun
+
+
+def _cut_off(school: School) -> set[str]:
+    """Return what was in training when it ended."""
+    return {list(school.begun)[-1]}
+
+
+def test_what_fails_is_kept_and_not_tried_again(tmp_path: Path) -> None:
+    school = School(failing="ia3")
+    found = list(searched("random", tmp_path, school))
+    failed = [row for row in Table.read(tmp_path / "rows.jsonl").rows.values() if row.cause]
+    assert {row.candidate.method for row in failed} == {"ia3"}
+    assert failed[0].cause == "diverged"
+    assert not {one.row.key for one in found} & {row.key for row in failed}
+    assert list(searched("random", tmp_path, again := School(failing="ia3")))
+    assert not again.begun
+
+
+def test_the_report_tells_each_search(tmp_path: Path) -> None:
+    found = list(searched("random", tmp_path, School()))
+    arena = Arena("made-up", Table.read(tmp_path / "rows.jsonl"), space_of(spec_of()), 2, LIMIT)
+    data = real.numbers(arena, [found, found], STEPS)
+    assert data["trained"] == len(found)
+    assert data["volume"][0] == pytest.approx(arena.volume([one.row for one in found]))
+    assert data["volumes"] == sorted(data["volumes"])
+    assert "| random | 2 |" in real.section("trec", 8, {"random": data})
