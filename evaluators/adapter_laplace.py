@@ -95,11 +95,13 @@ class AdapterLaplace:
         layers: The layers whose matrices it is about, by name.
         blocks: One for each, by the same names.
         attached: The candidate.
+        classes: Number of classes.
     """
 
     layers: Mapping[str, nn.Linear]
     blocks: Mapping[str, Block]
     attached: Attached
+    classes: int
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the logarithm of the mean probabilities, shape [examples, classes], float64 on the CPU."""
@@ -132,15 +134,17 @@ def fit_adapter(
     """
     layers = trained_layers(attached)
     sums = {name: _SUMS[structure](layer) for name, layer in layers.items()}
+    classes = 0
     for inputs in batches:
         logits, seen = look(attached.model, layers, inputs)
+        classes = logits.shape[1]
         for name, one in seen.items():
             sums[name].add(one, torch.softmax(logits, dim=1))
     curved = {name: one.block(share) for name, one in sums.items()}
     head = {id(parameter) for parameter in attached.head}
     of_head = {name for name, layer in layers.items() if id(layer.weight) in head}
     blocks = _with_prior(curved, layers, of_head) | _with_prior(curved, layers, set(layers) - of_head)
-    return AdapterLaplace(layers, {name: blocks[name] for name in layers}, attached)
+    return AdapterLaplace(layers, {name: blocks[name] for name in layers}, attached, classes)
 
 
 def trained_layers(attached: Attached) -> dict[str, nn.Linear]:

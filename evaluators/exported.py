@@ -33,7 +33,7 @@ from calibration.conformal import Method
 from calibration.sets import Fits
 from calibration.softmax import softmax
 from evaluators.anatomy import anatomy_of
-from evaluators.attach import attach, own_weights
+from evaluators.attach import Attached, attach, own_weights
 from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
 from evaluators.evaluation import STATE_FILE
 from evaluators.fits import read_fits
@@ -57,7 +57,7 @@ class Predictor:
     """A reloaded candidate.
 
     Attributes:
-        model: Takes the tokenizer's output, gives `.logits` of shape [batch, classes].
+        attached: The candidate on its backbone.
         backbone: What it stands on.
         classes: Names of the classes.
         max_length: Most tokens of a text.
@@ -67,7 +67,7 @@ class Predictor:
         columns: The columns of the model's logits that are its classes.
     """
 
-    model: nn.Module
+    attached: Attached
     backbone: Backbone
     classes: tuple[str, ...]
     max_length: int
@@ -75,6 +75,11 @@ class Predictor:
     sets: Fits = field(default_factory=dict)
     task: int | None = None
     columns: tuple[int, int | None] = (0, None)
+
+    @property
+    def model(self) -> nn.Module:
+        """Takes the tokenizer's output, gives `.logits` of shape [batch, classes]."""
+        return self.attached.model
 
     def logits(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> NDArray[np.float64]:
         """Return raw logits of shape [texts, classes]."""
@@ -153,11 +158,11 @@ def load_exported(
     load_trained(attached, _read_state(folder), backbone.storages)
     fit, sets = read_fits(folder, own.name if own else "")
     if own is None or number is None:
-        return Predictor(attached.model, backbone, tuple(about["classes"]), about["max_length"], fit, sets)
+        return Predictor(attached, backbone, tuple(about["classes"]), about["max_length"], fit, sets)
     classes = tuple(name.removeprefix(f"{own.name}/") for name in about["classes"][own.start : own.stop])
     fit = fit.of(own.name) if isinstance(fit, TaskCalibrator) else fit
     columns = own.start, own.stop
-    return Predictor(attached.model, backbone, classes, about["max_length"], fit, sets, number, columns)
+    return Predictor(attached, backbone, classes, about["max_length"], fit, sets, number, columns)
 
 
 def tasks_in(about: Mapping[str, Any]) -> tuple[TaskColumns, ...]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import safetensors.numpy
@@ -154,7 +154,25 @@ def dropping(model: nn.Module, rate: float) -> Iterator[None]:
             layer.p, layer.training = was, training
 
 
-_Averaging = TypeVar("_Averaging", Ensemble, DropoutEnsemble)
+class Averaging(Protocol):
+    """What averages predictions: an ensemble, MC-dropout, a posterior. A frozen dataclass with a `fit`."""
+
+    @property
+    def fit(self) -> Calibrator | None:
+        """The calibrator of what it says; None where it is not calibrated."""
+
+    @property
+    def cost(self) -> PredictionCost:
+        """What a prediction costs, the time aside."""
+
+    def logits(self, texts: Texts) -> NDArray[np.float64]:
+        """Return the logarithm of the mean probabilities, shape [texts, classes]."""
+
+    def probabilities(self, texts: Texts) -> NDArray[np.float64]:
+        """Return calibrated probabilities of shape [texts, classes]."""
+
+
+_Averaging = TypeVar("_Averaging", bound=Averaging)
 
 
 def pooled_logits(logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -204,7 +222,9 @@ def calibrated(predictor: _Averaging, texts: Texts, labels: Sequence[int]) -> _A
     Raises:
         CalibrationError: Labels that are not fit to use.
     """
-    return replace(predictor, fit=fit_temperature(predictor.logits(texts), np.asarray(labels)))
+    changed: Any = predictor  # a protocol cannot say that it is a dataclass
+    fit = fit_temperature(predictor.logits(texts), np.asarray(labels))
+    return cast(_Averaging, replace(changed, fit=fit))
 
 
 def cost_of(predictor: Predictor) -> PredictionCost:
@@ -217,7 +237,7 @@ def cost_of(predictor: Predictor) -> PredictionCost:
     return PredictionCost(1, sum(own.values()))
 
 
-def measured(predictor: Ensemble | DropoutEnsemble | Predictor, text: Any) -> PredictionCost:
+def measured(predictor: Averaging | Predictor, text: Any) -> PredictionCost:
     """Return a predictor's cost with the median milliseconds to classify one text, tokenisation included."""
     latency = median_ms(lambda: predictor.probabilities([text]))
     cost = cost_of(predictor) if isinstance(predictor, Predictor) else predictor.cost

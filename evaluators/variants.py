@@ -20,14 +20,13 @@ import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from calibration.spec import CalibrationSpec
-from evaluators.adapter_laplace import Structure, fit_adapter
 from evaluators.attach import Attached
 from evaluators.evaluation import TEST_FILE
-from evaluators.laplace import LastLayerLaplace, fit_last_layer
 from evaluators.measurement import median_ms, predict_logits
+from evaluators.posteriors import Spread, fit_posterior
 from evaluators.predictors import dropping, pooled_logits
 from evaluators.tokens import Batch, Tokens
 from search_space.errors import UnsupportedError
@@ -122,9 +121,9 @@ def make_variants(bench: Bench, spec: CalibrationSpec) -> tuple[dict[str, Varian
     """Return the variants that a study asks for, and why others cannot be made of this candidate."""
     makers: dict[str, Callable[[Bench, CalibrationSpec], Variant]] = {
         "dropout": dropout_variant,
-        "laplace": laplace_variant,
-        "laplace_diagonal": partial(adapter_laplace_variant, "diagonal"),
-        "laplace_kronecker": partial(adapter_laplace_variant, "kronecker"),
+        "laplace": partial(laplace_variant, "last_layer"),
+        "laplace_diagonal": partial(laplace_variant, "diagonal"),
+        "laplace_kronecker": partial(laplace_variant, "kronecker"),
     }
     made: dict[str, Variant] = {}
     refused: dict[str, str] = {}
@@ -164,55 +163,23 @@ def dropout_variant(bench: Bench, spec: CalibrationSpec) -> Variant:
     return Variant(logits, spec.passes, 0, spec.passes * once)
 
 
-def laplace_variant(bench: Bench, _spec: CalibrationSpec) -> Variant:
-    """Spread the last layer's weights.
+def laplace_variant(spread: Spread, bench: Bench, _spec: CalibrationSpec) -> Variant:
+    """Spread the weights of the last layer, or of the adapter and the head.
 
     Raises:
-        UnsupportedError: The last layer sees tokens one by one, not examples, or is that of several tasks.
+        UnsupportedError: The candidate has no such posterior, or was trained on several tasks.
     """
     if bench.train.tasks:
         raise UnsupportedError("its last layer is that of several tasks; Laplace is for one")
-    layer = last_layer(bench.attached)
-    fit = _fit(bench, layer)
-    logits = {
-        role: fit.logits(*_seen(bench, layer, tokens, range(len(tokens.ids)))) for role, tokens in bench.roles.items()
-    }
-    latency = _latency_ms(bench, lambda inputs: fit.logits(*_look(bench.attached.model, layer, inputs)))
-    return Variant(logits, 1, fit.bytes, latency)
-
-
-def adapter_laplace_variant(structure: Structure, bench: Bench, _spec: CalibrationSpec) -> Variant:
-    """Spread the weights of the adapter and the head.
-
-    Raises:
-        UnsupportedError: The candidate trains no linear layer beside the head's, or its factors would be too large.
-    """
     rows = _training_rows(bench)
     batches = (bench.train.batch(part, bench.device).inputs for part in _in_batches(bench.train, rows, bench.size))
-    fit = fit_adapter(bench.attached, batches, len(rows) / len(bench.train.ids), structure)
+    posterior = fit_posterior(bench.attached, batches, len(rows) / len(bench.train.ids), spread)
     logits = {}
     for role, tokens in bench.roles.items():
         logits[role] = np.empty((len(tokens.ids), bench.classes))
         for indices, batch in tokens.in_order(bench.size, bench.device):
-            logits[role][indices] = fit.logits(batch.inputs).numpy()
-    return Variant(logits, 1 + bench.classes, fit.bytes, _latency_ms(bench, fit.logits))
-
-
-def last_layer(attached: Attached) -> nn.Linear:
-    """Return the linear layer whose outputs are the logits. Raises UnsupportedError where there is none."""
-    head = {id(parameter) for parameter in attached.head}
-    layers = [one for one in attached.model.modules() if isinstance(one, nn.Linear) and id(one.weight) in head]
-    if not layers:
-        raise UnsupportedError("its head has no linear layer")
-    return layers[-1]
-
-
-def _fit(bench: Bench, layer: nn.Linear) -> LastLayerLaplace:
-    count, rows = len(bench.train.ids), _training_rows(bench)
-    features, logits = _seen(bench, layer, bench.train, rows)
-    bias = layer.bias if layer.bias is not None else torch.zeros(layer.out_features)
-    weights = torch.cat([layer.weight, bias[:, None].to(layer.weight)], dim=1).detach().double().cpu().numpy()
-    return fit_last_layer(features, logits, weights, count)
+            logits[role][indices] = posterior.logits(batch.inputs)
+    return Variant(logits, posterior.passes, posterior.bytes, _latency_ms(bench, posterior.logits))
 
 
 def _training_rows(bench: Bench) -> list[int]:
@@ -225,31 +192,6 @@ def _in_batches(tokens: Tokens, rows: list[int], size: int) -> Iterator[list[int
     """Yield positions of some examples, like lengths together."""
     order = sorted(rows, key=lambda row: -len(tokens.ids[row]))
     return (order[start : start + size] for start in range(0, len(order), size))
-
-
-def _seen(bench: Bench, layer: nn.Linear, tokens: Tokens, rows: range | list[int]) -> tuple[Floats, Floats]:
-    """Return inputs and outputs of the last layer for some examples, in their order."""
-    found = []
-    order = sorted(range(len(rows)), key=lambda at: -len(tokens.ids[rows[at]]))
-    for start in range(0, len(order), bench.size):
-        batch = tokens.batch([rows[at] for at in order[start : start + bench.size]], bench.device)
-        found.append(_look(bench.attached.model, layer, batch.inputs))
-    back = np.argsort(order)
-    return np.concatenate([one[0] for one in found])[back], np.concatenate([one[1] for one in found])[back]
-
-
-def _look(model: nn.Module, layer: nn.Linear, inputs: Mapping[str, Tensor]) -> tuple[Floats, Floats]:
-    """Run the model, and return what went into its last layer and what came out of the model."""
-    kept: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _module, given: kept.append(given[0]))
-    try:
-        with torch.inference_mode():
-            logits = model(**inputs).logits
-    finally:
-        hook.remove()
-    if len(kept) != 1 or kept[0].ndim != 2:
-        raise UnsupportedError("its last layer sees tokens one by one; Laplace is for heads that see examples")
-    return kept[0].double().cpu().numpy(), logits.double().cpu().numpy()
 
 
 def _latency_ms(bench: Bench, call: Callable[[Mapping[str, Tensor]], object]) -> float:

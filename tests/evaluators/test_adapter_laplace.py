@@ -17,7 +17,7 @@ from calibration.spec import CalibrationSpec
 from evaluators.adapter_laplace import AdapterLaplace, Block, Structure, fit_adapter, look, mean_logits, trained_layers
 from evaluators.attach import Attached, attach
 from evaluators.trained import TrainedEvaluator, TrainedRun
-from evaluators.variants import Bench, adapter_laplace_variant, make_variants
+from evaluators.variants import Bench, laplace_variant, make_variants
 from search_space.errors import UnsupportedError
 from search_space.notation import parse
 from tests.evaluators.tiny import evaluator_spec
@@ -185,7 +185,7 @@ def test_a_variant_says_every_role_softer_than_the_candidate(
     evaluator: TrainedEvaluator, run: TrainedRun, structure: Structure
 ) -> None:
     bench = bench_of(evaluator, run.attached)
-    made = adapter_laplace_variant(structure, bench, CalibrationSpec())
+    made = laplace_variant(structure, bench, CalibrationSpec())
     assert set(made.logits) == set(bench.roles)
     assert made.passes == 1 + 3
     assert made.latency_ms > 0
@@ -196,7 +196,7 @@ def test_a_variant_says_every_role_softer_than_the_candidate(
         numbers += sum(rows**2 + columns**2 for rows, columns in shapes)
     assert made.bytes == 8 * numbers
     assert np.abs(made.logits["validation"] - log_softmax(run.logits["validation"])).max() < 0.5
-    again = adapter_laplace_variant(structure, bench, CalibrationSpec())
+    again = laplace_variant(structure, bench, CalibrationSpec())
     assert np.array_equal(made.logits["test"], again.logits["test"]), "the draws are the same every time"
     alone = bench.roles["test"].batch([0], CPU).inputs
     fit = fit_adapter(run.attached, [inputs_of(evaluator, [0, 1])], 1.0, structure)
@@ -206,7 +206,7 @@ def test_a_variant_says_every_role_softer_than_the_candidate(
 
 def test_training_goes_on_as_if_nothing_had_been(evaluator: TrainedEvaluator, run: TrainedRun) -> None:
     before = {name: one.clone() for name, one in run.attached.model.named_parameters()}
-    adapter_laplace_variant("diagonal", bench_of(evaluator, run.attached), CalibrationSpec())
+    laplace_variant("diagonal", bench_of(evaluator, run.attached), CalibrationSpec())
     assert all(torch.equal(one, before[name]) for name, one in run.attached.model.named_parameters())
     assert all(one.grad is None for one in run.attached.trainable)
     assert not any(module._forward_hooks for module in trained_layers(run.attached).values())

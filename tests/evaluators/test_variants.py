@@ -11,8 +11,9 @@ from calibration.softmax import softmax
 from calibration.spec import CalibrationSpec
 from evaluators.attach import Attached, attach
 from evaluators.evaluation import EvaluatorSpec
+from evaluators.posteriors import last_layer, look_at_last
 from evaluators.trained import TrainedEvaluator, TrainedRun
-from evaluators.variants import Bench, FinalistLogits, dropout_variant, laplace_variant, last_layer, make_variants
+from evaluators.variants import Bench, FinalistLogits, dropout_variant, laplace_variant, make_variants
 from search_space.errors import UnsupportedError
 from search_space.notation import parse
 from tests.evaluators.tiny import evaluator_spec
@@ -66,14 +67,12 @@ def test_laplace_keeps_every_decision_nearly_and_is_less_sure(tested: FinalistLo
 
 
 def test_laplace_sees_what_the_last_layer_sees(evaluator: TrainedEvaluator, run: TrainedRun) -> None:
-    """Its features, through the last layer's own weights, are the logits, each in its row."""
-    from evaluators.variants import _seen
-
+    """Its features, through the last layer's own weights, are the logits."""
     layer = last_layer(run.attached)
-    tokens = evaluator.tokens["validation"]
-    features, logits = _seen(bench_of(evaluator, run.attached), layer, tokens, range(len(tokens.ids)))
+    batch = evaluator.tokens["validation"].batch([0, 1, 2], evaluator.backbone.device)
+    features, logits = look_at_last(run.attached.model.eval(), layer, batch.inputs)
     assert np.allclose(features @ layer.weight.detach().numpy().T + layer.bias.detach().numpy(), logits, atol=1e-5)
-    assert np.allclose(logits, run.logits["validation"], atol=1e-5)
+    assert np.allclose(logits, run.logits["validation"][:3], atol=1e-5)
 
 
 def test_dropout_averages_passes_and_is_off_afterwards(evaluator: TrainedEvaluator, run: TrainedRun) -> None:
@@ -97,4 +96,4 @@ def test_a_head_that_sees_tokens_has_no_laplace(tmp_path: Path) -> None:
     evaluator = TrainedEvaluator(evaluator_spec(tmp_path, architecture="llama", num_labels=3))
     attached = attach(evaluator.backbone.model, evaluator.anatomy, parse("lora(r=2)"), 0)
     with pytest.raises(UnsupportedError, match="sees tokens one by one"):
-        laplace_variant(bench_of(evaluator, attached), CalibrationSpec())
+        laplace_variant("last_layer", bench_of(evaluator, attached), CalibrationSpec())
