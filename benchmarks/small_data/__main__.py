@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import FOLDER, write
 from benchmarks.small_data import plan
-from benchmarks.small_data.journal import Journal
+from benchmarks.small_data.journal import Journal, one_pass_journals
 from benchmarks.small_data.plan import Run
 from benchmarks.small_data.selection import picks
 from search_space.errors import UnsupportedError
@@ -20,7 +20,11 @@ JOURNALS = FOLDER / "results" / "small_data"
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small_data")
-    parser.add_argument("do", choices=("train", "report"), help="train what is not trained yet, or say what was found")
+    parser.add_argument(
+        "do",
+        choices=("train", "one_pass", "report"),
+        help="train what is not trained yet: the plan, or the ways to one pass; or say what was found",
+    )
     parser.add_argument("--task", choices=plan.TASKS, help="one task alone; each has a journal of its own")
     parser.add_argument("--journals", type=Path, default=JOURNALS, help="folder in which results are kept")
     given = parser.parse_args()
@@ -28,6 +32,11 @@ def main() -> None:
         write_report(given.journals)
         return
     warnings.filterwarnings("ignore", message=".*lora_dropout.*")
+    if given.do == "one_pass":
+        from benchmarks.small_data import one_pass
+
+        one_pass.train(one_pass_journals(given.journals))
+        return
     for task in (given.task,) if given.task else plan.TASKS:
         train_task(Journal(given.journals / f"{task}.jsonl"), task)
 
@@ -38,7 +47,7 @@ def write_report(journals: Path) -> None:
     from benchmarks.small_data.findings import findings
     from benchmarks.small_data.report import markdown
 
-    found = findings({task: Journal(journals / f"{task}.jsonl") for task in plan.TASKS})
+    found = findings({task: Journal(journals / f"{task}.jsonl") for task in plan.TASKS}, one_pass_journals(journals))
     pictures = draw(found, JOURNALS)
     write("small_data", found, markdown(found, pictures))
 

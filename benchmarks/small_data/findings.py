@@ -13,7 +13,7 @@ from benchmarks.small_data.data import CLASSES, material
 from benchmarks.small_data.journal import Journal
 from benchmarks.small_data.measures import measured, nll_by_calibration_rows, surprises
 from benchmarks.small_data.plan import Run
-from benchmarks.small_data.selection import RULES, chosen, searched
+from benchmarks.small_data.selection import RULES, chosen, one_pass_runs, searched
 from calibration.bootstrap import Difference, nested_difference
 from calibration.temperature import fit_temperature
 from evaluators.predictors import pooled_logits
@@ -23,8 +23,8 @@ SUBSET, REPEATS = 12, 500
 """Candidates of a smaller search drawn from the whole, and how many such searches."""
 
 
-def findings(journals: Mapping[str, Journal]) -> dict[str, Any]:
-    """Return everything that the report says, as JSON data, from the journal of each task."""
+def findings(journals: Mapping[str, Journal], ways: Mapping[str, Journal] | None = None) -> dict[str, Any]:
+    """Return everything that the report says, as JSON data, from the journals of tasks and of ways to one pass."""
     rows = [row for journal in journals.values() for row in journal.rows.values()]
     searches = {task: search(journal, task) for task, journal in journals.items()}
     return {
@@ -34,6 +34,7 @@ def findings(journals: Mapping[str, Journal]) -> dict[str, Any]:
         "grid": [row for task, journal in journals.items() for row in grid(journal, task)],
         "calibration_rows": {task: _by_rows(journal, task) for task, journal in journals.items()},
         "search": {task: found for task, found in searches.items() if found},
+        "one_pass": one_pass(journals[plan.ONE_PASS_TASK], ways or {}),
     }
 
 
@@ -70,6 +71,39 @@ def search(journal: Journal, task: str) -> dict[str, Any]:
         "gain": {"mean": float(gain.mean()), "better": float(np.mean(gain > 0)), "worse": float(np.mean(gain < 0))},
         "ensemble": None if of_ensemble is None else {"members": len(ensemble), "nll_after": float(of_ensemble.mean())},
         "one_member": _mean(alone) if alone else None,
+    }
+
+
+def one_pass(journal: Journal, ways: Mapping[str, Journal]) -> dict[str, Any]:
+    """Return how each way to one pass does beside the ensemble; empty where they, or its members, are not trained."""
+    task = plan.ONE_PASS_TASK
+    members = _members(journal, list(plan.ensembles(task)))
+    runs = {way: one_pass_runs(way, one) for way, one in ways.items()}
+    if not members or not all(len(one) >= plan.ONE_PASS_SEEDS for one in runs.values()) or not runs:
+        return {}
+    of_ensemble = _ensemble_surprises(members, task)
+    longer = [ways["longer"].logits(run, CLASSES[task]) for run in runs["longer"]]
+    return {
+        "ensemble": float(of_ensemble.mean()),
+        "alone": _mean([float(np.mean(_scaled_surprises(one, task))) for one in members]),
+        "longer_ensemble": {"members": len(longer), "nll_after": float(_ensemble_surprises(longer, task).mean())},
+        "candidates": len([run for run in ways["searched"].rows if run.seed == 0]),
+        "core_hours": sum(row["seconds"] for way, one in ways.items() if way != "averaged" for row in one.rows.values())
+        / 3600,
+        "ways": [_way(way, ways[way], runs[way], of_ensemble) for way in ways],
+    }
+
+
+def _way(way: str, journal: Journal, runs: Sequence[Run], of_ensemble: Floats) -> dict[str, Any]:
+    each = np.array([_after(journal, run) for run in runs])
+    less = nested_difference(each, np.tile(of_ensemble, (3, 1)))
+    return {
+        "way": way,
+        "candidate": runs[0].candidate,
+        "seeds": len(runs),
+        "accuracy": _mean([_accuracy(journal, run) for run in runs]),
+        "nll_after": float(each.mean()),
+        "less_ensemble": _interval(less),
     }
 
 

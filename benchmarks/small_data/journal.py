@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import json_lines
-from benchmarks.small_data.plan import Run
+from benchmarks.small_data.plan import ONE_PASS_WAYS, Run
 
 Logits = Mapping[str, NDArray[np.float64]]
 
@@ -43,6 +43,11 @@ class Journal:
     def logits(self, run: Run, classes: int) -> dict[str, NDArray[np.float64]]:
         """Return the logits of a run by role. KeyError where it was not trained."""
         return {role: unpacked_logits(text, classes) for role, text in self.rows[run]["logits"].items()}
+
+
+def one_pass_journals(folder: Path) -> dict[str, Journal]:
+    """Return the journal of each way to one pass."""
+    return {way: Journal(folder / f"one_pass_{way}.jsonl") for way in ONE_PASS_WAYS}
 
 
 def packed_logits(logits: NDArray[np.float64]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from random import Random
 from typing import Any
 
@@ -31,6 +30,12 @@ SEEDS = 5
 POOL, POOL_SIZE = 24, 1000
 """Candidates of the random search, and examples that each is trained on."""
 REFERENCE = METHODS["LoRA r=8"]
+ONE_PASS_TASK, ONE_PASS_SEEDS = "trec", 3
+ONE_PASS_WAYS = ("longer", "averaged", "distilled", "unlabelled", "searched")
+ONE_PASS_STEPS = SEEDS * STEPS[POOL_SIZE]
+"""Steps of one candidate that may train for as long as the members of the ensemble together."""
+ONE_PASS_CANDIDATES, ONE_PASS_SHARES = 12, (0.2, 0.5, 1.0)
+"""Candidates of the search for one pass, and lengths of training that it may choose from."""
 _SPACE: dict[str, Any] = {
     "methods": {
         "lora": {"r": [2, 4, 8, 16, 32], "alpha": [16, 32], "use_rslora": [False], "use_dora": [False]},
@@ -97,10 +102,15 @@ def planned() -> int:
     return len(TASKS) * of_task
 
 
-@cache
-def drawn(count: int) -> tuple[str, ...]:
-    """Return candidates drawn at random from the space, in the short notation."""
-    space, random = _space(), UniformDraws(Random(0))
+def drawn(count: int, seed: int = 0, recipe: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Return candidates drawn at random from the space, in the short notation.
+
+    Args:
+        count: How many different ones.
+        seed: Of the drawing.
+        recipe: Further knobs of the recipe.
+    """
+    space, random = _space(recipe or {}), UniformDraws(Random(seed))
     found: dict[str, None] = {}
     while len(found) < count:
         found[write(space.draw(random))] = None
@@ -112,8 +122,9 @@ def same(candidate: str) -> str:
     return write(parse(candidate))
 
 
-def _space() -> Space:
-    return bind(SpaceSpec.model_validate(_SPACE), anatomy_of(load(MODEL, 2).model))
+def _space(recipe: Mapping[str, Any]) -> Space:
+    spec = SpaceSpec.model_validate(_SPACE | {"recipe": {**_SPACE["recipe"], **recipe}})
+    return bind(spec, anatomy_of(load(MODEL, 2).model))
 
 
 @dataclass(frozen=True)

@@ -50,3 +50,18 @@ def chosen(journal: Journal, runs: Sequence[Run], rule: str) -> Run:
     """Return the run that a rule prefers, by the rows of the validation role."""
     labels = material(runs[0].task).judged["validation"].labels
     return min(runs, key=lambda run: RULES[rule](journal.logits(run, CLASSES[run.task])["validation"], labels))
+
+
+def one_pass_picks(journal: Journal) -> list[Run]:
+    """Return what the search for one pass picks, on every seed; nothing where it is not trained."""
+    runs = [run for run in journal.rows if run.seed == 0 and journal.has_logits(run)]
+    if len(runs) < plan.ONE_PASS_CANDIDATES:
+        return []
+    best = chosen(journal, runs, "calibrated NLL")
+    return [replace(best, seed=seed) for seed in range(plan.SEEDS)]
+
+
+def one_pass_runs(way: str, journal: Journal) -> list[Run]:
+    """Return the runs that a way to one pass is judged by, as far as they are trained."""
+    runs = one_pass_picks(journal) if way == "searched" else sorted(journal.rows, key=lambda run: run.seed)
+    return [run for run in runs if journal.has_logits(run)]

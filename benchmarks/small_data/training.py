@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import cast
 
@@ -12,12 +14,12 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from benchmarks.small_data.data import CLASSES, Material, material
+from benchmarks.small_data.data import CLASSES, material
 from benchmarks.small_data.plan import MODEL, STEPS, Run
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
 from evaluators.backbone import Backbone, load
-from evaluators.data import Task
+from evaluators.data import Examples, Task
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import predict_logits
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of
@@ -43,38 +45,90 @@ def logits_of(run: Run, steps: int | None = None) -> tuple[dict[str, NDArray[np.
         FloatingPointError: The gradient or the logits are not finite.
     """
     started = time.process_time()
-    backbone, data = _backbone(run.task), material(run.task)
+    attached = trained(run, steps or STEPS[run.size])
+    return judged_logits(run.task, attached), time.process_time() - started
+
+
+def trained(
+    run: Run, steps: int, lesson: Lesson | None = None, after_step: Callable[[Attached, int], None] = lambda *_: None
+) -> Attached:
+    """Train a run.
+
+    Args:
+        run: What to train.
+        steps: Optimiser steps.
+        lesson: What it learns from; the labelled examples of the run when None.
+        after_step: Told after each step, with its number from 1.
+
+    Raises:
+        UnsupportedError: The model cannot carry the candidate.
+        FloatingPointError: The gradient is not finite.
+    """
+    backbone = _backbone(run.task)
     attached = attach(backbone.model, anatomy_of(backbone.model), parse(run.candidate), run.seed)
+    lesson = lesson or labelled(run)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        _train(attached, _train_tokens(run, data, backbone), steps or STEPS[run.size], run.seed, backbone)
-        model = attached.model.eval()
-        logits = {
-            role: predict_logits(
-                partial(_forward, model), tokens, CLASSES[run.task], TRAINING.evaluation_batch_size, backbone.device
-            )
-            for role, tokens in _judged(run.task).items()
-        }
+        hooks = hooks_of(attached)
+        attached = hooks.begin(attached, Schooling(steps, iter(()), _loss_on))
+        optimiser = build_optimiser(attached)
+        schedule = build_schedule(optimiser, steps, TRAINING.warmup)
+        order = lesson.tokens.shuffled(TRAINING.batch_size, run.seed)
+        attached.model.train()
+        for step in range(1, steps + 1):
+            loss = hooks.penalised(lesson.loss(attached, next(order), backbone.device))
+            norm = optimiser.update(loss, TRAINING.max_grad_norm, partial(hooks.after_step, step))
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"the gradient is not finite at step {step}")
+            schedule.step()
+            after_step(attached, step)
+    return attached
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a run learns from.
+
+    Attributes:
+        tokens: Examples.
+        targets: Probabilities of shape [examples, classes] to learn in place of the labels.
+    """
+
+    tokens: Tokens
+    targets: NDArray[np.float64] | None = None
+
+    def loss(self, attached: Attached, indices: list[int], device: torch.device) -> torch.Tensor:
+        """Return the mean cross-entropy of a batch."""
+        batch = self.tokens.batch(indices, device)
+        logits = _forward(attached.model, [], batch)
+        if self.targets is None:
+            return loss_of(logits, batch.labels, attached.candidate.recipe.label_smoothing)
+        wanted = torch.from_numpy(self.targets[indices]).to(logits)
+        return nn.functional.cross_entropy(logits, wanted)
+
+
+def labelled(run: Run) -> Lesson:
+    """Return the labelled examples of a run."""
+    return Lesson(tokens_of(run.task, material(run.task).drawn(run.size, run.subset)))
+
+
+def judged_logits(task: str, attached: Attached) -> dict[str, NDArray[np.float64]]:
+    """Return what a trained run says of every set that it is judged on. Raises FloatingPointError."""
+    logits = {role: said(task, attached, tokens) for role, tokens in _judged(task).items()}
     if not all(np.isfinite(one).all() for one in logits.values()):
         raise FloatingPointError("the logits are not finite")
-    return logits, time.process_time() - started
+    return logits
 
 
-def _train(attached: Attached, tokens: Tokens, steps: int, seed: int, backbone: Backbone) -> None:
-    hooks = hooks_of(attached)
-    attached = hooks.begin(attached, Schooling(steps, iter(()), _loss_on))
-    optimiser = build_optimiser(attached)
-    schedule = build_schedule(optimiser, steps, TRAINING.warmup)
-    order = tokens.shuffled(TRAINING.batch_size, seed)
-    attached.model.train()
-    for step in range(steps):
-        batch = tokens.batch(next(order), backbone.device)
-        logits = _forward(attached.model, [], batch)
-        loss = hooks.penalised(loss_of(logits, batch.labels, attached.candidate.recipe.label_smoothing))
-        norm = optimiser.update(loss, TRAINING.max_grad_norm, partial(hooks.after_step, step + 1))
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite at step {step + 1}")
-        schedule.step()
+def said(task: str, attached: Attached, tokens: Tokens) -> NDArray[np.float64]:
+    """Return the logits of a trained run, shape [examples, classes]."""
+    forward = partial(_forward, attached.model.eval())
+    return predict_logits(forward, tokens, CLASSES[task], TRAINING.evaluation_batch_size, _backbone(task).device)
+
+
+def tokens_of(task: str, examples: Examples) -> Tokens:
+    """Return some examples as tokens."""
+    return tokenise(Task((), {"train": examples}), _backbone(task).tokenizer, TRAINING)["train"]
 
 
 def _forward(model: nn.Module, _indices: list[int], batch: Batch) -> torch.Tensor:
@@ -94,11 +148,6 @@ def _backbone(task: str) -> Backbone:
     # Under autocast on a CPU, plain attention is twice as fast in training as the fused one.
     cast(PreTrainedModel, backbone.model).config._attn_implementation = "eager"
     return backbone
-
-
-def _train_tokens(run: Run, data: Material, backbone: Backbone) -> Tokens:
-    task = Task((), {"train": data.drawn(run.size, run.subset)})
-    return tokenise(task, backbone.tokenizer, TRAINING)["train"]
 
 
 @cache

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.small_data import findings as found_module
-from benchmarks.small_data import measures, plan, selection
+from benchmarks.small_data import measures, plan, report, selection
 from benchmarks.small_data.data import Material
 from benchmarks.small_data.figures import draw
 from benchmarks.small_data.findings import findings
-from benchmarks.small_data.journal import Journal, packed_logits, unpacked_logits
+from benchmarks.small_data.journal import Journal, one_pass_journals, packed_logits, unpacked_logits
 from benchmarks.small_data.plan import Run
 from benchmarks.small_data.report import markdown
 from calibration.softmax import softmax
@@ -125,6 +126,54 @@ def test_an_unfinished_journal_has_a_report(tmp_path: Path, materials, monkeypat
     assert "| 50 | head |" in markdown(findings(journals), draw(findings(journals), tmp_path))
 
 
+def test_ways_to_one_pass_are_judged_beside_the_ensemble(journals, materials, monkeypatch, tmp_path: Path) -> None:
+    _use(monkeypatch, materials)
+    random, ways = np.random.default_rng(1), one_pass_journals(tmp_path)
+    assert found_module.one_pass(journals["trec"], ways) == {}, "nothing trained"
+    reference = Run("trec", plan.POOL_SIZE, 0, plan.REFERENCE, 0)
+    for way, journal in ways.items():
+        drawn = [replace(reference, candidate=f"lora(r={rank}) | lr=0.001") for rank in range(2, 14)]
+        for run in drawn if way == "searched" else [replace(reference, seed=seed) for seed in range(3)]:
+            journal.append(run, _logits(run, materials["trec"], random), 3600.0)
+    picks = selection.one_pass_picks(ways["searched"])
+    assert [run.seed for run in picks] == list(range(plan.SEEDS))
+    labels = materials["trec"].judged["validation"].labels
+    losses = {run: selection.cross_fitted_nll(ways["searched"].logits(run, 6)["validation"], labels) for run in drawn}
+    assert picks[0] == min(losses, key=lambda run: losses[run])
+    assert found_module.one_pass(journals["trec"], ways) == {}, "the pick has one seed"
+    for run in picks[1:]:
+        ways["searched"].append(run, _logits(run, materials["trec"], random), 3600.0)
+    found = found_module.one_pass(journals["trec"], ways)
+    assert [one["way"] for one in found["ways"]] == list(plan.ONE_PASS_WAYS)
+    assert [one["seeds"] for one in found["ways"]] == [3, 3, 3, 3, 5]
+    assert found["core_hours"] == pytest.approx(3 + 3 + 3 + 12 + 4), "weights that are averaged train nothing more"
+    assert found["longer_ensemble"]["nll_after"] < found["ways"][0]["nll_after"]
+    for one in found["ways"]:
+        assert one["less_ensemble"]["value"] == pytest.approx(one["nll_after"] - found["ensemble"], abs=1e-6)
+    page = "\n".join(report._one_pass(found))
+    assert "One pass instead of five" in page
+    assert "Goal, the searched pick at one pass not worse than the ensemble of as much training" in page
+
+
+def test_the_mean_of_weights_is_over_the_later_steps() -> None:
+    from types import SimpleNamespace
+    from typing import cast
+
+    import torch
+
+    from benchmarks.small_data.one_pass import Mean
+    from evaluators.attach import Attached
+
+    weight = torch.nn.Parameter(torch.zeros(2))
+    attached, mean = cast(Attached, SimpleNamespace(trainable=[weight])), Mean(3)
+    for step in range(1, 6):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        mean.add(attached, step)
+    mean.put(attached)
+    assert weight.tolist() == [4.0, 4.0]
+
+
 @pytest.mark.slow
 def test_a_candidate_learns() -> None:
     """Autocast keeps cast weights for as long as it lasts: training inside one region learns nothing."""
@@ -138,3 +187,19 @@ def test_a_candidate_learns() -> None:
         pytest.skip(str(error))
     logits, _ = logits_of(Run("trec", 200, 0, plan.METHODS["LoRA r=8"], 0), steps=60)
     assert np.mean(logits["test"].argmax(axis=1) == labels) > 0.5
+
+
+@pytest.mark.slow
+def test_a_candidate_learns_what_others_say() -> None:
+    """Soft targets that put everything on one class teach that class."""
+    from benchmarks.small_data.training import Lesson, judged_logits, labelled, trained
+    from search_space.errors import InstallationError
+
+    run = Run("trec", 50, 0, plan.METHODS["LoRA r=8"], 0)
+    try:
+        tokens = labelled(run).tokens
+    except InstallationError as error:
+        pytest.skip(str(error))
+    targets = np.tile(np.eye(6)[2], (len(tokens.ids), 1))
+    said = judged_logits("trec", trained(run, 30, Lesson(tokens, targets)))["test"]
+    assert np.mean(said.argmax(axis=1) == 2) > 0.95
