@@ -139,6 +139,42 @@ def probability_non_dominated(
     return np.where(known, chances, np.nan)
 
 
+def hypervolume_interval(
+    samples: Sequence[npt.ArrayLike],
+    reference: npt.ArrayLike,
+    ideal: npt.ArrayLike,
+    directions: Sequence[Direction],
+    level: float = 0.95,
+    draws: int = 400,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Return the normalised hypervolume of the candidates' means, and the percentile bootstrap interval over seeds.
+
+    Seeds are drawn as `probability_non_dominated` draws them; a candidate with one seed stays where it is.
+
+    Args:
+        samples: For each candidate an array of finite values of shape (seeds, m).
+        reference: As for `normalized_hypervolume`.
+        ideal: The same.
+        directions: Which way is better, for each of the m columns.
+        level: Coverage of the interval, in (0, 1).
+        draws: Number of bootstrap draws.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: As `normalized_hypervolume`, or there is no candidate.
+    """
+    if not samples:
+        raise ValueError("a hypervolume needs at least one candidate")
+    generator = np.random.default_rng(seed)
+    rows = [np.asarray(one, dtype=np.float64) for one in samples]
+    drawn = np.stack([_bootstrap_means(one, draws, generator) for one in rows], axis=1)
+    volumes = [normalized_hypervolume(one, reference, ideal, directions) for one in drawn]
+    low, high = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2])
+    whole = normalized_hypervolume([one.mean(axis=0) for one in rows], reference, ideal, directions)
+    return whole, float(low), float(high)
+
+
 def oriented(values: npt.ArrayLike, directions: Sequence[Direction]) -> FloatArray:
     """Return a copy of `values` in which less is better in every column."""
     array = np.array(values, dtype=np.float64)

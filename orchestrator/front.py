@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from evaluators.score import METRICS, Cost, Direction, Metric, in_order
-from orchestrator.dominance import FloatArray, non_dominated, normalized_hypervolume, probability_non_dominated
+from orchestrator.dominance import (
+    FloatArray,
+    hypervolume_interval,
+    non_dominated,
+    normalized_hypervolume,
+    probability_non_dominated,
+)
 from orchestrator.member import Estimate, Member
 from orchestrator.pick import Pick, choose, cost_of
 from orchestrator.spec import Objective, StudySpec
@@ -54,6 +60,8 @@ class Front:
         pick: The recommended candidate; None when no trial is eligible.
         hypervolume: Of the members' values in the search, as a share of the box between the reference point and the
             ideal (1 for what is maximized, 0 for what is minimized), on linear scales; None without a reference point.
+        confirmed_hypervolume: The same of the finalists' means on validation, and the ends of its 95 % bootstrap
+            interval over their seeds; None where nothing was trained again on two seeds.
         reference_point: Fixed before the search, by metric.
         history: How the hypervolume grew: pairs of how many trials were settled, and the hypervolume from there on.
         predictors: What predicts better than one candidate and what it costs, as `orchestrator/predictors.py` tells it.
@@ -70,6 +78,7 @@ class Front:
     reference_point: Mapping[str, float] | None
     history: tuple[tuple[int, float], ...] = ()
     predictors: tuple[Mapping[str, Any], ...] = ()
+    confirmed_hypervolume: tuple[float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return this front as JSON data."""
@@ -80,6 +89,7 @@ class Front:
             "limits": dict(self.limits),
             "reference_point": dict(self.reference_point) if self.reference_point else None,
             "hypervolume": self.hypervolume,
+            "confirmed_hypervolume": _named(self.confirmed_hypervolume),
             "history": [list(pair) for pair in self.history],
             "pick": self.pick.to_json() if self.pick else None,
             "members": [member.to_json() for member in self.members],
@@ -144,6 +154,7 @@ def front_of(
         hypervolume=max((volume for _, volume in history), default=0.0) if reference is not None else None,
         reference_point=dict(reference) if reference is not None else None,
         history=tuple(history),
+        confirmed_hypervolume=_confirmed(spec, candidates, reference) if reference is not None else None,
     )
 
 
@@ -252,11 +263,9 @@ def _candidates(
     """Return the eligible trials with their finalists, and how firm each is among those that were trained again."""
     again = _by_origin(finalists)
     members = [Member(one, tuple(again.get(one.number, ()))) for one in _eligible(spec, trials, limits)]
-    names = [objective.metric for objective in spec.objectives]
-    compared = [one for one in members if all(name in one.validation for name in names)]
-    samples = [[[_values(trial)[name] for name in names] for trial in one.finalists] for one in compared]
-    chances = probability_non_dominated(samples, _directions(spec))
-    firm = {one.number: float(chance) for one, chance in zip(compared, chances, strict=True) if not math.isnan(chance)}
+    samples = {one.number: rows for one in members if (rows := _samples(spec, one))}
+    chances = probability_non_dominated(list(samples.values()), _directions(spec))
+    firm = {number: float(chance) for number, chance in zip(samples, chances, strict=True) if not math.isnan(chance)}
     return [replace(one, firm=firm.get(one.number)) for one in members]
 
 
@@ -308,9 +317,35 @@ def _history(
 
 
 def _hypervolume(spec: StudySpec, values: FloatArray, reference: Mapping[str, float]) -> float:
+    return normalized_hypervolume(values, *_box(spec, reference), _directions(spec))
+
+
+def _box(spec: StudySpec, reference: Mapping[str, float]) -> tuple[list[float], list[float]]:
+    """Return the reference point and the ideal, in the order of the objectives."""
     ideal = [1.0 if direction == "maximize" else 0.0 for direction in _directions(spec)]
-    corner = [reference[objective.metric] for objective in spec.objectives]
-    return normalized_hypervolume(values, corner, ideal, _directions(spec))
+    return [reference[objective.metric] for objective in spec.objectives], ideal
+
+
+def _confirmed(
+    spec: StudySpec, candidates: Sequence[Member], reference: Mapping[str, float]
+) -> tuple[float, float, float] | None:
+    """Return the hypervolume of what was trained again, with its interval."""
+    samples = [rows for one in candidates if (rows := _samples(spec, one))]
+    if not any(len(rows) > 1 for rows in samples):
+        return None
+    return hypervolume_interval(samples, *_box(spec, reference), _directions(spec))
+
+
+def _samples(spec: StudySpec, member: Member) -> list[list[float]]:
+    """Return the objectives of each of a member's finalists; none where an objective was not measured."""
+    names = [objective.metric for objective in spec.objectives]
+    if not all(name in member.validation for name in names):
+        return []
+    return [[_values(trial)[name] for name in names] for trial in member.finalists]
+
+
+def _named(interval: tuple[float, float, float] | None) -> dict[str, float] | None:
+    return None if interval is None else dict(zip(("value", "low", "high"), interval, strict=True))
 
 
 def _is_settled(trial: Trial) -> bool:

@@ -104,6 +104,11 @@ class Member:
             if METRICS[name].on_split and name in self.values
         }
 
+    @property
+    def is_firm(self) -> bool | None:
+        """Whether it is non-dominated with a probability of at least 0.9; None where that is not known."""
+        return None if self.firm is None else self.firm >= FIRM
+
     def to_json(self) -> dict[str, Any]:
         """Return this member as JSON data."""
         trial = self.trial
@@ -120,6 +125,7 @@ class Member:
             "validation": {name: asdict(one) for name, one in self.validation.items()},
             "test": {name: asdict(one) for name, one in self.test.items()},
             "firm": self.firm,
+            "is_firm": self.is_firm,
             "optimism": self.optimism,
         }
 

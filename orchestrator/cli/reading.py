@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from orchestrator.cli.output import Json, StudyName, cell, command, console, known, print_json, short, table
 from orchestrator.front import Front, front_of_study
 from orchestrator.home import Home
+from orchestrator.member import FIRM
 from orchestrator.storage import Storage, StudyStore, Trial
 from search_space.notation import write, write_parts
 
@@ -94,6 +96,8 @@ def pareto(study: StudyName, json: Json = False) -> None:
         print_json(front_data(store, front, home))
     else:
         show_front(store, front, home)
+        for line in _trust(front):
+            console.print(line)
 
 
 def front_data(store: StudyStore, front: Front, home: Home) -> dict[str, Any]:
@@ -137,6 +141,27 @@ def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[
         cells = [cell(metric, known(values, metric)) for metric in metrics]
         rows.append([f"{mark}{one.number}", write_parts(one.trial.candidate), *cells, shown, firm])
     return heads, rows
+
+
+def _trust(front: Front) -> Iterator[str]:
+    """Yield what else could be picked, and how far what the search says can be trusted."""
+    for name, choice in front.pick.alternatives.items() if front.pick else ():
+        where = "none" if choice.number is None else f"trial {choice.number}"
+        yield f"{name.replace('_', ' ').capitalize()}: {where} — {choice.reason}"
+    if front.confirmed_hypervolume is not None:
+        value, low, high = front.confirmed_hypervolume
+        searched = "" if front.hypervolume is None else f"{front.hypervolume:.4f} in the search, "
+        yield f"Hypervolume: {searched}{value:.4f} \\[{low:.4f}, {high:.4f}] at the means of what was trained again"
+    again = [one for one in (*front.members, *front.neighbours) if one.firm is not None]
+    if again:
+        firm = ", ".join(str(one.number) for one in again if one.is_firm) or "none"
+        yield f"Firm (non-dominated with a probability of at least {FIRM:g}): {firm} of {len(again)} trained again"
+    flattered = [one.optimism for one in (*front.members, *front.neighbours) if one.optimism]
+    for objective in front.objectives:
+        found = [one[objective.metric] for one in flattered if objective.metric in one]
+        if found:
+            mean = sum(found) / len(found)
+            yield f"Optimism: {objective.metric} {mean:+.4f} (search less test, mean of {len(found)} trained again)"
 
 
 def _show_references(store: StudyStore, metrics: list[str]) -> None:

@@ -247,6 +247,14 @@ class TestReading:
         assert "Pareto front of trec-minilm" in out
         assert f"Pick: trial {data['pick']['number']}" in out
         assert "paretune export trec-minilm" in out
+        for name, choice in data["pick"]["alternatives"].items():
+            where = "none" if choice["number"] is None else f"trial {choice['number']}"
+            assert f"{name.replace('_', ' ').capitalize()}: {where} — " in out
+            assert choice["reason"][:20] in out
+        again = [one for one in (*data["members"], *data["neighbours"]) if one["firm"] is not None]
+        assert f"of {len(again)} trained again" in out
+        assert f"[{data['confirmed_hypervolume']['low']:.4f}, " in out
+        assert "Optimism: accuracy " in out
 
     def test_a_study_that_does_not_run_is_not_stopped(self, paretune) -> None:
         code, out, _ = paretune("stop", "trec-minilm")

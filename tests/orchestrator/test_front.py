@@ -14,7 +14,7 @@ from scipy import stats
 
 from evaluators.score import METRICS, Cost
 from orchestrator.front import front_of, front_of_study, is_feasible, limits_of, reference_point
-from orchestrator.member import Estimate
+from orchestrator.member import Estimate, Member
 from orchestrator.pick import choose, format_value
 from orchestrator.storage import Storage
 from search_space.errors import StudyError
@@ -182,6 +182,28 @@ def test_the_finalists_correct_a_lucky_search():
     assert front.pick.number == 1
     assert front.members[0].optimism == {"accuracy": pytest.approx(0.11)}
     assert [front.members[0].firm, front.neighbours[0].firm] == [0.0, 1.0]
+
+
+def test_the_hypervolume_of_what_was_trained_again_has_an_interval():
+    trials = [make_trial(0, values(0.95, 500)), make_trial(1, values(0.70, 100)), make_trial(2, values(0.5, 10))]
+    finalists = [make_finalist(n, 0, values(0.85 + n / 100, 500), values(0.1)) for n in range(3)]
+    finalists += [make_finalist(3, 1, values(0.7, 100))]
+    reference = {"accuracy": 0.5, "trainable_params": 1000.0}
+    front = front_of(make_spec(), trials, LIMITS, finalists, reference)
+    value, low, high = front.confirmed_hypervolume
+    # two boxes: what 0.7 has from 100 on, and what 0.86 adds from 500 on
+    assert value == pytest.approx((0.2 * 900 + 0.16 * 500) / (0.5 * 1000))
+    assert low < value < high < front.hypervolume
+    assert front.to_json()["confirmed_hypervolume"] == {"value": value, "low": low, "high": high}
+    without = front_of(make_spec(), trials, LIMITS, finalists[3:], reference)
+    assert without.confirmed_hypervolume is None, "one seed"
+    assert front_of(make_spec(), trials, LIMITS, finalists).confirmed_hypervolume is None, "no reference point"
+
+
+def test_firm_is_from_nine_tenths_on():
+    member = Member(make_trial(0, values(0.9)))
+    assert [replace(member, firm=one).is_firm for one in (0.9, 0.89, None)] == [True, False, None]
+    assert replace(member, firm=0.95).to_json()["is_firm"] is True
 
 
 def test_optimism_is_positive_where_the_search_flattered():
