@@ -47,6 +47,14 @@ class Part:
             if isinstance(value, float) and not math.isfinite(value):
                 raise CandidateError(f"{self.method}.{name}: {value} is not a finite number")
 
+    def __hash__(self) -> int:
+        """Hash once: parts are keys of what was counted of them."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.method, self.knobs, self.placement))
+
     def __getitem__(self, knob: str) -> KnobValue:
         """Return the value of a knob; KeyError when this part does not have it."""
         return dict(self.knobs)[knob]

@@ -42,6 +42,9 @@ class Fitting:
         self._random = Random(seed)  # noqa: S311  (a search, not a secret)
         self._chooser = RandomChooser(seed)
         self._drawn, self._fitted = _LOOKS, _LOOKS
+        self._least: dict[object, Part] = {}
+        self._rising: dict[tuple[Part, str], tuple[list[Part], list[int]]] = {}
+        self._steps: dict[tuple[Part, str], dict[int, list[tuple[int, int]]]] = {}
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is within the budget, on a model that can carry it. Without a budget all are."""
@@ -114,9 +117,14 @@ class Fitting:
 
     def _least_sizes(self, part: Part, space: PartSpace) -> Part:
         """Return a part with each of its sizes at the end where it costs the least."""
-        for name, options in _sizes_of(part, space):
-            part = min((_with(part, name, value) for value in (options[0], options[-1])), key=self.tally.part)
-        return part
+        sizes = dict(_sizes_of(part, space))
+        plain = (*((name, value) for name, value in part.knobs if name not in sizes), ("", part.method))
+        key = (plain, part.placement, id(space))
+        if key not in self._least:
+            for name, options in sizes.items():
+                part = min((_with(part, name, value) for value in (options[0], options[-1])), key=self.tally.part)
+            self._least[key] = part
+        return self._least[key]
 
     def _sized(self, part: Part, space: PartSpace, room: float) -> Part:
         """Draw the sizes of a part one after the other, each from those that leave it within its room."""
@@ -130,27 +138,44 @@ class Fitting:
 
     def _drawn_below(self, part: Part, name: str, options: Sequence[KnobValue], room: float) -> Part:
         """Draw one size; costs rise from one end of the options to the other, so where they end is found by halving."""
-        if self.tally.part(_with(part, name, options[0])) > self.tally.part(_with(part, name, options[-1])):
-            options = options[::-1]
-        end = bisect_right(options, room, key=lambda value: self.tally.part(_with(part, name, value)))
-        return _with(part, name, self._random.choice(options[:end])) if end else part
+        key = (part, name)
+        if key not in self._rising:
+            forms = [_with(part, name, value) for value in options]
+            if self.tally.part(forms[0]) > self.tally.part(forms[-1]):
+                forms.reverse()
+            self._rising[key] = forms, [self.tally.part(form) for form in forms]
+        forms, costs = self._rising[key]
+        end = bisect_right(costs, room)
+        return self._random.choice(forms[:end]) if end else part
 
     def _spread_out(self, part: Part, spread: SpreadKnob, room: float) -> Part:
         """Draw the size of each layer or group of layers, as long as there is room for it beside the others."""
+        layers = part.placement.layers
+        room -= self.tally.part(part)
+        key = (part, spread.name)
+        if key not in self._steps:
+            self._steps[key] = self._steps_of(part, spread)
+        steps, sizes = self._steps[key], {}
+        for unit in self._random.sample(list(steps), len(steps)):
+            sizes[unit], cost = self._random.choice([pair for pair in steps[unit] if pair[1] <= room])
+            room -= cost
+        return _with(part, spread.name, spread.with_sizes(sizes, layers))
+
+    def _steps_of(self, part: Part, spread: SpreadKnob) -> dict[int, list[tuple[int, int]]]:
+        """Return for each unit of a part its sizes, each with what it costs beyond the part as it is."""
         layers, least = part.placement.layers, self.tally.part(part)
-        units, value = spread.units(layers), part[spread.name]
-        room -= least
-        costs: dict[object, list[int]] = {}
-        for unit in self._random.sample(units, len(units)):
+        before = part[spread.name]
+        known: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        found = {}
+        for unit in spread.units(layers):
             kind = tuple(self.tally.shapes[layer] for layer in spread.layers_of(unit, layers))
-            if kind not in costs:
-                forms = (spread.changed(part[spread.name], unit, size, layers) for size in spread.spread.values)
-                costs[kind] = [self.tally.part(_with(part, spread.name, form)) - least for form in forms]
-            size, cost = self._random.choice(
-                [pair for pair in zip(spread.spread.values, costs[kind], strict=True) if pair[1] <= room]
-            )
-            value, room = spread.changed(value, unit, size, layers), room - cost
-        return _with(part, spread.name, value)
+            if kind not in known:
+                known[kind] = []
+                for size in spread.spread.values:
+                    form = spread.changed(before, unit, size, layers)
+                    known[kind].append((size, self.tally.part(_with(part, spread.name, form)) - least))
+            found[unit] = known[kind]
+        return found
 
 
 def require_fitting(space: Space, tally: Tally, limit: float) -> None:
@@ -251,4 +276,4 @@ def _is_size(knob: Knob) -> bool:
 
 
 def _with(part: Part, name: str, value: KnobValue) -> Part:
-    return replace(part, knobs=tuple({**dict(part.knobs), name: in_one(value)}.items()))
+    return Part(part.method, tuple({**dict(part.knobs), name: in_one(value)}.items()), part.placement)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 from search_space.errors import CandidateError, NotationError, PlacementError, did_you_mean, one_of
@@ -99,16 +100,21 @@ class Layers:
         Raises:
             PlacementError: The selector reaches beyond the layers of the model, or chooses none.
         """
-        reach = _reach(self.kind, self.numbers)
-        if reach > n_layers or (self.kind == "bits" and reach != n_layers):
-            raise PlacementError(
-                f"layers {str(self)!r} need {'exactly' if self.kind == 'bits' else 'at least'} {reach} "
-                f"layers, the model has {n_layers}; {_allowed_forms()}"
-            )
-        chosen = tuple(_choose(self.kind, self.numbers, n_layers))
-        if not chosen:
-            raise PlacementError(f"layers {str(self)!r} choose none of {n_layers} layers; {_allowed_forms()}")
-        return chosen
+        return _indices(self, n_layers)
+
+
+@lru_cache(maxsize=4096)
+def _indices(layers: Layers, n_layers: int) -> tuple[int, ...]:
+    reach = _reach(layers.kind, layers.numbers)
+    if reach > n_layers or (layers.kind == "bits" and reach != n_layers):
+        raise PlacementError(
+            f"layers {str(layers)!r} need {'exactly' if layers.kind == 'bits' else 'at least'} {reach} "
+            f"layers, the model has {n_layers}; {_allowed_forms()}"
+        )
+    chosen = tuple(_choose(layers.kind, layers.numbers, n_layers))
+    if not chosen:
+        raise PlacementError(f"layers {str(layers)!r} choose none of {n_layers} layers; {_allowed_forms()}")
+    return chosen
 
 
 def _allowed_forms() -> str:

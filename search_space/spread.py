@@ -157,13 +157,25 @@ class SpreadKnob:
 
     def forms(self, layers: Layers) -> tuple[tuple[int, ...], ...]:
         """Return the sizes that shapes give on some layers, each once."""
-        return tuple(dict.fromkeys(self._along(shape, index, layers) for shape, index in self._shapes()))
+        if layers not in self._forms:
+            each = (self._along(shape, index, layers) for shape, index in self._shapes())
+            self._forms[layers] = tuple(dict.fromkeys(each))
+        return self._forms[layers]
+
+    @cached_property
+    def _forms(self) -> dict[Layers, tuple[tuple[int, ...], ...]]:
+        """What `forms` found for some layers before."""
+        return {}
 
     def changed(self, value: KnobValue, unit: int, size: int, layers: Layers) -> tuple[int, ...]:
         """Return a value with another size for a layer, or for a group of layers."""
         indices = layers.indices(self.n_layers)
         sizes = value if isinstance(value, tuple) else (value,) * len(indices)
         return tuple(size if self._unit(layer) == unit else int(old) for layer, old in zip(indices, sizes, strict=True))
+
+    def with_sizes(self, sizes: Mapping[int, int], layers: Layers) -> tuple[int, ...]:
+        """Return the value that has these sizes for the units of some layers."""
+        return tuple(sizes[self._unit(layer)] for layer in layers.indices(self.n_layers))
 
     def layers_of(self, unit: int, layers: Layers) -> tuple[int, ...]:
         """Return those of some layers that a unit stands for."""

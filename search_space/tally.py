@@ -8,6 +8,7 @@ add up is counted whole every time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -84,9 +85,14 @@ class Tally:
         if not any(isinstance(value, tuple) for _, value in part.knobs):
             key = (part.method, part.knobs, part.placement.projections)
             return total + sum(many * self._on_layer(key, layer) for layer, many in self._alike(part.placement.layers))
-        for index, layer in enumerate(part.placement.layers.indices(self._anatomy.n_layers)):
-            knobs = tuple((name, value[index] if isinstance(value, tuple) else value) for name, value in part.knobs)
-            total += self._on_layer((part.method, knobs, part.placement.projections), layer)
+        layers = part.placement.layers.indices(self._anatomy.n_layers)
+        spread = {name: value for name, value in part.knobs if isinstance(value, tuple)}
+        rows = list(zip((self.shapes[layer] for layer in layers), *spread.values(), strict=True))
+        for alike, many in Counter(rows).items():
+            sizes = dict(zip(spread, alike[1:], strict=True))
+            knobs = tuple((name, sizes.get(name, value)) for name, value in part.knobs)
+            key = (part.method, knobs, part.placement.projections)
+            total += many * self._on_layer(key, layers[rows.index(alike)])
         return total
 
     def _alike(self, layers: Layers) -> tuple[tuple[int, int], ...]:
