@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import FOLDER, write
 from benchmarks.small_data import plan
-from benchmarks.small_data.journal import Journal, one_pass_journals
+from benchmarks.small_data.journal import Journal, laplace_journals, one_pass_journals
 from benchmarks.small_data.plan import Run
 from benchmarks.small_data.selection import picks
 from search_space.errors import UnsupportedError
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small_data")
     parser.add_argument(
         "do",
-        choices=("train", "one_pass", "report"),
+        choices=("train", "one_pass", "laplace", "report"),
         help="train what is not trained yet: the plan, or the ways to one pass; or say what was found",
     )
     parser.add_argument("--task", choices=plan.TASKS, help="one task alone; each has a journal of its own")
@@ -32,6 +32,11 @@ def main() -> None:
         write_report(given.journals)
         return
     warnings.filterwarnings("ignore", message=".*lora_dropout.*")
+    if given.do == "laplace":
+        from benchmarks.small_data import laplace
+
+        laplace.train(laplace_journals(given.journals))
+        return
     if given.do == "one_pass":
         from benchmarks.small_data import one_pass
 
@@ -47,7 +52,11 @@ def write_report(journals: Path) -> None:
     from benchmarks.small_data.findings import findings
     from benchmarks.small_data.report import markdown
 
-    found = findings({task: Journal(journals / f"{task}.jsonl") for task in plan.TASKS}, one_pass_journals(journals))
+    found = findings(
+        {task: Journal(journals / f"{task}.jsonl") for task in plan.TASKS},
+        one_pass_journals(journals),
+        laplace_journals(journals),
+    )
     pictures = draw(found, JOURNALS)
     write("small_data", found, markdown(found, pictures))
 

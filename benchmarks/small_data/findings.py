@@ -23,8 +23,18 @@ SUBSET, REPEATS = 12, 500
 """Candidates of a smaller search drawn from the whole, and how many such searches."""
 
 
-def findings(journals: Mapping[str, Journal], ways: Mapping[str, Journal] | None = None) -> dict[str, Any]:
-    """Return everything that the report says, as JSON data, from the journals of tasks and of ways to one pass."""
+def findings(
+    journals: Mapping[str, Journal],
+    ways: Mapping[str, Journal] | None = None,
+    posteriors: Mapping[str, Journal] | None = None,
+) -> dict[str, Any]:
+    """Return everything that the report says, as JSON data.
+
+    Args:
+        journals: Of each task.
+        ways: Of each way to one pass.
+        posteriors: Of runs as they are, and of each posterior of theirs.
+    """
     rows = [row for journal in journals.values() for row in journal.rows.values()]
     searches = {task: search(journal, task) for task, journal in journals.items()}
     return {
@@ -35,6 +45,7 @@ def findings(journals: Mapping[str, Journal], ways: Mapping[str, Journal] | None
         "calibration_rows": {task: _by_rows(journal, task) for task, journal in journals.items()},
         "search": {task: found for task, found in searches.items() if found},
         "one_pass": one_pass(journals[plan.ONE_PASS_TASK], ways or {}),
+        "laplace": laplace(posteriors or {}),
     }
 
 
@@ -92,6 +103,29 @@ def one_pass(journal: Journal, ways: Mapping[str, Journal]) -> dict[str, Any]:
         / 3600,
         "ways": [_way(way, ways[way], runs[way], of_ensemble) for way in ways],
     }
+
+
+def laplace(posteriors: Mapping[str, Journal]) -> list[dict[str, Any]]:
+    """Return how runs do as they are and by each posterior, and what that changes; empty where none is whole."""
+    journals = list(posteriors.values())
+    runs = [run for run in journals[0].rows if all(run in one.rows for one in journals)] if journals else []
+    if len(runs) < plan.LAPLACE_SEEDS:
+        return []
+    task, labels = runs[0].task, material(runs[0].task).judged["test"].labels
+    after = {name: np.array([_after(one, run) for run in runs]) for name, one in posteriors.items()}
+    return [
+        {
+            "name": name,
+            "size": runs[0].size,
+            "seeds": len(runs),
+            "texts": sum(len(logits) for logits in one.logits(runs[0], CLASSES[task]).values()),
+            "nll": _mean([float(np.mean(surprises(one.logits(run, CLASSES[task])["test"], labels))) for run in runs]),
+            "nll_after": float(after[name].mean()),
+            "less_plain": _interval(nested_difference(after[name], after["plain"])),
+            "seconds": _mean([one.rows[run]["seconds"] for run in runs]),
+        }
+        for name, one in posteriors.items()
+    ]
 
 
 def _way(way: str, journal: Journal, runs: Sequence[Run], of_ensemble: Floats) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import json_lines
-from benchmarks.small_data.plan import ONE_PASS_WAYS, Run
+from benchmarks.small_data.plan import ONE_PASS_WAYS, SPREADS, Run
 
 Logits = Mapping[str, NDArray[np.float64]]
 
@@ -48,6 +48,11 @@ class Journal:
 def one_pass_journals(folder: Path) -> dict[str, Journal]:
     """Return the journal of each way to one pass."""
     return {way: Journal(folder / f"one_pass_{way}.jsonl") for way in ONE_PASS_WAYS}
+
+
+def laplace_journals(folder: Path) -> dict[str, Journal]:
+    """Return the journal of runs as they are, and of each posterior of theirs."""
+    return {name: Journal(folder / f"laplace_{name}.jsonl") for name in ("plain", *SPREADS)}
 
 
 def packed_logits(logits: NDArray[np.float64]) -> str:

@@ -36,6 +36,9 @@ ONE_PASS_STEPS = SEEDS * STEPS[POOL_SIZE]
 """Steps of one candidate that may train for as long as the members of the ensemble together."""
 ONE_PASS_CANDIDATES, ONE_PASS_SHARES = 12, (0.2, 0.5, 1.0)
 """Candidates of the search for one pass, and lengths of training that it may choose from."""
+SPREADS = ("last_layer", "diagonal", "kronecker")
+LAPLACE_SIZES, LAPLACE_SEEDS = (200,), 3
+"""Runs that are judged by posteriors of their weights too."""
 _SPACE: dict[str, Any] = {
     "methods": {
         "lora": {"r": [2, 4, 8, 16, 32], "alpha": [16, 32], "use_rslora": [False], "use_dora": [False]},

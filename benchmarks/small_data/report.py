@@ -32,6 +32,7 @@ def markdown(found: Mapping[str, Any], pictures: Sequence[str]) -> str:
         *_rows_needed(found["calibration_rows"]),
         *_searched(found["search"]),
         *_one_pass(found["one_pass"]),
+        *_laplace(found["laplace"]),
     ]
     return "\n".join(lines)
 
@@ -176,6 +177,35 @@ def _one_pass(found: Mapping[str, Any]) -> Iterator[str]:
         f"*longer*, with as many times the training, have {longer['nll_after']:.4f} together."
     )
     yield ""
+
+
+def _laplace(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not found:
+        return
+    head = found[0]
+    yield (
+        f"**Posteriors**, {plan.ONE_PASS_TASK}: `{plan.REFERENCE}` on {head['size']} examples, {head['seeds']} seeds, "
+        "as it is and by Laplace of the last layer, of the adapter and head with the diagonal, and with Kronecker "
+        f"factors; seconds of CPU to fit and to judge {head['texts']:,} texts."
+    )
+    yield ""
+    yield "| predicted by | NLL | NLL after T | less as it is, 95 % | seconds |"
+    yield "|---|---:|---:|---:|---:|"
+    for one in found:
+        less = one["less_plain"]
+        beside = "–" if one["name"] == "plain" else f"{less['value']:+.4f} [{less['low']:+.4f}, {less['high']:+.4f}]"
+        name = _POSTERIORS[one["name"]]
+        seconds = "–" if one["name"] == "plain" else f"{one['seconds']:.0f}"
+        yield f"| {name} | {one['nll']:.4f} | {one['nll_after']:.4f} | {beside} | {seconds} |"
+    yield ""
+
+
+_POSTERIORS = {
+    "plain": "as it is",
+    "last_layer": "last layer",
+    "diagonal": "adapter, diagonal",
+    "kronecker": "adapter, Kronecker",
+}
 
 
 def _reached(ways: Sequence[Mapping[str, Any]]) -> str:

@@ -27,6 +27,7 @@ from evaluators.spec import TrainingSpec
 from evaluators.tokens import Batch, Tokens, tokenise
 from search_space.notation import parse
 
+DEVICE = torch.device("cpu")
 TRAINING = TrainingSpec(batch_size=16, evaluation_batch_size=64, max_length=64)
 
 
@@ -114,7 +115,7 @@ def labelled(run: Run) -> Lesson:
 
 def judged_logits(task: str, attached: Attached) -> dict[str, NDArray[np.float64]]:
     """Return what a trained run says of every set that it is judged on. Raises FloatingPointError."""
-    logits = {role: said(task, attached, tokens) for role, tokens in _judged(task).items()}
+    logits = {role: said(task, attached, tokens) for role, tokens in judged_tokens(task).items()}
     if not all(np.isfinite(one).all() for one in logits.values()):
         raise FloatingPointError("the logits are not finite")
     return logits
@@ -151,5 +152,6 @@ def _backbone(task: str) -> Backbone:
 
 
 @cache
-def _judged(task: str) -> dict[str, Tokens]:
+def judged_tokens(task: str) -> dict[str, Tokens]:
+    """Return every set that runs of a task are judged on, as tokens by role."""
     return tokenise(Task((), material(task).judged), _backbone(task).tokenizer, TRAINING)

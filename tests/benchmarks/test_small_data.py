@@ -14,7 +14,7 @@ from benchmarks.small_data import measures, plan, report, selection
 from benchmarks.small_data.data import Material
 from benchmarks.small_data.figures import draw
 from benchmarks.small_data.findings import findings
-from benchmarks.small_data.journal import Journal, one_pass_journals, packed_logits, unpacked_logits
+from benchmarks.small_data.journal import Journal, laplace_journals, one_pass_journals, packed_logits, unpacked_logits
 from benchmarks.small_data.plan import Run
 from benchmarks.small_data.report import markdown
 from calibration.softmax import softmax
@@ -153,6 +153,23 @@ def test_ways_to_one_pass_are_judged_beside_the_ensemble(journals, materials, mo
     page = "\n".join(report._one_pass(found))
     assert "One pass instead of five" in page
     assert "Goal, the searched pick at one pass not worse than the ensemble of as much training" in page
+
+
+def test_posteriors_are_set_beside_the_runs_they_are_of(materials, monkeypatch, tmp_path: Path) -> None:
+    _use(monkeypatch, materials)
+    random, posteriors = np.random.default_rng(2), laplace_journals(tmp_path)
+    assert found_module.laplace(posteriors) == []
+    for seed in range(3):
+        run = Run("trec", 200, seed, plan.REFERENCE, seed)
+        said = _logits(run, materials["trec"], random)
+        for name, journal in posteriors.items():
+            journal.append(run, {role: one / (1.0 if name == "plain" else 2.0) for role, one in said.items()}, 2.0)
+    found = {one["name"]: one for one in found_module.laplace(posteriors)}
+    assert list(found) == ["plain", *plan.SPREADS]
+    assert found["diagonal"]["nll"] < found["plain"]["nll"], "they are twice too sure"
+    assert found["diagonal"]["less_plain"]["value"] == pytest.approx(0.0, abs=1e-3), "which a temperature mends too"
+    page = "\n".join(report._laplace(list(found.values())))
+    assert "adapter, Kronecker" in page
 
 
 def test_the_mean_of_weights_is_over_the_later_steps() -> None:
