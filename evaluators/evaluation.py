@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +57,12 @@ class Evaluator(Protocol):
 
         Raises:
             UnsupportedError: The model cannot carry it.
+        """
+
+    def train_together(self, runs: Sequence[Run]) -> None:
+        """Bring some of these runs to their end in one forward pass of the backbone, where that is faster.
+
+        What is left of a run, or all of it, is done by its own `advance`; so is the failure of one that diverged.
         """
 
 

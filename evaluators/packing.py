@@ -31,6 +31,23 @@ WORTH = 1.1
 _ROUNDS = 4
 
 
+def train_together(runs: Sequence[TrainedRun], until: int) -> float | None:
+    """Train runs up to a step of their own in one forward pass, where they go together and that is worth it.
+
+    A few steps are made in turns, together and apart, to know. Runs that are to go on apart stand where they are then.
+
+    Returns:
+        The measured gain; None where they do not go together.
+    """
+    if len(runs) < 2 or why_not(runs):
+        return None
+    pack = Pack(runs)
+    gain = pack.gain(until)
+    if gain >= WORTH:
+        pack.train(until)
+    return gain
+
+
 class PackedLinear(nn.Module):
     """A frozen linear module with the LoRA of several runs, each on its own rows.
 
@@ -99,17 +116,19 @@ class Pack:
         """Train every run up to a step of its own."""
         self._each_step(until, self._step)
 
-    def gain(self) -> float:
-        """Train a few steps in turns together and apart, and return how much longer they take apart.
+    def gain(self, until: int) -> float:
+        """Train a few steps in turns together and apart, none beyond a step, and return how much longer it takes apart.
 
-        The first turn of each does not count. Runs are as far afterwards as their own training lets them be.
+        The first turn of each does not count; 1 where there are too few steps to tell.
         """
         together = apart = 0.0
         for turn in range(_ROUNDS + 1):
             for is_packed in (True, False):
                 began = time.perf_counter()
-                until = min((run.step for run in self.runs), default=0) + 1
-                self._each_step(until, self._step if is_packed else _apart)
+                following = min((run.step for run in self.runs), default=until) + 1
+                if following > until:
+                    return 1.0
+                self._each_step(following, self._step if is_packed else _apart)
                 _settle(self.runs)
                 seconds = (time.perf_counter() - began) * bool(turn)
                 together, apart = together + seconds * is_packed, apart + seconds * (not is_packed)
@@ -188,6 +207,8 @@ def why_not(runs: Sequence[TrainedRun]) -> str:
     """Return why runs cannot be trained together, or an empty text."""
     if len({id(run.evaluator) for run in runs}) != 1 or len({run.step for run in runs}) != 1:
         return "they are not of one process, or not at one step"
+    if runs[0].portion.tokens.tasks:
+        return "there are several tasks, and each step is of one of them"
     sites = [_sites(run.attached.model) for run in runs]
     if not sites[0] or any(one != sites[0] for one in sites):
         return "they do not have LoRA on the same modules"

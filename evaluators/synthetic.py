@@ -10,9 +10,10 @@ import hashlib
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from evaluators.evaluation import EvaluatorSpec
+from evaluators.evaluation import EvaluatorSpec, Run
 from evaluators.score import Cost, Score, Split
 from search_space.candidate import Candidate, Part
 from search_space.errors import EvaluationError
@@ -31,6 +32,9 @@ class SyntheticEvaluator:
     def start(self, candidate: Candidate, seed: int, accumulation: int | None = None) -> SyntheticRun:
         """Begin the pretended training of a candidate."""
         return SyntheticRun(self, candidate, seed)
+
+    def train_together(self, runs: Sequence[Run]) -> None:
+        """Leave every run to its own: there is no backbone."""
 
 
 class SyntheticRun:

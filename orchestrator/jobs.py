@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ class Job:
         folder: Where the actor writes the trained state; None keeps nothing.
         test: Whether it is scored on the test split at the end.
         accumulation: Parts that its steps are divided into; as the study's spec says when None.
+        mates: Jobs of the same candidate on other seeds that are trained beside it on one actor, each to its end.
     """
 
     key: str
@@ -34,16 +35,24 @@ class Job:
     folder: str | None = None
     test: bool = False
     accumulation: int | None = None
+    mates: tuple[Job, ...] = ()
+
+    @property
+    def crew(self) -> tuple[Job, ...]:
+        """This job without its mates, and these."""
+        return (replace(self, mates=()), *self.mates)
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON data."""
-        return {**self.__dict__, "candidate": self.candidate.to_json(), "rungs": list(self.rungs)}
+        mates = [mate.to_json() for mate in self.mates]
+        return {**self.__dict__, "candidate": self.candidate.to_json(), "rungs": list(self.rungs), "mates": mates}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
         """Read what `to_json` wrote."""
         candidate = Candidate.from_json(data["candidate"])
-        return cls(**{**data, "candidate": candidate, "rungs": tuple(data["rungs"])})
+        mates = tuple(map(cls.from_json, data["mates"]))
+        return cls(**{**data, "candidate": candidate, "rungs": tuple(data["rungs"]), "mates": mates})
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,18 @@ class Failure:
 
     cause: Cause
     message: str
+
+
+def in_crews(jobs: Iterable[Job], size: int) -> list[Job]:
+    """Return jobs with those of the same candidate as mates, at most `size` together, in the order of the first."""
+    crews: list[list[Job]] = []
+    for job in jobs:
+        last = next((one for one in reversed(crews) if one[0].candidate == job.candidate), None)
+        if last is not None and len(last) < size:
+            last.append(job)
+        else:
+            crews.append([job])
+    return [replace(first, mates=tuple(mates)) for first, *mates in crews]
 
 
 class Work(Protocol):

@@ -91,20 +91,22 @@ class CandidateTrainable(tune.Trainable):
         if self._evaluator is None:
             self._evaluator = build_evaluator(EvaluatorSpec.from_json(self._evaluator_spec))
         with self._guarded():
-            return self._train(self._evaluator)
+            return self._train_crew(self._evaluator) if self._job.mates else self._train(self._evaluator)
+
+    def _train_crew(self, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
+        """Train a job and its mates, each to its end. What fails in one of them is that one's result."""
+        jobs = self._job.crew
+        runs = [evaluator.start(job.candidate, job.seed, job.accumulation) for job in jobs]
+        evaluator.train_together(runs)
+        return {"crew": {job.key: _ended(run, job) for job, run in zip(jobs, runs, strict=True)}}, True
 
     def _train(self, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
         if self._run is None:
             self._run = evaluator.start(self._job.candidate, self._job.seed, self._job.accumulation)
-        score = self._run.advance(self._job.rungs[self._rung])
         self._rung += 1
-        last = self._rung == len(self._job.rungs)
-        report: dict[str, Any] = {"score": score.to_json()}
-        if last and self._job.folder:
-            self._run.save(Path(self._job.folder))
-        if last and self._job.test:
-            report["test"] = self._run.test(Path(self._job.folder) if self._job.folder else None).to_json()
-        return report, last
+        if self._rung == len(self._job.rungs):
+            return _finished(self._run, self._job), True
+        return {"score": self._run.advance(self._job.rungs[self._rung - 1]).to_json()}, False
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -132,6 +134,23 @@ class CandidateTrainable(tune.Trainable):
             os._exit(124)
 
 
+def _finished(run: Run, job: Job) -> dict[str, Any]:
+    """Train a run to its last rung, keep what the job wants kept, and return what it reports."""
+    report = {"score": run.advance(job.rungs[-1]).to_json()}
+    if job.folder:
+        run.save(Path(job.folder))
+    if job.test:
+        report["test"] = run.test(Path(job.folder) if job.folder else None).to_json()
+    return report
+
+
+def _ended(run: Run, job: Job) -> dict[str, Any]:
+    try:
+        return _finished(run, job)
+    except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
+        return {"failure": failure_of(error).__dict__}
+
+
 @dataclass
 class _Jobs:
     """Jobs that Ray Tune holds, by its name for the trial."""
@@ -147,9 +166,19 @@ class _Jobs:
         return type(None), ()
 
     def end(self, trial_id: str, failure: Failure | None) -> None:
-        job, _ = self.held.pop(trial_id, (None, 0.0))
-        if job is not None:
+        held, _ = self.held.pop(trial_id, (None, 0.0))
+        for job in held.crew if held is not None else ():
             self.work.on_end(job, failure)
+
+    def end_crew(self, trial_id: str, reports: dict[str, Any]) -> None:
+        """Settle jobs that were trained together, each by its own report."""
+        held, _ = self.held.pop(trial_id)
+        for job in held.crew:
+            report = reports[job.key]
+            for kind in ("score", "test"):
+                if kind in report:
+                    self.work.on_score(job, Score.from_json(report[kind]))
+            self.work.on_end(job, Failure(**report["failure"]) if "failure" in report else None)
 
     def late(self, trial_id: str) -> Path:
         """The file that an actor leaves when it ends itself because its candidate takes too long."""
@@ -174,7 +203,8 @@ class _JobSearcher(Searcher):
         if job is None:
             return str(Searcher.FINISHED)
         self._jobs.held[trial_id] = (job, time.monotonic())
-        request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": self._jobs.seconds}
+        seconds = None if self._jobs.seconds is None else self._jobs.seconds * len(job.crew)
+        request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": seconds}
         return {"request": json.dumps({**request, "late": str(self._jobs.late(trial_id))})}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -220,6 +250,9 @@ class _RungScheduler(FIFOScheduler):
     def _take(self, trial_id: str, job: Job, result: dict[str, Any]) -> bool:
         """Pass on a result. Returns whether the job goes on, as far as the work is concerned."""
         report = json.loads(result["report"])
+        if "crew" in report:
+            self._jobs.end_crew(trial_id, report["crew"])
+            return False
         if "failure" in report:
             self._jobs.end(trial_id, Failure(**report["failure"]))
             return False

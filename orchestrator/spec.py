@@ -126,11 +126,13 @@ class ResourcesSpec(Strict):
         cpus: Cores of a trial; fractions are allowed.
         gpus: GPUs of a trial; fractions share one.
         concurrency: Trials at once; what the machine has room for when None.
+        together: Most seeds of a finalist that are trained in one forward pass, where that is measured to be faster.
     """
 
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
     gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
+    together: Annotated[int, Field(ge=1, le=20)] = 1
 
 
 def meters_energy(objectives: Sequence[Objective], budgets: BudgetSpec | None) -> bool:

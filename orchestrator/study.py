@@ -24,7 +24,7 @@ from orchestrator.figures import pareto_files
 from orchestrator.front import Front, front_of_study, is_feasible
 from orchestrator.halving import Halving
 from orchestrator.home import Home
-from orchestrator.jobs import Job
+from orchestrator.jobs import Job, in_crews
 from orchestrator.preparation import Prepared, note_facts, prepare, study_home
 from orchestrator.recorder import Recorder
 from orchestrator.recording import Recording
@@ -102,8 +102,10 @@ class _Driver:
                 self._search(search, at_once)
             if self.bench.stop.by_user:
                 return
-            finalists = PhaseWork(self.bench, "finalists", [*finalists_cut_off, *self._finalists()])
-            self.bench.watcher.phase("finalists", len(finalists.waiting))
+            jobs = [*finalists_cut_off, *self._finalists()]
+            crews = in_crews(jobs, self.spec.resources.together)
+            finalists = PhaseWork(self.bench, "finalists", crews)
+            self.bench.watcher.phase("finalists", len(jobs))
             self.bench.stop = Stop(store, None, 0.0)
             self._run(finalists, at_once)
 

@@ -146,8 +146,9 @@ class PhaseWork:
         self.running.clear()
 
     def _begin(self, job: Job) -> Job:
-        self.running[job.key] = job
-        self._note(self.bench.store.trial(*_place(job)))
+        for one in job.crew:
+            self.running[one.key] = one
+            self._note(self.bench.store.trial(*_place(one)))
         return job
 
     def _note(self, trial: Trial) -> None:

@@ -35,7 +35,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder, "quick.jsonl") if given.quick else given.journal)
-        axes = {"tokens": (16, 64)} if given.quick else scales.AXES
+        axes = {"tokens": (16, 64), "candidates": (1, 4)} if given.quick else scales.AXES
         models = scales.MODELS[:1] if given.quick else scales.MODELS
         _measure(journal, axes, models, given.quick)
         picture = Path(folder, "evaluator.png") if given.quick else FOLDER / "results" / "evaluator.png"
@@ -145,7 +145,13 @@ def markdown(result: dict[str, Any]) -> str:
     for name, one in result["limit"].items():
         lines.append(f"| {name} | {Ratio(**one)} | {_LIMITS[name]}: {_verdict(one['value'] >= _LIMITS[name])} |")
     grown = ", ".join(f"{axis} {value:.2f}" for axis, value in result["exponents"].items())
-    lines += ["", f"The cost of a step grows with a power of: {grown}.", "", "![growth](results/evaluator.png)", ""]
+    lines += [
+        "",
+        f"The cost of a step, and of a number of candidates, grows with a power of: {grown}.",
+        "",
+        "![growth](results/evaluator.png)",
+        "",
+    ]
     lines += _peft_table(result["peft"])
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ AXES: Mapping[str, tuple[int, ...]] = {
     "width": (192, 384, 768, 1152),
     "tokens": (16, 32, 64, 128, 256),
     "examples": (2, 4, 8, 16, 32),
+    "candidates": (1, 4, 16, 64),
 }
 MODELS = ("3 layers, 17 M", "6 layers, 23 M", "30 layers, 135 M (decoder)")
 METHODS = ("full", "lora(r=8)", "lora(r=8)@attention.query,attention.value[top:1]", "bitfit", "serial_adapter", "head")
@@ -39,16 +40,20 @@ METHODS = ("full", "lora(r=8)", "lora(r=8)@attention.query,attention.value[top:1
 
 @dataclass(frozen=True)
 class Setting:
-    """A model and a batch."""
+    """A model, a batch, and how many candidates take a step on it one after another."""
 
     layers: int = 4
     width: int = 384
     tokens: int = 32
     examples: int = 8
+    candidates: int = 1
 
 
 def scale(journal: Journal, steps: int, axes: Mapping[str, tuple[int, ...]]) -> None:
-    """Time steps of LoRA along each axis, the others fixed; CPU seconds."""
+    """Time steps of LoRA along each axis, the others fixed; CPU seconds.
+
+    Along `candidates` as many are attached to one backbone one after another, trained for a step each and dropped.
+    """
     torch.set_num_threads(1)
     for axis, values in axes.items():
         for value in values:
@@ -58,7 +63,25 @@ def scale(journal: Journal, steps: int, axes: Mapping[str, tuple[int, ...]]) -> 
 def _along(axis: str, value: int, steps: int) -> dict[str, Any]:
     setting = Setting(**{axis: value})
     model = _bert(setting.layers, setting.width)
+    if axis == "candidates":
+        return {"seconds": [_one_after_another(model, setting) for _ in range(max(1, steps // 2))]}
     return {"seconds": _times(model, "lora(r=8)", setting, steps)[0]}
+
+
+def _one_after_another(model: nn.Module, setting: Setting) -> float:
+    began = time.process_time()
+    ids, labels, anatomy = *_batch(setting), anatomy_of(model)
+    for number in range(setting.candidates):
+        attached = attach(model, anatomy, parse(f"lora(r={2 ** (1 + number % 4)})"), number)
+        attached.model.train()
+        logits = attached.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        build_optimiser(attached).update(loss_of(logits, labels, 0.0), 1.0)
+    return time.process_time() - began
+
+
+def _batch(setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (setting.examples, setting.tokens)
+    return torch.randint(5, 1000, shape), torch.randint(0, 6, (setting.examples,))
 
 
 def _bert(layers: int, width: int) -> nn.Module:
@@ -102,8 +125,7 @@ def _times(model: nn.Module, method: str, setting: Setting, steps: int) -> tuple
     attached = attach(model, anatomy_of(model), parse(method))
     attached.model.train()
     optimiser = build_optimiser(attached)
-    ids = torch.randint(5, 1000, (setting.examples, setting.tokens))
-    labels = torch.randint(0, 6, (setting.examples,))
+    ids, labels = _batch(setting)
 
     def step() -> None:
         logits = attached.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
@@ -131,14 +153,14 @@ def plot(journal: Journal, axes: Mapping[str, tuple[int, ...]], path: Path) -> d
     from matplotlib import pyplot
 
     exponents = {}
-    figure, panels = pyplot.subplots(1, len(axes), figsize=(3 * len(axes), 2.8), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(1, len(axes), figsize=(3 * len(axes), 2.8), layout="constrained")
     for panel, (axis, values) in zip(np.atleast_1d(panels), axes.items(), strict=True):
         seconds = np.array([median(journal.rows[f"scale/{axis}/{value}"]["seconds"]) for value in values])
         exponents[axis] = exponent(np.array(values, dtype=np.float64), seconds)
         panel.loglog(values, 1e3 * seconds, "o-")
         panel.set_xlabel(axis)
         panel.set_title(f"exponent {exponents[axis]:.2f}", fontsize=9)
-    np.atleast_1d(panels)[0].set_ylabel("CPU ms of a step")
+    np.atleast_1d(panels)[0].set_ylabel("CPU ms")
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".png", delete=False) as file:
         figure.savefig(file.name, dpi=110)
     Path(file.name).replace(path)

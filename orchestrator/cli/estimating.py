@@ -19,7 +19,7 @@ from search_space.space import Space, at_defaults, bind
 from search_space.spec import SpaceSpec, presets
 
 Dtype = Literal["float32", "bfloat16"]
-Quantization = Literal["none", "int8", "nf4"]
+Quantization = Literal["none", "int8", "nf4", "torchao_int8", "torchao_int4"]
 Device = Literal["cuda", "cpu"]
 
 
@@ -66,7 +66,9 @@ def estimate(
     length: Annotated[int, typer.Option(min=4, help="Tokens of an example.")] = 512,
     within: Annotated[str, typer.Option(help="Memory that there is, such as 16GiB.")] = "",
     dtype: Annotated[str, typer.Option(help="Of the frozen weights: float32 or bfloat16.")] = "bfloat16",
-    quantization: Annotated[str, typer.Option(help="Of the frozen linear weights: none, int8 or nf4.")] = "none",
+    quantization: Annotated[
+        str, typer.Option(help="Of the frozen linear weights: none, int8, nf4, torchao_int8 or torchao_int4.")
+    ] = "none",
     device: Annotated[str, typer.Option(help="Where it would run: cuda or cpu.")] = "cuda",
     classes: Annotated[int, typer.Option(min=2, help="Classes of the task.")] = 2,
     factor: Annotated[float, typer.Option(min=0.1, help="Safety factor on predicted tensors.")] = 1.1,
@@ -106,7 +108,7 @@ def answer(asked: Question) -> dict[str, Any]:
 
     spec = ModelSpec(name=asked.model, dtype=asked.dtype, quantization=asked.quantization)
     eager = asked.device == "cpu" and asked.dtype == "bfloat16"
-    machine = Machine(torch.device("cpu"), getattr(torch, asked.dtype), "eager" if eager else "sdpa")
+    machine = Machine(torch.device(asked.device), getattr(torch, asked.dtype), "eager" if eager else "sdpa")
     load = Load(asked.batch, asked.length, asked.batch, asked.checkpointing)
     coster = MetaCoster(spec, load_config(spec, asked.classes), load, machine)
     rows: list[dict[str, Any]] = []

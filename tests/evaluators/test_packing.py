@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 
+from evaluators import packing
 from evaluators.evaluation import EvaluatorSpec
-from evaluators.packing import Pack
+from evaluators.packing import Pack, train_together
 from evaluators.trained import TrainedEvaluator, TrainedRun
 from search_space.errors import UnsupportedError
 from search_space.notation import parse
@@ -83,11 +84,30 @@ def test_who_diverges_fails_alone(evaluator: TrainedEvaluator) -> None:
 
 def test_the_gain_is_measured_on_steps_that_count(evaluator: TrainedEvaluator) -> None:
     together, apart = runs_of(evaluator, *RANKS), runs_of(evaluator, *RANKS)
-    assert Pack(together).gain() > 0
+    assert Pack(together).gain(12) > 0
     for one, other in zip(together, apart, strict=True):
         assert one.step == 10 == len(one.step_seconds)
         other.train(10)
         assert_same(one, other)
+
+
+@pytest.mark.parametrize(("worth", "step"), [(0.0, 12), (float("inf"), 10)])
+def test_packing_is_used_where_it_is_worth_it(
+    evaluator: TrainedEvaluator, monkeypatch: pytest.MonkeyPatch, worth: float, step: int
+) -> None:
+    monkeypatch.setattr(packing, "WORTH", worth)
+    together, apart = runs_of(evaluator, *RANKS), runs_of(evaluator, *RANKS)
+    evaluator.train_together(together)
+    assert [run.step for run in together] == [step] * 3
+    for one, other in zip(together, apart, strict=True):
+        assert one.advance(12)["nll"] == pytest.approx(other.advance(12)["nll"], rel=1e-2)
+    assert train_together(together, 12) == 1.0, "there is nothing left to measure"
+
+
+def test_what_does_not_go_together_is_left_to_itself(evaluator: TrainedEvaluator) -> None:
+    runs = runs_of(evaluator, "bitfit", "bitfit")
+    assert train_together(runs, 12) is None
+    assert [run.step for run in runs] == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,9 @@ def run_jobs(work: Work, spec: EvaluatorSpec, _resources: ResourcesSpec, _at_onc
         job = work.next_job()
         if not isinstance(job, Job):
             return True
+        if job.mates:
+            run_crew(work, evaluator, job)
+            continue
         try:
             whole = _run(work, evaluator, job)
         except Exception as error:  # noqa: BLE001
@@ -69,6 +72,17 @@ def run_jobs(work: Work, spec: EvaluatorSpec, _resources: ResourcesSpec, _at_onc
             if whole:
                 work.on_end(job, None)
     return False
+
+
+def run_crew(work: Work, evaluator: Evaluator, job: Job) -> None:
+    """Train a job and its mates as an actor does."""
+    runs = [evaluator.start(one.candidate, one.seed, one.accumulation) for one in job.crew]
+    evaluator.train_together(runs)
+    for one, run in zip(job.crew, runs, strict=True):
+        work.on_score(one, run.advance(one.rungs[-1]))
+        if one.test:
+            work.on_score(one, run.test(None))
+        work.on_end(one, None)
 
 
 def _run(work: Work, evaluator: Evaluator, job: Job) -> bool:

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +18,8 @@ from calibration.spec import CalibrationSpec
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Score
 from evaluators.spec import ModelSpec, SyntheticSpec, TrainingSpec
-from orchestrator.jobs import Failure, Job, _cause_of, _describe
-from orchestrator.runner import CandidateTrainable, _Jobs, _JobSearcher
+from orchestrator.jobs import Failure, Job, _cause_of, _describe, in_crews
+from orchestrator.runner import CandidateTrainable, _Jobs, _JobSearcher, _RungScheduler
 from search_space.errors import DataError, EvaluationError, UnsupportedError
 from search_space.notation import parse
 
@@ -64,6 +66,76 @@ def test_a_job_reports_at_every_rung() -> None:
 def test_only_who_may_reads_the_test_split_and_only_at_the_end() -> None:
     found = [json.loads(one["report"]) for one in reports(actor(request(job_of(test=True))))]
     assert ["test" in one for one in found] == [False, False, True]
+
+
+def crew_of(text: str = "lora", rungs: tuple[int, ...] = (90,)) -> Job:
+    one, *mates = [job_of(text, key=f"finalists/{n}", seed=n, rungs=rungs, test=True) for n in range(3)]
+    return replace(one, mates=tuple(mates))
+
+
+class Taking:
+    """Work that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.scores: list[tuple[str, str, int]] = []
+        self.ends: dict[str, Failure | None] = {}
+
+    def on_score(self, job: Job, score: Score) -> bool:
+        self.scores.append((job.key, score.split, score.seed))
+        return True
+
+    def on_end(self, job: Job, failure: Failure | None) -> None:
+        self.ends[job.key] = failure
+
+
+def settled(held: Job, report: dict[str, Any]) -> Taking:
+    work = Taking()
+    jobs = _Jobs(work, 10.0, {}, Path("/nowhere"))  # type: ignore[arg-type]
+    jobs.held["t"] = (held, 0.0)
+    scheduler = _RungScheduler(jobs)
+    scheduler.on_trial_complete(None, SimpleNamespace(trial_id="t"), {"report": json.dumps(report), "done": True})
+    assert not jobs.held
+    return work
+
+
+def test_jobs_of_one_candidate_are_one_crew() -> None:
+    jobs = [job_of(text, key=f"finalists/{n}", seed=n) for n, text in enumerate(("lora", "ia3", "lora", "lora"))]
+    crews = in_crews(jobs, 2)
+    assert [[one.key for one in crew.crew] for crew in crews] == [
+        ["finalists/0", "finalists/2"], ["finalists/1"], ["finalists/3"]
+    ]  # fmt: skip
+    assert in_crews(jobs, 1) == jobs
+    assert Job.from_json(json.loads(json.dumps(crews[0].to_json()))) == crews[0]
+
+
+def test_a_crew_is_trained_in_one_trial_and_each_reports() -> None:
+    crew = crew_of()
+    (one,) = reports(actor(request(crew)))
+    assert one["done"]
+    work = settled(crew, json.loads(one["report"]))
+    assert work.scores == [(f"finalists/{n}", split, n) for n in range(3) for split in ("validation", "test")]
+    assert work.ends == dict.fromkeys(("finalists/0", "finalists/1", "finalists/2"))
+
+
+def test_what_fails_in_a_crew_fails_by_itself() -> None:
+    (one,) = reports(actor(request(crew_of(), lora="nan")))
+    ends = settled(crew_of(), json.loads(one["report"])).ends
+    assert [failure and failure.cause for failure in ends.values()] == ["diverged"] * 3
+
+
+def test_a_crew_whose_process_dies_is_settled_whole() -> None:
+    work = Taking()
+    jobs = _Jobs(work, 10.0, {}, Path("/nowhere"))  # type: ignore[arg-type]
+    jobs.held["t"] = (crew_of(), 0.0)
+    _JobSearcher(jobs).on_trial_complete("t", None, error=True)
+    assert [failure and failure.cause for failure in work.ends.values()] == ["crashed"] * 3
+
+
+def test_a_crew_may_take_as_long_as_its_jobs_together() -> None:
+    work = SimpleNamespace(next_job=crew_of)
+    suggested = _JobSearcher(_Jobs(work, 10.0, {}, Path("/nowhere"))).suggest("t")  # type: ignore[arg-type]
+    assert isinstance(suggested, dict)
+    assert json.loads(suggested["request"])["seconds"] == 30.0
 
 
 @pytest.mark.parametrize(("fault", "cause"), [("raise", "raised"), ("nan", "diverged"), ("oom", "out_of_memory")])

@@ -102,6 +102,21 @@ class TestSearch:
         assert {int(one.origin) for one in finalists} <= {one.number for one in (*front.members, *front.neighbours)}
         assert all(store.trial("search", int(one.origin)).candidate == one.candidate for one in finalists)
 
+    def test_seeds_of_a_finalist_may_be_trained_in_one_trial(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+        crews, run_crew = [], in_process.run_crew
+
+        def counted(works: Any, evaluator: Any, job: Any) -> None:
+            crews.append(len(job.crew))
+            run_crew(works, evaluator, job)
+
+        monkeypatch.setattr(in_process, "run_crew", counted)
+        together, _ = run(home, "together", resources={"together": 2})
+        alone, _ = run(home, "alone")
+        assert crews == [2, 2]
+        assert [(one.origin, one.seed, one.state, one.scores, one.test) for one in together.trials("finalists")] == [
+            (one.origin, one.seed, one.state, one.scores, one.test) for one in alone.trials("finalists")
+        ]
+
     def test_no_finalists_where_none_are_wanted(self, home: Home) -> None:
         store, _ = run(home, "none", search={"finalists": {"count": 0}})
         assert store.trials("finalists") == []
