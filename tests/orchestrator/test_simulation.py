@@ -133,9 +133,19 @@ def test_the_budget_of_steps_stops_running_trials_too(table: Table) -> None:
     assert not [one for one in trials if one.state == "running"]
 
 
-def test_sixty_four_at_once(table: Table) -> None:
-    trials = searched(table, budgets={"trials": 60}, at_once=64, search={"sampler": "random"})
-    assert len(trials) == 60
+@pytest.mark.parametrize("sampler", ["random", pytest.param("forest", marks=pytest.mark.slow)])
+def test_sixty_four_at_once(sampler: str) -> None:
+    table, spec = table_of(150), spec_of(budgets={"trials": 120}, search={"sampler": sampler})
+    store = Storage(IN_MEMORY).create(spec)
+    most: list[int] = []
+
+    def look() -> bool:
+        most.append(sum(one.state == "running" for one in store.trials()))
+        return False
+
+    trials = simulate(spec, space_of(spec), table, at_once=64, store=store, until=look).trials()
+    assert max(most) == 64
+    assert len({one.candidate.sha256 for one in trials}) == len(trials) == 120
     assert {one.state for one in trials} <= {"complete", "partial"}
 
 
