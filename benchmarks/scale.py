@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import write
+from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Cost, Score
 from evaluators.synthetic import SyntheticCoster, synthetic_params
+from orchestrator.preparation import Prepared
+from orchestrator.proposals import Proposals
 from orchestrator.samplers import build_sampler
 from orchestrator.spec import StudySpec, parse
-from orchestrator.storage import Storage, StudyStore
+from orchestrator.storage import Storage, StudyStore, Trial
 from search_space.candidate import Candidate
 from search_space.space import Space, bind
 
 GOAL_MS, GOAL_TRIALS = 100.0, 2000
+STEPS = 90
 _MARKS = (100, 200, 500, 1000, 2000, 5000, 10_000)
 _AROUND = 15
 
@@ -37,6 +41,9 @@ class Side:
         self.spec = _spec(sampler)
         self.store: StudyStore = Storage(f"sqlite:///{Path(folder) / sampler}.db").create(self.spec)
         self.space: Space = bind(self.spec.space, SyntheticCoster().anatomy)
+        steps = EvaluatorSpec(self.spec.model, self.spec.training, self.spec.calibration, "", STEPS)
+        self.proposals = Proposals(self.spec, Prepared(self.space, SyntheticCoster(), {}, steps, ("a", "b")))
+        self.tried: dict[str, Trial] = {}
         self.asked = 0
 
     def grow(self, trials: int) -> list[float]:
@@ -48,11 +55,13 @@ class Side:
 
     def _trial(self) -> float:
         began = time.perf_counter()
-        number, candidate = self.store.ask(self.space, build_sampler(self.spec.search, self.asked))
+        proposed = self.proposals.propose(self.asked, list(self.tried.values()), self.tried)
+        given = proposed.candidate if proposed else None
+        number, candidate = self.store.ask(self.space, build_sampler(self.spec.search, self.asked), given)
         score = _score(candidate)
         self.store.start(number, candidate, Cost(int(score["trainable_params"]), 100), 0, {})
         self.store.report("search", number, score)
-        self.store.finish("search", number, "complete")
+        self.tried[candidate.sha256] = self.store.finish("search", number, "complete")
         self.asked += 1
         return 1e3 * (time.perf_counter() - began)
 
@@ -61,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="up to 500 trials")
     parser.add_argument("--most", type=int, default=10_000)
-    parser.add_argument("--samplers", nargs="+", default=["tpe", "random"])
+    parser.add_argument("--samplers", nargs="+", default=["tpe", "random", "forest"])
     given = parser.parse_args()
     most = 500 if given.quick else given.most
     with tempfile.TemporaryDirectory() as folder:
@@ -75,14 +84,14 @@ def main() -> None:
 
 
 def _spec(sampler: str) -> StudySpec:
-    data = {"name": f"scale-{sampler}", "model": "-", "task": "-", "synthetic": {}, "training": {"steps": 90}}
+    data = {"name": f"scale-{sampler}", "model": "-", "task": "-", "synthetic": {}, "training": {"steps": STEPS}}
     return parse({**data, "search": {"sampler": sampler}})
 
 
 def _score(candidate: Candidate) -> Score:
     size = synthetic_params(candidate)
     share = int(candidate.sha256[:8], 16) / 2**32
-    return Score({"accuracy": 0.5 + 0.4 * share, "trainable_params": float(size)}, 90, 1.0, "validation", 0)
+    return Score({"accuracy": 0.5 + 0.4 * share, "trainable_params": float(size)}, STEPS, 1.0, "validation", 0)
 
 
 def _result(times: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
