@@ -184,7 +184,7 @@ def look(
         name: Seen(_inputs(layer, watched[name][0][0]), torch.stack([_by_token(row[at]) for row in rows]))
         for at, (name, layer) in enumerate(layers.items())
     }
-    return logits.detach().double().cpu(), seen
+    return logits.detach().cpu().double(), seen
 
 
 def mean_logits(logits: Tensor, covariance: Tensor, draws: int = DRAWS, seed: int = 0) -> Tensor:
@@ -298,7 +298,7 @@ def _inputs(layer: nn.Linear, given: Tensor) -> Tensor:
 
 def _by_token(values: Tensor) -> Tensor:
     """Return values with an axis of tokens, float64 on the CPU."""
-    return values.detach().double().cpu().reshape(len(values), -1, values.shape[-1])
+    return values.detach().cpu().double().reshape(len(values), -1, values.shape[-1])
 
 
 @contextmanager

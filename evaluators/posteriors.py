@@ -173,7 +173,7 @@ def look_at_last(model: nn.Module, layer: nn.Linear, inputs: Inputs) -> tuple[Fl
         hook.remove()
     if len(kept) != 1 or kept[0].ndim != 2:
         raise UnsupportedError("its last layer sees tokens one by one; Laplace is for heads that see examples")
-    return kept[0].double().cpu().numpy(), logits.double().cpu().numpy()
+    return kept[0].cpu().double().numpy(), logits.cpu().double().numpy()
 
 
 def _of_last_layer(attached: Attached, batches: Iterable[Inputs], share: float) -> _OfLastLayer:
