@@ -11,14 +11,17 @@ import safetensors.numpy
 from mlflow.tracking import MlflowClient
 
 from calibration.proper_scores import nll_from_logits
+from calibration.sets import fit_sets
 from calibration.softmax import log_softmax
 from calibration.spec import CalibrationSpec
 from calibration.subgroup_temperatures import fit_subgroup_temperatures
 from calibration.subgroups import subgroup_scores
 from calibration.temperature import fit_temperature
+from evaluators.exported import load_exported
 from evaluators.predictors import pooled_logits
 from evaluators.variants import FinalistLogits, Variant
 from orchestrator import study
+from orchestrator.export.folder import export
 from orchestrator.figures import pareto_figure, pareto_png
 from orchestrator.figures.tables import predictors_csv
 from orchestrator.front import Front, front_of, front_of_study
@@ -26,6 +29,7 @@ from orchestrator.home import Home
 from orchestrator.predictors import PredictorPoint, predictor_points
 from orchestrator.recorder import Recorder
 from orchestrator.spec import parse
+from orchestrator.storage import StudyStore
 from tests.evaluators.tiny import questions_file, tiny_folder
 from tests.orchestrator import in_process
 from tests.orchestrator.made_up import make_spec, make_trial
@@ -216,3 +220,15 @@ def test_a_study_makes_them_of_what_its_finalists_leave(tmp_path: Path, monkeypa
     rows = (home.study("tiny") / "front" / "subgroups.csv").read_text().splitlines()
     assert rows[0].startswith("predictor,subgroup,temperature,n,accuracy,nll,gap,ece,floor,p_value,")
     assert len(rows) == 1 + 2 * len(front.predictors), "two bands of length for each predictor"
+    _check_export(store, home, tmp_path / "pick")
+
+
+def _check_export(store: StudyStore, home: Home, folder: Path) -> None:
+    """The sets of the export are those of its own calibration rows, each calibrated by others, and they answer."""
+    made = export(store, home, None, folder)
+    arrays = safetensors.numpy.load_file(folder / "predictions.safetensors")
+    predictor = load_exported(folder)
+    assert predictor.sets == fit_sets(arrays["calibration_logits"], arrays["calibration_labels"], 0.1)
+    assert all(fit is not None and fit.n == len(arrays["calibration_labels"]) for fit in predictor.sets.values())
+    assert set(predictor.answers(["who is"])[0]) <= set(predictor.classes)
+    assert made.difference <= 1e-5
