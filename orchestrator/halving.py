@@ -1,8 +1,12 @@
 """Early stopping over several objectives: asynchronous successive halving, ranked by non-domination.
 
 At a rung a candidate goes on when it is among the best 1 / eta of those that reached the rung, itself included
-(Li et al. 2020, arXiv:1810.05934; several objectives with epsilon-net ties: Schmucker et al. 2021, arXiv:2106.12639).
-It never waits for others, and it goes on with the state that it has: no step is done twice.
+(Li et al. 2020, arXiv:1810.05934; several objectives with epsilon-net ties: Schmucker et al. 2021, arXiv:2106.12639),
+or when none of them dominates it. It never waits for others, and it goes on with the state that it has: no step is done
+twice.
+
+Shares of right answers stand still early in training and then jump; the loss falls from the first step on. So where the
+objective is such a share, rungs look at the calibrated loss in its place.
 
 A rung may look at some rows of validation only. Then a score has an error, and a candidate is not stopped while its
 interval reaches those that go on.
@@ -15,12 +19,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evaluators.score import Score
-from orchestrator.dominance import order
+from evaluators.score import METRICS, Direction, Score
+from orchestrator.dominance import FloatArray, order, ranks
 from orchestrator.spec import EarlyStopping, Objective
 
 _DEVIATIONS = 1.2816
 """How far an interval reaches, in standard errors: by chance alone one in ten lies beyond it on the better side."""
+
+_EARLY = {"accuracy": "calibrated_nll", "macro_f1": "calibrated_nll", "worst_subgroup_accuracy": "worst_subgroup_nll"}
+"""What a rung looks at in place of a metric."""
 
 
 class Halving:
@@ -51,18 +58,31 @@ class Halving:
         if score.full:
             return False
         rung = self._passed.get(self._rung(score), {})
-        known = [one for one in self._objectives if all(one.metric in seen.values for seen in rung.values())]
-        if len(rung) <= self._grace or not known:
+        looks = self._looks(list(rung.values()))
+        if len(rung) <= self._grace or not looks:
             return True
-        numbers = list(rung)
-        values = np.array([[rung[one][objective.metric] for objective in known] for one in numbers])
-        directions = [objective.direction for objective in known]
-        place, kept = numbers.index(number), math.ceil(len(numbers) / self._eta)
-        if place in order(values, directions)[:kept]:
+        values = np.array([[one.values[metric] for metric in looks] for one in rung.values()])
+        place = list(rung).index(number)
+        if self._among_best(values, place, list(looks.values())):
             return True
-        errors = np.array([score.errors.get(objective.metric, 0.0) for objective in known])
-        values[place] += _DEVIATIONS * errors * [1.0 if one == "maximize" else -1.0 for one in directions]
-        return bool(errors.any()) and place in order(values, directions)[:kept]
+        errors = np.array([score.errors.get(metric, 0.0) for metric in looks])
+        values[place] += _DEVIATIONS * errors * [1.0 if one == "maximize" else -1.0 for one in looks.values()]
+        return bool(errors.any()) and self._among_best(values, place, list(looks.values()))
+
+    def _looks(self, scores: Sequence[Score]) -> dict[str, Direction]:
+        """Return what tells scores of a rung apart: metrics that all of them have, and which way is better."""
+        looks: dict[str, Direction] = {}
+        for one in self._objectives:
+            base, *task = one.metric.split("/")
+            early = "/".join([_EARLY.get(base, base), *task])
+            chosen = early if all(early in score.values for score in scores) else one.metric
+            if all(chosen in score.values for score in scores):
+                looks[chosen] = one.direction if chosen == one.metric else METRICS[chosen].direction
+        return looks
+
+    def _among_best(self, values: FloatArray, place: int, directions: Sequence[Direction]) -> bool:
+        kept = math.ceil(len(values) / self._eta)
+        return bool(ranks(values, directions)[place] == 0 or place in order(values, directions)[:kept])
 
     def _rung(self, score: Score) -> int:
         """Return the study's step that a score stands for: a candidate with a shorter training has done fewer."""

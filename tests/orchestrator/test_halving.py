@@ -25,6 +25,11 @@ def score(accuracy: float, step: int = 10, size: float = 1.0) -> Score:
     return Score({"accuracy": accuracy, "trainable_params": size}, step, step / 90, "validation", 0)
 
 
+def with_loss(accuracy: float, loss: float, size: float = 1.0) -> Score:
+    one = score(accuracy, size=size)
+    return replace(one, values={**one.values, "calibrated_nll": loss})
+
+
 def test_the_first_of_a_rung_go_on_by_grace() -> None:
     one = halving(grace=3)
     assert [one.goes_on(number, score(0.9 - number / 10)) for number in range(4)] == [True, True, True, False]
@@ -67,6 +72,42 @@ def test_an_interval_counts_on_the_better_side_of_each_objective() -> None:
     assert not one.goes_on(4, at_first_rung(0.6))
     assert not one.goes_on(4, at_first_rung(0.6, error=0.05))
     assert one.goes_on(4, at_first_rung(0.6, error=0.07))
+
+
+def test_a_rung_looks_at_the_loss_in_place_of_accuracy() -> None:
+    """Nobody is better than guessing yet; the loss tells who is on the way."""
+    one = halving(eta=3.0)
+    for number in range(8):
+        one.record(number, with_loss(0.3, 1.5 - number / 100))
+    assert one.goes_on(8, with_loss(0.3, 1.42))
+    assert not one.goes_on(9, with_loss(0.35, 1.49))
+
+
+def test_where_one_has_no_loss_accuracy_is_looked_at() -> None:
+    one = halving(eta=3.0)
+    one.record(0, score(0.9))
+    for number in range(1, 8):
+        one.record(number, with_loss(0.3, 1.5))
+    assert not one.goes_on(8, with_loss(0.2, 0.1))
+    assert one.goes_on(9, with_loss(0.4, 2.0))
+
+
+def test_what_nobody_dominates_goes_on_however_many_these_are() -> None:
+    """Ten candidates that trade size against loss: each is on the front of the rung, and a third would be four."""
+    one = halving(ACCURACY, SIZE, eta=3.0)
+    for number in range(10):
+        assert one.goes_on(number, with_loss(0.3, 1.5 - number / 100, size=10.0**number))
+    assert not one.goes_on(10, with_loss(0.3, 1.495, size=1e9)), "larger and worse than most"
+
+
+def test_the_loss_of_a_task_stands_for_the_accuracy_on_it() -> None:
+    one = halving(Objective(metric="accuracy/trec", direction="maximize"), eta=3.0)
+    step = one.steps[0]
+    for number in range(8):
+        values = {"accuracy/trec": 0.3, "calibrated_nll/trec": 1.5 - number / 100}
+        assert one.goes_on(number, Score(values, step, step / 90, "validation", 0)), "each is better than those before"
+    values = {"accuracy/trec": 0.3, "calibrated_nll/trec": 1.6}
+    assert not one.goes_on(8, Score(values, step, step / 90, "validation", 0))
 
 
 def test_nobody_goes_on_after_the_last_rung() -> None:
