@@ -7,10 +7,15 @@ of one layer with random weights takes a few steps on batches of the study, in t
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +25,7 @@ from torch import nn
 from evaluators.backbone import Machine, choose_machine, load_config
 from evaluators.optimisation import loss_of
 from evaluators.spec import ModelSpec, TrainingSpec
-from evaluators.tokens import Batch, Tokens
+from evaluators.tokens import Batch, TokenFolder, Tokens
 from search_space.errors import UnsupportedError
 
 IMPLEMENTATIONS = ("sdpa", "eager")
@@ -90,6 +95,41 @@ def fastest_attention(spec: ModelSpec, training: TrainingSpec, tokens: Tokens, c
     )
 
 
+def measured_apart(spec: ModelSpec, training: TrainingSpec, tokens: Path, threads: int) -> dict[str, Any]:
+    """Measure in a process of its own, whose end gives back all that it took of a GPU, the context included.
+
+    Args:
+        spec: The model.
+        training: How large steps are.
+        tokens: The folder of the study's tokens.
+        threads: That a trial may use.
+
+    Returns:
+        What `fastest_attention` finds, as JSON data.
+
+    Raises:
+        UnsupportedError: It could not be measured; the message says why.
+    """
+    request = {"model": spec.model_dump(mode="json"), "training": training.model_dump(mode="json")}
+    where = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "evaluators.attention"],
+        input=json.dumps({**request, "tokens": str(tokens), "threads": threads}),
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": where},
+    )  # fmt: skip
+    if done.returncode:
+        why = done.stderr.strip().rpartition("\n")[2] or f"its process ended with {done.returncode}"
+        raise UnsupportedError(f"model.attention cannot be measured: {why}; give `eager` or `sdpa`")
+    found: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
+    return found
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    folder = TokenFolder.open(Path(request["tokens"]))
+    model, training = ModelSpec.model_validate(request["model"]), TrainingSpec.model_validate(request["training"])
+    return fastest_attention(model, training, folder.read("train"), len(folder.classes), request["threads"]).to_json()
+
+
 def _batches(tokens: Tokens, size: int, device: torch.device) -> list[Batch]:
     """Return a short, a usual and a long batch of the study."""
     whole = (group for group in tokens.first_pass(size, 0) if len(group) == min(size, len(tokens.ids)))
@@ -157,3 +197,7 @@ def _on(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer(json.load(sys.stdin))))

@@ -249,9 +249,12 @@ def _tokens(spec: StudySpec, folder: Path) -> TokenFolder:
 def _attention(spec: StudySpec, tokens: TokenFolder | None, known: dict[str, Any] | None) -> dict[str, Any] | None:
     if known is not None or tokens is None or spec.model.attention != "auto":
         return known
-    from evaluators.attention import fastest_attention
+    from evaluators.attention import fastest_attention, measured_apart
+    from evaluators.backbone import choose_machine
 
     threads = max(1, round(spec.resources.cpus))
+    if choose_machine(spec.model).device.type != "cpu":  # this process lives as long as the study
+        return measured_apart(spec.model, spec.training, tokens.folder, threads)
     return fastest_attention(spec.model, spec.training, tokens.read("train"), len(tokens.classes), threads).to_json()
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evaluators import attention
-from evaluators.attention import Attention, fastest_attention
+from evaluators.attention import Attention, fastest_attention, measured_apart
 from evaluators.backbone import choose_machine, load
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.spec import ModelSpec
@@ -78,6 +78,15 @@ def test_a_model_is_taken_with_what_it_has(spec: EvaluatorSpec, monkeypatch: pyt
     monkeypatch.setattr(where, "from_config", lacking(("sdpa", "eager")))
     with pytest.raises(UnsupportedError, match="has none of the known implementations"):
         measured(spec)
+
+
+@pytest.mark.slow
+def test_it_is_measured_in_a_process_of_its_own(spec: EvaluatorSpec) -> None:
+    found = measured_apart(spec.model, spec.training, Path(spec.tokens), 1)
+    assert found.keys() == measured(spec).to_json().keys()
+    assert found["milliseconds"].keys() == {"eager", "sdpa"}
+    with pytest.raises(UnsupportedError, match=r"cannot be measured: .*no readable configuration.*; give `eager`"):
+        measured_apart(ModelSpec(name="/nowhere", device="cpu"), spec.training, Path(spec.tokens), 1)
 
 
 @pytest.mark.parametrize("name", ["eager", "sdpa"])

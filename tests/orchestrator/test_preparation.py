@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from evaluators import attention
+from evaluators import attention, backbone
 from orchestrator.preparation import model_of, note_facts, prepare
 from orchestrator.spec import StudySpec, parse
 from orchestrator.storage import IN_MEMORY, Storage
@@ -43,6 +44,18 @@ def test_attention_is_measured_once_and_kept(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(attention, "_times", lambda *_: pytest.fail("measured again"))
     again = prepare(one, folder, store.noted("attention"))
     assert again.evaluator == prepared.evaluator
+
+
+def test_on_a_gpu_it_is_measured_in_a_process_that_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study's own process would hold a context on the GPU for as long as the study lasts."""
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(backbone, "_choose_device", lambda wanted: torch.device("cuda"))
+    monkeypatch.setattr(attention, "measured_apart", lambda *given: asked.append(given) or {"chosen": "sdpa"})
+    monkeypatch.setattr(attention, "_times", lambda *_: pytest.fail("measured here"))
+    one = spec(folder)
+    prepared = prepare(one, folder)
+    assert prepared.evaluator.model.attention == "sdpa"
+    assert asked == [(one.model, one.training, folder / "tokens", 1)]
 
 
 def test_what_the_study_file_says_is_not_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
