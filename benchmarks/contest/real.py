@@ -92,10 +92,10 @@ class Kept:
         return self._start(row.candidate)
 
     def keep(self, row: Row) -> Row:
-        """Write a row, in place of an earlier one of the same candidate."""
+        """Write a row, in place of an earlier one of the same candidate. Returns it as it will be read again."""
         append(self.path, json.dumps(row.to_json(), separators=(",", ":")))
-        self.rows[row.candidate.sha256] = row
-        return row
+        self.rows[row.candidate.sha256] = Row.from_json(row.to_json())
+        return self.rows[row.candidate.sha256]
 
 
 class KeptRun:

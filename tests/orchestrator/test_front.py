@@ -281,7 +281,9 @@ def test_neither_the_test_split_nor_the_order_of_trials_has_a_say(study, shuffle
 def test_every_metric_has_a_reference_point():
     for name in METRICS:
         objectives = (name,) if METRICS[name].on_split else ("accuracy", name)
-        point = reference_point(make_spec(objectives=objectives, resources={"concurrency": 1}), {}, CLASSES, BACKBONE)
+        task = {"dataset": "builtin:trec", "length_bands": 3}
+        spec = make_spec(objectives=objectives, task=task, resources={"concurrency": 1})
+        point = reference_point(spec, {}, CLASSES, BACKBONE)
         assert list(point) == list(objectives)
         ideal = 1.0 if METRICS[name].direction == "maximize" else 0.0
         assert point[name] < ideal if ideal else point[name] > ideal
