@@ -47,6 +47,14 @@ from search_space.errors import ExportError, did_you_mean, one_of
 from search_space.placement import Anatomy
 from search_space.registry import method
 from search_space.space import resolve
+from search_space.spread import in_one_size
+
+_PATTERNS = {"r": "rank_pattern", "alpha": "alpha_pattern"}
+"""What a knob's values for single modules are called in peft's configurations, where they have it."""
+
+_PATTERNED = ("lora", "lora_plus", "lora_fa", "loha", "lokr", "delora")
+"""Methods that reload by such patterns. HiRA's configuration has them too, and makes all of one rank in peft 0.21;
+PiSSA's residuals are not those of the rank that a module has."""
 
 ABOUT_FILE = "paretune.json"
 SCHEMA_VERSION = 1
@@ -195,17 +203,44 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def is_peft(candidate: Candidate) -> bool:
-    """Whether peft can hold this candidate: one part of one size, of a type that peft knows, ours included.
+    """Whether peft can hold this candidate: one part of a type that peft knows, ours included.
 
-    Of prefixes peft knows only those on all layers, without gates.
+    Of prefixes peft knows only those on all layers, without gates; of sizes that differ between layers, ranks and
+    alphas.
     """
     part, *others = candidate.parts
     rule = method(part.method)
-    if any(isinstance(value, tuple) for _, value in part.knobs) or is_per_task(part):
+    if not {name for name, value in part.knobs if isinstance(value, tuple)} <= _patterns(part.method) or is_per_task(
+        part
+    ):
         return False
     if rule.peft_type == "MTL_LORA":  # peft hands the number of the task to its own types alone
         return False
     return not others and bool(rule.peft_type) and (rule.route != "prompt" or _is_plain_prompt(part))
+
+
+def _patterns(name: str) -> set[str]:
+    """Return the knobs of a method for which peft's configuration can name a value for each module."""
+    rule = method(name)
+    if name not in _PATTERNED:
+        return set()
+    fields = PEFT_TYPE_TO_CONFIG_MAPPING[rule.peft_type].__dataclass_fields__
+    return {knob for knob, pattern in _PATTERNS.items() if pattern in fields}
+
+
+def _arguments(part: Part, anatomy: Anatomy) -> dict[str, Any]:
+    """Return the arguments of peft's configuration, with sizes that differ between layers as patterns."""
+    pieces = in_one_size(part, anatomy) if method(part.method).route == "inject" else (part,)
+    each = [dict(method(part.method).config(one, resolve(one, anatomy))) for one in pieces]
+    arguments = dict(each[0])
+    if len(each) > 1:
+        arguments["target_modules"] = [name for one in each for name in one["target_modules"]]
+    for knob, pattern in _PATTERNS.items():
+        if isinstance(dict(part.knobs).get(knob), tuple):
+            arguments[pattern] = {
+                name: piece[knob] for piece, one in zip(pieces, each, strict=True) for name in one["target_modules"]
+            }
+    return arguments
 
 
 def _is_plain_prompt(part: Part) -> bool:
@@ -229,7 +264,7 @@ def as_peft_model(
     """
     part = candidate.parts[0]
     rule = method(part.method)
-    arguments = dict(rule.config(part, resolve(part, anatomy)))
+    arguments = _arguments(part, anatomy)
     heads = list(head_of(backbone.model))
     # peft's model for text hands its inputs on by position, which models of images and sound do not take.
     task = "SEQ_CLS" if "input_ids" in inspect.signature(backbone.model.forward).parameters else None

@@ -30,10 +30,17 @@ SINGLES = (
     "vera(r=8)",
     "serial_adapter(r=4)",
     "prefix_tuning(num_virtual_tokens=4)",
+    "lora(r=2/4)",
+    "lora(r=2/4,alpha=8/32,use_rslora=true)@attention.query,mlp.down",
+    "loha(r=1/2,alpha=8/16)",
+    "lokr(r=1/2)",
+    "delora(r=2/4)",
+    "lora_plus(r=2/4)",
+    "lora_fa(r=2/4)",
 )
 OTHERS = (
     *("head", "full", "full@[top:1]", "lora(r=2) + bitfit", "serial_adapter(r=4) + lora(r=2)@mlp.down"),
-    *("prefix_tuning(num_virtual_tokens=4)@[top:1]", "lora(r=2/4)"),
+    *("prefix_tuning(num_virtual_tokens=4)@[top:1]", "serial_adapter(r=2/4)", "hira(r=2/4)", "pissa(r=2/4)"),
     *("prefix_tuning(num_virtual_tokens=4) + lora(r=2)", "lora(r=2) + prefix_tuning(num_virtual_tokens=4)"),
 )
 TEXTS = [row["text"] for row in questions()]
