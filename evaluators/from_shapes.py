@@ -63,7 +63,8 @@ def shapes_alone(model: nn.Module) -> Iterator[None]:
     """Within it, what peft would find in the weights of a model on `meta` is made of their shapes.
 
     AdaMSS clusters the rows of each weight: evenly here. FRoD decomposes all weights jointly: into tensors of the same
-    shapes here. How many parameters either trains does not depend on it.
+    shapes here. FourierFT and WaveFT draw places among all entries of a weight, which takes longer than all the rest:
+    the first ones here. How many parameters they train does not depend on it.
     """
     found = {place: getattr(*place) for place in _MADE_OF_SHAPES}
     try:
@@ -73,6 +74,11 @@ def shapes_alone(model: nn.Module) -> Iterator[None]:
     finally:
         for (owner, name), original in found.items():
             setattr(owner, name, original)
+
+
+def _in_order(count: int, **_: Any) -> Tensor:
+    """Stand for `torch.randperm`: the numbers from 0 on, in their own order."""
+    return torch.arange(count)
 
 
 def freeze_constants(model: nn.Module) -> None:
@@ -128,4 +134,5 @@ _MADE_OF_SHAPES: dict[tuple[Any, str], Callable[..., Any]] = {
     (adamss_layer, "clustering_Z"): _clusters,
     (frod_model.FrodModel, "_init_frod_projections"): _projections,
     (FrodLayer, "_calculate_frod_u_and_lambda"): _scales,
+    (torch, "randperm"): _in_order,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.space import Rejecting, _drawn, sampling_markdown
+from benchmarks.space import PARTS, Rejecting, _drawn, costing_markdown, sampling_markdown
 from search_space.space import bind
 from search_space.spec import SpaceSpec
 from search_space.tally import Tally
@@ -30,3 +30,14 @@ def test_both_ways_are_measured_and_told() -> None:
     text = sampling_markdown({"rounds": 2, "each": 5, "rows": [row, refused]})
     assert "| `default` | 1.0% |" in text
     assert "| `lonas` | 0.1% | 0 | refused before the first draw |" in text
+
+
+def test_costing_is_a_part_and_says_whether_it_is_fast_enough() -> None:
+    assert set(PARTS) == {"sampling", "costing"}
+    rows = [
+        {"preset": "lora", "first": 1.0, "then": 0.5, "built": 5},
+        {"preset": "everything", "first": 9.0, "then": 1.9, "built": 300},
+    ]
+    text = costing_markdown({"first": 100, "then": 500, "rows": rows})
+    assert "| `lora` | 1.00 | 0.50 | 5 | met |" in text
+    assert "| `everything` | 9.00 | 1.90 | 300 | missed |" in text
