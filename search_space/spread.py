@@ -34,7 +34,7 @@ class Spread:
         groups: How many contiguous groups the model's layers fall into, as in `group:1/4`; 0 for `layer`.
         shapes: The shapes to choose from. `uniform` takes any one of the sizes. From the input up, `increasing` takes
             them from the least to the greatest, `decreasing` the other way, `spindle` has the greatest in the middle
-            and the least at both ends, `bottleneck` the other way (Chen et al. 2023, arXiv:2301.01821, section 4).
+            and the least at both ends, `bottleneck` the other way (Chen et al. 2023, arXiv:2301.01821).
     """
 
     values: tuple[int, ...]

@@ -1,6 +1,6 @@
 """NOAH: adapter, LoRA and prompts, each on the first layers down to a depth of its own, with a size for each layer.
 
-Zhang, Zhou & Liu 2022, arXiv:2206.04673, section 3.2, with the sizes of its published subnets: depth 3, 6, 9 or 12, and
+Zhang, Zhou & Liu 2022, arXiv:2206.04673, with the sizes of its published subnets: depth 3, 6, 9 or 12, and
 in each of these layers a size of 1, 5 or 10. So a method has 3^3 + 3^6 + 3^9 + 3^12 = 551,880 forms on 12 layers, and
 the space has 551,880^3, about 1.7e17. Its supernet is not built: candidates are trained one by one. Its prompts before
 each layer's input are prefixes of that layer here. Depths beyond the model's layers are left out.
