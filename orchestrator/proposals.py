@@ -15,6 +15,8 @@ from orchestrator.storage import Trial
 from search_space.candidate import Candidate
 from search_space.knobs import RandomChooser
 
+FOREST = "forest"
+"""Origin of what the forest promises."""
 _POOL = 256
 _MOST_DRAWS = 4 * _POOL
 _FRESH = 8
@@ -49,7 +51,7 @@ class Proposals:
         if not pool:
             return None
         best = self._forest.best([option for _, option in pool], trials, derived_seed(self.spec.search.seed, number))
-        return None if best is None else Beginning(pool[best][0], "")
+        return None if best is None else Beginning(pool[best][0], FOREST)
 
     @cached_property
     def _forest(self) -> Forest:

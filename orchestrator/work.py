@@ -16,7 +16,7 @@ from orchestrator.halving import Halving
 from orchestrator.jobs import Failure, Job
 from orchestrator.pick import format_value
 from orchestrator.preparation import Prepared
-from orchestrator.proposals import Proposals
+from orchestrator.proposals import FOREST, Proposals
 from orchestrator.samplers import build_sampler, derived_seed
 from orchestrator.storage import Phase, StudyStore, Trial
 from search_space.budgets import violations
@@ -194,7 +194,10 @@ class SearchWork(PhaseWork):
         return self._begin(job) if job is not None else None
 
     def on_score(self, job: Job, score: Score) -> bool:
-        """Keep the score and say whether the candidate goes on."""
+        """Keep the score and say whether the candidate goes on.
+
+        What the forest promises is not stopped: its candidates are alike, and would be stopped for each other.
+        """
         score = self._keep(job, score)
         phase, number = _place(job)
         if phase != "search":
@@ -202,7 +205,8 @@ class SearchWork(PhaseWork):
         self._steps[job.key] = score.step
         if score.full:
             self.bench.store.constrain(number, violations(self.bench.prepared.limits, score.values))
-        return self.halving.goes_on(number, score)
+        goes_on = self.halving.goes_on(number, score)
+        return goes_on or (self._tried[number].origin == FOREST and not score.full)
 
     def should_stop(self) -> bool:
         """Whether to drop everything now."""
