@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -40,6 +41,8 @@ from search_space.errors import ExportError
 from search_space.notation import write
 
 TOLERANCE = 1e-5
+ROUNDED = 0.05
+"""How far logits may lie apart where peft reloads under a lower precision: it gives the head the backbone's type."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,8 @@ def _verify(
         logits = predict_logits(forward, validation, len(tokens.classes), size, backbone.device)
         known = np.isfinite(logits) | np.isfinite(recorded)  # the columns of other tasks are -inf in both
         difference = float(np.abs(logits[known] - recorded[known]).max())
-        if not difference <= TOLERANCE:
+        exact = name == "paretune" or backbone.dtype == torch.float32
+        if not difference <= (TOLERANCE if exact else ROUNDED):
             raise ExportError(f"reloaded by {name}, its logits differ from the recorded ones by {difference:.2g}")
         largest = max(largest, difference)
     return largest

@@ -32,6 +32,7 @@ def arena() -> Arena:
     return Arena("made-up", table_of(50), space_of(spec_of()), classes=2, limit=50_000)
 
 
+@pytest.mark.filterwarnings("ignore:Define-by-run function:UserWarning")  # on a busy machine
 @pytest.mark.parametrize(
     "name", [pytest.param(one, marks=pytest.mark.slow) if one == "AutoPEFT" else one for one in SEARCHES]
 )

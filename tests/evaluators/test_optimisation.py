@@ -55,7 +55,11 @@ def test_mixing_goes_with_smoothing_and_has_a_gradient() -> None:
 
 
 STEPS = 10
-TRAINED = [name for name, one in methods().items() if not one.quantised_only and name != "adaption_prompt"]
+TRAINED = [
+    name
+    for name, one in methods().items()
+    if not (one.quantised_only or one.several_tasks) and name != "adaption_prompt"
+]
 
 
 def under_bfloat16(text: str) -> Attached:

@@ -82,7 +82,7 @@ class TestSearch:
         store, _ = run(home, "halved", budgets={"trials": 20})
         states = Counter(one.state for one in trained(store))
         assert states["partial"] >= 6
-        assert {one.steps for one in trained(store)} == {10, 30, 90}
+        assert {one.steps for one in trained(store)} <= {10, 30, 90}
         assert all(one.message == "dominated at its rung" for one in store.trials() if one.state == "partial")
 
     def test_references_are_trained_once_to_the_end(self, home: Home) -> None:
