@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ import torch
 from benchmarks.evaluator.subject import evaluator_spec
 from benchmarks.report import Ratio, ratio_interval, write
 from evaluators.packing import WORTH, Pack
-from evaluators.spec import ModelSpec
 from evaluators.trained import TrainedEvaluator
 from search_space.notation import parse
 
@@ -48,8 +48,7 @@ def main() -> None:
 def _measure(dtype: str, batch: int, turns: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         spec = evaluator_spec(Path(folder), 1000, 640, 64, batch_size=batch, prefix_cache=0)
-        model = ModelSpec.model_validate({**spec.model.model_dump(), "dtype": dtype})
-        evaluator = TrainedEvaluator(type(spec)(**{**spec.__dict__, "model": model}))
+        evaluator = TrainedEvaluator(replace(spec, model=spec.model.model_copy(update={"dtype": dtype})))
         runs = [evaluator.start(parse(f"lora(r=8) | lr={1e-3 * (seed + 1):g}"), seed) for seed in range(RUNS)]
         pack = Pack(runs)
         sides: dict[str, list[float]] = {"together": [], "apart": []}

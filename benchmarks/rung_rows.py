@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.evaluator.subject import CANDIDATES, evaluator_spec
-from benchmarks.report import Ratio, ratio_interval, write
+from benchmarks.report import ratio_interval, write
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Score
 from evaluators.subset import some_rows
@@ -115,7 +115,7 @@ def markdown(result: dict[str, Any]) -> str:
         "|---:|---:|---:|---:|---:|",
     ]
     for rows in ROWS:
-        ratio = Ratio(**ratio_interval(seconds[0], seconds[rows]).to_json())
+        ratio = ratio_interval(seconds[0], seconds[rows])
         counts = [f"{one['lost']}, {one['extra']}" for one in (result[f"{rows} with"], result[f"{rows} without"])]
         lines.append(f"| {rows} | {ratio} | {counts[0]} | {counts[1]} | {result['coverage'][rows]:.0%} |")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluators.score import METRICS, Direction, Score
-from orchestrator.dominance import FloatArray, order, ranks
+from orchestrator.dominance import FloatArray, non_dominated, order
 from orchestrator.spec import EarlyStopping, Objective
 
 _DEVIATIONS = 1.2816
@@ -62,12 +62,12 @@ class Halving:
         if len(rung) <= self._grace or not looks:
             return True
         values = np.array([[one.values[metric] for metric in looks] for one in rung.values()])
-        place = list(rung).index(number)
-        if self._among_best(values, place, list(looks.values())):
+        directions, place = list(looks.values()), list(rung).index(number)
+        if self._among_best(values, place, directions):
             return True
         errors = np.array([score.errors.get(metric, 0.0) for metric in looks])
-        values[place] += _DEVIATIONS * errors * [1.0 if one == "maximize" else -1.0 for one in looks.values()]
-        return bool(errors.any()) and self._among_best(values, place, list(looks.values()))
+        values[place] += _DEVIATIONS * errors * [1.0 if one == "maximize" else -1.0 for one in directions]
+        return bool(errors.any()) and self._among_best(values, place, directions)
 
     def _looks(self, scores: Sequence[Score]) -> dict[str, Direction]:
         """Return what tells scores of a rung apart: metrics that all of them have, and which way is better."""
@@ -82,7 +82,7 @@ class Halving:
 
     def _among_best(self, values: FloatArray, place: int, directions: Sequence[Direction]) -> bool:
         kept = math.ceil(len(values) / self._eta)
-        return bool(ranks(values, directions)[place] == 0 or place in order(values, directions)[:kept])
+        return bool(non_dominated(values, directions)[place]) or place in order(values, directions)[:kept]
 
     def _rung(self, score: Score) -> int:
         """Return the study's step that a score stands for: a candidate with a shorter training has done fewer."""

@@ -34,6 +34,11 @@ class Finished:
     row: Row
 
 
+def trained_by(finished: Sequence[Finished], steps: float) -> list[Row]:
+    """Return what a search had trained to the end when it had spent some steps."""
+    return [one.row for one in finished if one.at <= steps]
+
+
 @dataclass
 class Arena:
     """A table to search.
@@ -93,16 +98,21 @@ class Arena:
         ]
         return np.array(found, dtype=np.float64).reshape(-1, 2)
 
+    def front(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows that validation puts on the front."""
+        trained = [row for row in rows if not row.cause]
+        kept = non_dominated(self.values(trained), DIRECTIONS)
+        return [row for row, on in zip(trained, kept, strict=True) if on]
+
     def volume(self, rows: Sequence[Row], split: str = "validation") -> float:
         """Return the normalised hypervolume of the rows that validation puts on the front.
 
         Between guessing at the parameter limit and every example right with one parameter, parameters by logarithm.
         """
-        trained = [row for row in rows if not row.cause]
-        if not trained:
+        front = self.front(rows)
+        if not front:
             return 0.0
-        kept = non_dominated(self.values(trained), DIRECTIONS)
-        values = self.values([row for row, on in zip(trained, kept, strict=True) if on], split)
+        values = self.values(front, split)
         return normalized_hypervolume(values, (1 / self.classes, log10(self.limit)), (1.0, 0.0), DIRECTIONS)
 
     def best(self, rows: Sequence[Row], share: float) -> Row | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contest.arena import Arena, Finished
+from benchmarks.contest.arena import Arena, Finished, trained_by
 from benchmarks.contest.contests import Contest
 from benchmarks.contest.measures import interval
 from benchmarks.contest.searches import BASELINE, OURS
@@ -18,8 +18,7 @@ GOAL = 1 / 4
 
 def pick_after(arena: Arena, finished: Sequence[Finished], steps: float) -> tuple[float, float]:
     """Return accuracy on validation and on test of what validation picks by then; chance where nothing is done."""
-    rows = [one.row for one in finished if one.at <= steps]
-    best = arena.best(rows, 1.0)
+    best = arena.best(trained_by(finished, steps), 1.0)
     if best is None:
         return 1 / arena.classes, 1 / arena.classes
     return float(arena.values([best])[0, 0]), float(arena.values([best], "test")[0, 0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contest.arena import Arena, Finished
+from benchmarks.contest.arena import Arena, Finished, trained_by
 from benchmarks.contest.measures import interval
 from benchmarks.table.baselines import BASELINES, TRIES, name_of
 from evaluators.tabulated import Row, Table
@@ -51,7 +51,7 @@ def numbers(arena: Arena, whole: Table, found: Sequence[Sequence[Finished]]) -> 
     if not found:
         return "The search that baselines are compared with has not been run."
     effort = len(BASELINES) * TRIES * arena.full
-    searched = [[one.row for one in seed if one.at <= effort] for seed in found]
+    searched = [trained_by(seed, effort) for seed in found]
     rows = {name: _compared(arena, name, tries[name], searched) for name in BASELINES}
     return {"deviation": seed_deviation(whole), "effort": effort // arena.full, "seeds": len(found), "baselines": rows}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contest.arena import SHARES, Arena, Finished
+from benchmarks.contest.arena import SHARES, Arena, Finished, trained_by
 
 CHECKPOINTS = 20
 _RESAMPLES = 4000
@@ -43,7 +43,7 @@ def course_of(arena: Arena, finished: Sequence[Finished], steps: int) -> Course:
     """
     whole, whole_test = arena.volume(arena.rows), arena.volume(arena.rows, "test")
     marks = [steps * (at + 1) // CHECKPOINTS for at in range(CHECKPOINTS)]
-    volumes = [arena.volume([one.row for one in finished if one.at <= mark]) / whole for mark in marks]
+    volumes = [arena.volume(trained_by(finished, mark)) / whole for mark in marks]
     rows = [one.row for one in finished]
     picks, regrets = [], []
     for share in SHARES:

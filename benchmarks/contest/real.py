@@ -21,13 +21,14 @@ from typing import Any, Protocol
 
 from rich.progress import track
 
-from benchmarks.contest.arena import SHARES, Arena, Finished
+from benchmarks.contest.arena import SHARES, Arena, Finished, trained_by
 from benchmarks.contest.autopeft import chosen, vectors
 from benchmarks.contest.contests import CLASSES
 from benchmarks.contest.journal import Entry
 from benchmarks.contest.journal import read as read_entries
 from benchmarks.contest.journal import write as write_entry
 from benchmarks.contest.measures import CHECKPOINTS, interval
+from benchmarks.contest.ours import finished
 from benchmarks.json_lines import append
 from benchmarks.report import FOLDER, write
 from benchmarks.table.drawing import QUALITY
@@ -148,11 +149,8 @@ def forest(prepared: Prepared, kept: Kept, spec: dict[str, Any], steps: int, see
     search = {"sampler": "forest", "seed": seed}
     budgets = {**spec["budgets"], "trials": 10 * steps // kept.header.rungs[-1], "steps": steps}
     study = parse({**spec, "search": search, "budgets": budgets})
-    spent = 0
-    for trial in simulate_with(study, prepared, kept).trials():
-        spent += kept.header.rungs[-1] if trial.state == "failed" else trial.steps
-        if trial.state == "complete" and spent <= steps:
-            yield Finished(spent, kept.rows[trial.candidate.sha256])
+    trials = simulate_with(study, prepared, kept).trials()
+    return finished(trials, kept.header.rungs[-1], steps, lambda candidate: kept.rows[candidate.sha256])
 
 
 def at_random(prepared: Prepared, kept: Kept, steps: int, seed: int) -> Iterator[Finished]:
@@ -244,7 +242,7 @@ def report(task: str, steps: int) -> None:
 def numbers(arena: Arena, seeds: list[list[Finished]], steps: int) -> dict[str, Any]:
     """Return the hypervolume over steps and at the end, and the test accuracy of picks, over seeds."""
     marks = [steps * (at + 1) // CHECKPOINTS for at in range(CHECKPOINTS)]
-    volumes = [[arena.volume([one.row for one in found if one.at <= mark]) for mark in marks] for found in seeds]
+    volumes = [[arena.volume(trained_by(found, mark)) for mark in marks] for found in seeds]
     rows = [[one.row for one in found] for found in seeds]
     chance = 1 / arena.classes
     picks = [[arena.best(one, share) for one in rows] for share in SHARES]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.contest.arena import DIRECTIONS, SHARES, Arena, Finished
+from benchmarks.contest.arena import SHARES, Arena, Finished, trained_by
 from benchmarks.contest.measures import interval
 from evaluators.tabulated import Row, Table
-from orchestrator.dominance import non_dominated
 
 
 def numbers(
@@ -23,7 +22,7 @@ def numbers(
         found: What each seed of a search trained to the end there.
         steps: The budget of these searches.
     """
-    front = _front(home)
+    front = home.front(home.rows)
     rows = [there.rows.get((row.candidate.sha256, 0)) for row in front]
     carried = [row for row in rows if row is not None]
     if len(carried) < len(front):
@@ -35,8 +34,8 @@ def numbers(
         "members": len(front),
         "trainings": steps // away.full,
         "carried": _measured(away, [carried]),
-        "native, as many trainings": _measured(away, [_by(one, few) for one in found]),
-        "native, whole budget": _measured(away, [_by(one, steps) for one in found]),
+        "native, as many trainings": _measured(away, [trained_by(one, few) for one in found]),
+        "native, whole budget": _measured(away, [trained_by(one, steps) for one in found]),
     }
 
 
@@ -54,16 +53,6 @@ def section(home: str, away: str, data: Mapping[str, Any]) -> str:
         picks = " | ".join(f"{value:.4f}" for value, *_ in one["picks"])
         lines.append(f"| {title} | {_told(one['volume'])} | {_told(one['test_volume'])} | {picks} |")
     return "\n".join(lines)
-
-
-def _front(arena: Arena) -> list[Row]:
-    trained = [row for row in arena.rows if not row.cause]
-    kept = non_dominated(arena.values(trained), DIRECTIONS)
-    return [row for row, on in zip(trained, kept, strict=True) if on]
-
-
-def _by(finished: Sequence[Finished], steps: int) -> list[Row]:
-    return [one.row for one in finished if one.at <= steps]
 
 
 def _measured(arena: Arena, seeds: Sequence[Sequence[Row]]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def test_what_is_missing_for_a_comparison_is_said(arena: Arena) -> None:
 
 def test_a_front_that_is_carried_over_stands_beside_a_native_search(arena: Arena) -> None:
     other = Arena("other", table_of(50, seed=9), arena.space, 2, arena.limit)
-    front = transfer._front(arena)
+    front = arena.front(arena.rows)
     rows = {**other.table.rows, **{row.key: replace(row, origin="transfer") for row in front}}
     native = [[Finished((at + 1) * arena.full, row) for at, row in enumerate(other.rows)]] * 2
     data = transfer.numbers(arena, other, Table(other.table.header, rows), native, 50 * arena.full)
