@@ -23,6 +23,9 @@ from evaluators.tabulated import Row
 from search_space.space import Space
 
 _BATCH = 4
+_ITERATIONS = 200
+"""Of a fit; ten times as many rank what is not trained yet no better (Spearman 0.17 and 0.19 with 50 candidates, 0.22
+and 0.22 with 90)."""
 
 
 def autopeft(arena: Arena, steps: int, seed: int) -> list[Finished]:
@@ -126,5 +129,6 @@ def _fitted(numbers: torch.Tensor, targets: torch.Tensor) -> Any:
     model = AdditiveMapSaasSingleTaskGP(
         numbers, targets, num_taus=4, input_transform=FilterFeatures(feature_indices=kept)
     )
-    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
+    fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": _ITERATIONS}})
     return model
