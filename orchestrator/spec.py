@@ -98,9 +98,9 @@ class SearchSpec(Strict):
     """How the space is searched.
 
     Attributes:
-        sampler: Optuna's sampler.
+        sampler: One of Optuna's, or `forest`, ours.
         seed: Seed of everything that is drawn.
-        startup_trials: Random trials before the sampler learns.
+        startup_trials: Random trials before the sampler learns; `nsga2` begins with a population of its own size.
         early_stopping: Rungs.
         finalists: Re-training of the front.
         references: Fixed rows beside the search, not part of it.
@@ -109,9 +109,9 @@ class SearchSpec(Strict):
         warm_start: A study of the same storage whose front is tried first.
     """
 
-    sampler: Literal["tpe", "random", "nsga2", "gp", "forest"] = "tpe"
+    sampler: Literal["tpe", "random", "nsga2", "gp", "forest"] = "forest"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    startup_trials: Annotated[int, Field(ge=1, le=10_000)] = 10
+    startup_trials: Annotated[int, Field(ge=1, le=10_000)] = 5
     early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
     finalists: Finalists = Field(default_factory=Finalists)
     references: tuple[Literal["head", "full"], ...] = ("head", "full")

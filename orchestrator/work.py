@@ -167,6 +167,7 @@ class SearchWork(PhaseWork):
         super().__init__(bench, "search", jobs)
         self.halving = halving
         self._budgets = bench.store.spec.budgets
+        self._one_objective = len(bench.store.spec.objectives) == 1
         trials = bench.store.trials()
         self._trained = sum(one.state != "infeasible" for one in trials)
         self._steps = {one.key: one.steps for one in trials}
@@ -196,7 +197,8 @@ class SearchWork(PhaseWork):
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score and say whether the candidate goes on.
 
-        What the forest promises is not stopped: its candidates are alike, and would be stopped for each other.
+        For a front, what the forest promises is not stopped: its candidates fill gaps, and one gap would be stopped for
+        another. For one objective there are no gaps.
         """
         score = self._keep(job, score)
         phase, number = _place(job)
@@ -206,7 +208,7 @@ class SearchWork(PhaseWork):
         if score.full:
             self.bench.store.constrain(number, violations(self.bench.prepared.limits, score.values))
         goes_on = self.halving.goes_on(number, score)
-        return goes_on or (self._tried[number].origin == FOREST and not score.full)
+        return goes_on or (self._tried[number].origin == FOREST and not self._one_objective and not score.full)
 
     def should_stop(self) -> bool:
         """Whether to drop everything now."""

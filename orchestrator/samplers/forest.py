@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import log10
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from evaluators.score import METRICS, Cost
 from orchestrator.dominance import non_dominated
+from orchestrator.samplers import derived_seed
 from orchestrator.spec import Objective
 from orchestrator.storage import Trial
 from search_space.candidate import Candidate
@@ -30,6 +32,7 @@ from search_space.features import features
 FloatArray = NDArray[np.float64]
 FloatMatrix = NDArray[np.float32]
 _TREES = 64
+_QUANTILES = np.array([NormalDist().inv_cdf((at + 0.5) / _TREES) for at in range(_TREES)])
 _MOST_ROWS = 800
 _LEAST_TRIALS = 4
 
@@ -108,9 +111,9 @@ class Forest:
         unfinished = columns.matrix([self._row(one) for one in running], [1.0] * len(running))
         promised: dict[str, FloatArray] = {}
         expected: dict[str, FloatArray] = {}
-        for metric in measured:
+        for at, metric in enumerate(measured):
             trees = self._trees(columns, learnt, rows, metric, seed)
-            promised[metric] = np.stack([_predicted(tree, asked) for tree in trees])
+            promised[metric] = _outcomes(trees, asked, derived_seed(seed, at))
             if running:
                 expected[metric] = np.mean([_predicted(tree, unfinished) for tree in trees], axis=0)
         gains = self._gains(options, promised, self._front(learnt, running, expected))
@@ -202,6 +205,20 @@ def _fitted(numbers: FloatMatrix, values: FloatArray, seed: int) -> list[Any]:
             tree = ExtraTreeRegressor(min_samples_leaf=2, max_features=0.5, random_state=random.randint(2**31 - 1))
             trees.append(tree.fit(numbers, values.reshape(-1, 1), sample_weight=weights, check_input=False))
     return trees
+
+
+def _outcomes(trees: Sequence[Any], numbers: FloatMatrix, seed: int) -> FloatArray:
+    """Return what each row may come to, equally likely, shape [trees, rows].
+
+    Quantiles of a normal distribution with the mean of the trees, and with the variance between them and within their
+    leaves (law of total variance; Hutter et al. 2014, section 4.3.2). What the trees say themselves never is better
+    than the best that was seen, so it would promise nothing where there is one objective.
+    """
+    means = np.stack([_predicted(tree, numbers) for tree in trees])
+    within = np.stack([tree.tree_.impurity[tree.tree_.apply(numbers)] for tree in trees])
+    deviations = np.sqrt(means.var(axis=0) + within.mean(axis=0))
+    quantiles = np.random.RandomState(seed).permutation(_QUANTILES)  # in another order for each objective
+    return np.asarray(means.mean(axis=0) + deviations * quantiles[:, None])
 
 
 def _predicted(tree: Any, numbers: FloatMatrix) -> FloatArray:

@@ -2,7 +2,9 @@
 
 import optuna
 
+_POPULATION = 12
+
 
 def build(seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler; its first population is its start-up."""
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(startup_trials, 16)))
+    """Return the sampler; its first population is its start-up, however many trials that was to be."""
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)

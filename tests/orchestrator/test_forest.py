@@ -13,6 +13,7 @@ from orchestrator.proposals import Proposals
 from orchestrator.samplers.forest import added_volume
 from orchestrator.simulation import _prepared, simulate
 from orchestrator.spec import StudySpec
+from orchestrator.storage import Trial
 from search_space.space import Space
 from tests.orchestrator.tables import space_of, spec_of, table_of
 
@@ -74,3 +75,34 @@ def test_what_it_proposes_follows_from_the_history_alone() -> None:
 
 def _fresh(spec: StudySpec, space: Space, table: Table) -> Proposals:
     return Proposals(spec, _prepared(spec, space, table))
+
+
+def test_with_one_objective_it_finds_more_than_chance_and_stops_what_it_promised() -> None:
+    table = table_of(200)
+
+    def best(sampler: str, seed: int) -> float:
+        trials = _for_accuracy(table, sampler, seed)
+        return max(one.scores[-1]["accuracy"] for one in trials if one.state == "complete")
+
+    assert np.mean([best("forest", seed) for seed in range(4)]) > np.mean([best("random", s) for s in range(4)])
+    promised = [one for one in _for_accuracy(table, "forest", 0) if one.origin == "forest"]
+    assert {"partial", "complete"} <= {one.state for one in promised}
+
+
+def test_with_one_objective_seeds_do_not_promise_the_same_in_the_same_order() -> None:
+    """So it was while only the trees' own means counted: none is above the best seen, so all options were equal."""
+    table = table_of(200)
+    promised = [
+        [one.candidate.sha256 for one in _for_accuracy(table, "forest", seed) if one.origin == "forest"][:10]
+        for seed in range(2)
+    ]
+    assert len(set(promised[0]) & set(promised[1])) < 8
+
+
+def _for_accuracy(table: Table, sampler: str, seed: int) -> list[Trial]:
+    spec = spec_of(
+        search={"sampler": sampler, "seed": seed, "early_stopping": {"rungs": 3}},
+        objectives=[{"maximize": "accuracy"}],
+        budgets={"trials": 200, "steps": 25 * 90},
+    )
+    return simulate(spec, space_of(spec), table).trials()
