@@ -22,7 +22,7 @@ from evaluators.backbone import checkpoint_activations
 from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes, Span
 from evaluators.memory import Load, counting, give_gradients, inputs_of, tensors_of, with_fake_tensors
-from evaluators.optimisation import loss_of
+from evaluators.optimisation import loss_of, stepped_as_it_is
 
 _STEPPED_BYTES = 4
 """Steps are made in float32."""
@@ -113,7 +113,7 @@ def trace(attached: Attached, blocks: list[str], dtype: torch.dtype, load: Load)
 def _training(attached: Attached, modules: list[nn.Module], load: Load) -> tuple[list[Span], list[Span]]:
     live = counting(attached.model)
     if load.accumulated:
-        give_gradients(attached)
+        give_gradients(one for one in attached.trainable if stepped_as_it_is(one))
     attached.model.train()
     if load.checkpointing:
         checkpoint_activations(attached.model)

@@ -86,7 +86,7 @@ def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost
             optimiser = build_optimiser(attached)
             for _ in range(2):  # the second step has the optimiser's state from its start
                 if load.accumulated:
-                    give_gradients(attached)
+                    give_gradients(optimiser.stepped)
                 logits = attached.model(**inputs_of(attached.model, load.batch, load.length)).logits
                 optimiser.update(hooks.penalised(loss_of(logits, labels, 0.0)), 1.0)
                 del logits
@@ -105,9 +105,9 @@ def _forward(model: nn.Module, load: Load) -> tuple[int, int]:
     return live.peak, live.flops
 
 
-def give_gradients(attached: Attached) -> None:
+def give_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Stand as after an earlier part of a step: the gradients are there."""
-    for parameter in attached.trainable:
+    for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
 
 

@@ -239,7 +239,8 @@ def _added_up(places: Sequence[Traced], load: Load) -> StepCost:
     there = standing.bytes + standing.masters + standing.state
     way = [place.forward for place in places] + [place.backward for place in reversed(places)]
     step = standing.gradients + standing.masters + standing.update  # masters have gradients of their own
-    before = standing.gradients if load.accumulated else 0  # of an earlier part of the step
+    # of earlier parts of the step: those of two bytes are added up in the four of their masters
+    before = standing.gradients + standing.masters // 2 if load.accumulated else 0
     return StepCost(
         there + max(before + _highest(way), step),
         standing.bytes + _highest([place.inference for place in places]),

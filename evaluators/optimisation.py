@@ -38,6 +38,11 @@ class Optimiser(torch.optim.AdamW):
         state = (value for one in self.state.values() for value in one.values())
         return [*(master for _, master in self._masters), *(value for value in state if isinstance(value, Tensor))]
 
+    def gather(self) -> None:
+        """After the way back of one part of a step: add its gradients to those of the parts before, in float32."""
+        for rounded, _ in self._gathered():
+            rounded.grad = None
+
     def update(self, loss: Tensor, max_grad_norm: float, before_freeing: Callable[[], bool] = lambda: False) -> Tensor:
         """Go one step down the gradient of `loss`: its way back, then `descend`."""
         loss.backward()
@@ -51,8 +56,7 @@ class Optimiser(torch.optim.AdamW):
             before_freeing: Called after the step, while the gradients are still there; returns whether it wrote into
                 weights.
         """
-        for rounded, master in self._masters:
-            master.grad = None if rounded.grad is None else rounded.grad.to(master.dtype)
+        self._gathered()
         norm = nn.utils.clip_grad_norm_(self.stepped, max_grad_norm, foreach=False)
         self.step()
         self._round()
@@ -61,6 +65,14 @@ class Optimiser(torch.optim.AdamW):
         for one in (*self.stepped, *(rounded for rounded, _ in self._masters)):
             one.grad = None
         return norm
+
+    def _gathered(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        for rounded, master in self._masters:
+            if rounded.grad is not None and master.grad is not None:
+                master.grad += rounded.grad
+            elif rounded.grad is not None:
+                master.grad = rounded.grad.to(master.dtype)
+        return self._masters
 
     @torch.no_grad()
     def _round(self) -> None:
@@ -77,9 +89,14 @@ class Optimiser(torch.optim.AdamW):
             master.copy_(torch.where(written, rounded.to(master.dtype), master))
 
 
+def stepped_as_it_is(parameter: nn.Parameter) -> bool:
+    """Whether steps are made on a parameter itself, not on a master."""
+    return torch.finfo(parameter.dtype).bits >= torch.finfo(torch.float32).bits
+
+
 def _stepped(parameter: nn.Parameter) -> nn.Parameter:
     """Return what steps are made on: the parameter, or its master."""
-    if torch.finfo(parameter.dtype).bits >= torch.finfo(torch.float32).bits:
+    if stepped_as_it_is(parameter):
         return parameter
     return nn.Parameter(parameter.detach().to(torch.float32))
 

@@ -225,6 +225,8 @@ class TrainedRun:
                 loss = self.hooks.penalised(loss) if start == 0 else loss
             with self.clock.phase("backward"):
                 loss.backward()
+                if start + self.at_once < len(indices):
+                    self.optimiser.gather()
         self.descend()
 
     def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -64,10 +64,11 @@ def test_a_divided_training_ends_where_a_whole_one_does(spec: EvaluatorSpec) -> 
 DIVIDED = LOAD.divided(2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("text", ["full", "serial_adapter + bitfit + lora@mlp.up[top:1]"])
-def test_the_table_adds_up_to_a_part_of_a_step_after_another(text: str) -> None:
-    whole = predict_step(attach(*on_meta("bert"), parse(text)), torch.float32, DIVIDED)
-    assert table("bert", DIVIDED).cost(parse(text)).peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
+def test_the_table_adds_up_to_a_part_of_a_step_after_another(text: str, dtype: torch.dtype) -> None:
+    whole = predict_step(attach(*on_meta("bert", dtype), parse(text)), dtype, DIVIDED)
+    assert table("bert", DIVIDED, dtype).cost(parse(text)).peak_bytes == pytest.approx(whole.peak_bytes, rel=0.01)
 
 
 def test_a_part_of_a_step_has_its_share_of_the_examples() -> None:

@@ -127,18 +127,48 @@ def test_what_a_method_writes_into_its_weights_stays_written() -> None:
     assert [int((masters[id(one)] == 0).sum()) for one in values] == taken
 
 
+def test_the_gradients_of_the_parts_of_a_step_are_added_up_in_float32() -> None:
+    """256 + 1 has no bfloat16: rounded after each part it stays 256."""
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    optimiser = Optimiser([weight], [{"params": [weight], "lr": 0.0}])
+    for at, factor in enumerate((256.0, 1.0, 1.0, 1.0)):
+        if at:
+            optimiser.gather()
+            assert weight.grad is None
+        (weight.sum() * factor).backward()
+    norm = float(optimiser.descend(1e9))
+    assert norm == 259
+    assert weight.grad is None
+    assert optimiser.stepped[0].grad is None
+
+
+def test_a_part_that_does_not_reach_a_weight_leaves_what_was_gathered() -> None:
+    weight, other = (nn.Parameter(torch.ones(1, dtype=torch.bfloat16)) for _ in range(2))
+    optimiser = Optimiser([weight, other], [{"params": [weight, other], "lr": 0.0}])
+    (3 * weight.sum()).backward()
+    optimiser.gather()
+    (4 * other.sum()).backward()
+    assert float(optimiser.descend(1e9)) == 5
+
+
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("text", ["full", "lora(r=8)@linear"])
-def test_the_masters_are_in_the_predicted_memory(text: str) -> None:
+def test_the_masters_are_in_the_predicted_memory(text: str, parts: int) -> None:
     model = without_weights("bert").to(torch.bfloat16)
     inputs, labels = batch_of("bert", 0)
     batch, length = inputs["input_ids"].shape
-    predicted = predict_step(attach(model, anatomy_of(model), parse(text)), torch.bfloat16, Load(batch, length, batch))
+    load = Load(batch * parts, length, batch).divided(parts)
+    predicted = predict_step(attach(model, anatomy_of(model), parse(text)), torch.bfloat16, load)
     one = under_bfloat16(text)
     one.model.train()
     optimiser = build_optimiser(one)
 
     def step() -> None:
-        optimiser.update(loss_of(one.model(**inputs).logits, labels, 0.0), 1.0)
+        for at in range(parts):
+            if at:
+                optimiser.gather()
+            loss_of(one.model(**inputs).logits, labels, 0.0).backward()
+        optimiser.descend(1.0)
 
     step()
     measured = measure_peak_bytes(one.model, optimiser.tensors, step, torch.device("cpu"))
