@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import fields
 from functools import cached_property
 
+from evaluators.score import Cost
 from orchestrator.beginnings import Beginning, mistrusted
 from orchestrator.front import reference_point
 from orchestrator.preparation import Prepared
@@ -13,13 +15,15 @@ from orchestrator.samplers.forest import Forest, Option
 from orchestrator.spec import StudySpec
 from orchestrator.storage import Trial
 from search_space.candidate import Candidate
-from search_space.knobs import RandomChooser
+from search_space.errors import PlacementError, UnsupportedError
+from search_space.fitting import Fitting
 
 FOREST = "forest"
 """Origin of what the forest promises."""
 _POOL = 256
-_MOST_DRAWS = 4 * _POOL
 _FRESH = 8
+_COUNTED = "trainable_params"
+_FORETOLD = {one.name for one in fields(Cost)} - {_COUNTED}
 
 
 class Proposals:
@@ -29,7 +33,9 @@ class Proposals:
         self.spec, self.prepared, self.beginnings = spec, prepared, beginnings
         self._layers = prepared.space.anatomy.n_layers
         self._options: dict[str, tuple[Candidate, Option]] = {}
+        self._over: set[str] = set()
         self._drawn = 0
+        self._foretold = [one.metric for one in spec.objectives if one.metric in _FORETOLD]
 
     def propose(self, number: int, trials: Sequence[Trial], taken: Collection[str]) -> Beginning | None:
         """Return the candidate for a trial and where it comes from; None where Optuna's sampler is to draw it.
@@ -50,8 +56,12 @@ class Proposals:
         pool = [self._options[key] for key in self._pool(number) if key not in taken]
         if not pool:
             return None
-        best = self._forest.best([option for _, option in pool], trials, derived_seed(self.spec.search.seed, number))
-        return None if best is None else Beginning(pool[best][0], FOREST)
+        ranked = self._forest.ranked(
+            [option for _, option in pool], trials, derived_seed(self.spec.search.seed, number)
+        )
+        promised = (pool[at][0] for at in ranked)
+        best = next((one for one in promised if self._affordable(one)), None)
+        return None if best is None else Beginning(best, FOREST)
 
     @cached_property
     def _forest(self) -> Forest:
@@ -60,19 +70,38 @@ class Proposals:
         return Forest(self.spec.objectives, worst, self.prepared.evaluator.steps, self._layers)
 
     def _pool(self, number: int) -> list[str]:
-        """Return the identities that may be proposed: a table's points, or draws within budget, some new each time."""
+        """Return the identities that may be proposed: a table's points, or draws within the budget of parameters.
+
+        What the other budgets say takes long to find out, and is asked of what is promising only.
+        """
         if self.prepared.points is not None:
             if not self._options:
                 for one in self.prepared.points.candidates:
                     self._keep(one)
             return list(self._options)
-        wanted = _POOL + _FRESH * number
-        while len(self._options) < wanted and self._drawn < _MOST_DRAWS + 2 * _FRESH * number:
-            self._keep(self.prepared.space.draw(RandomChooser(derived_seed(self.spec.search.seed, -1 - self._drawn))))
+        while self._drawn < _POOL + _FRESH * number and (drawn := self._fitting.draw()) is not None:
+            self._keep(drawn)
             self._drawn += 1
-        return list(self._options)[-_POOL:]
+        return [one for one in self._options if one not in self._over][-_POOL:]
+
+    @cached_property
+    def _fitting(self) -> Fitting:
+        return self.prepared.fitting(derived_seed(self.spec.search.seed, -1))
 
     def _keep(self, candidate: Candidate) -> None:
-        """Keep a candidate as an option, unless it cannot be attached or is known to be over budget."""
-        if (cost := self.prepared.affordable(candidate)) is not None:
-            self._options[candidate.sha256] = (candidate, Option.of(candidate, self._layers, cost))
+        """Keep a candidate as an option, unless it cannot be attached."""
+        count = self.prepared.tally if self.prepared.points is None else self.prepared.coster.count
+        try:
+            costs = {_COUNTED: float(count(candidate))}
+            if self._foretold:
+                values = self.prepared.cost(candidate).values
+                costs |= {name: values[name] for name in self._foretold if name in values}
+        except (UnsupportedError, PlacementError):
+            return
+        if len(costs) == 1 + len(self._foretold):
+            self._options[candidate.sha256] = (candidate, Option.of(candidate, self._layers, costs))
+
+    def _affordable(self, candidate: Candidate) -> bool:
+        if self.prepared.affordable(candidate) is None:
+            self._over.add(candidate.sha256)
+        return candidate.sha256 not in self._over

@@ -21,7 +21,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from evaluators.score import METRICS, Cost
+from evaluators.score import METRICS
 from orchestrator.dominance import non_dominated
 from orchestrator.samplers import derived_seed
 from orchestrator.spec import Objective
@@ -43,17 +43,17 @@ class Option:
 
     Attributes:
         numbers: Named numbers of the candidate, the logarithms of its costs among them.
-        costs: What is known of it before training, by metric.
+        costs: What is known of it before training, by metric: trainable parameters, and objectives.
     """
 
     numbers: dict[str, float]
     costs: Mapping[str, float]
 
     @classmethod
-    def of(cls, candidate: Candidate, n_layers: int, cost: Cost) -> Option:
+    def of(cls, candidate: Candidate, n_layers: int, costs: Mapping[str, float]) -> Option:
         """Return a candidate in numbers."""
-        logs = {f"log {name}": log10(max(1.0, value)) for name, value in cost.values.items()}
-        return cls(features(candidate, n_layers) | logs, cost.values)
+        logs = {f"log {name}": log10(max(1.0, value)) for name, value in costs.items()}
+        return cls(features(candidate, n_layers) | logs, costs)
 
 
 class _Columns:
@@ -92,23 +92,24 @@ class Forest:
     n_layers: int
     _numbers: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def best(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> int | None:
-        """Return the position of the most promising option; None while there is too little to learn from.
+    def ranked(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> list[int]:
+        """Return the options' positions, the most promising first; none while there is too little to learn from.
 
         Args:
-            options: What could be tried, at least one.
+            options: What could be tried, at least one, with the same costs each.
             trials: What was tried, in order; running ones count by what they promise.
             seed: Seed of this proposal.
         """
         learnt = [one for one in trials if one.scores and one.cost is not None]
         measured = [one.metric for one in self.objectives if one.metric not in options[0].costs]
         if len(learnt) < _LEAST_TRIALS:
-            return None
-        rows = [self._row(one) for one in learnt]
+            return []
+        costs = list(options[0].costs)
+        rows = [self._row(one, costs) for one in learnt]
         columns = _Columns([*rows, *(one.numbers for one in options)])
         asked = columns.matrix([one.numbers for one in options], [1.0] * len(options))
         running = [one for one in learnt if one.state == "running"]
-        unfinished = columns.matrix([self._row(one) for one in running], [1.0] * len(running))
+        unfinished = columns.matrix([self._row(one, costs) for one in running], [1.0] * len(running))
         promised: dict[str, FloatArray] = {}
         expected: dict[str, FloatArray] = {}
         for at, metric in enumerate(measured):
@@ -117,7 +118,7 @@ class Forest:
             if running:
                 expected[metric] = np.mean([_predicted(tree, unfinished) for tree in trees], axis=0)
         gains = self._gains(options, promised, self._front(learnt, running, expected))
-        return int(np.argmax(gains))
+        return list(map(int, np.argsort(-gains, kind="stable")))
 
     def _trees(
         self,
@@ -136,12 +137,13 @@ class Forest:
         numbers, shares, values = zip(*known, strict=True)
         return _fitted(columns.matrix(numbers, shares), np.array(values, dtype=np.float64), seed)
 
-    def _row(self, trial: Trial) -> Mapping[str, float]:
+    def _row(self, trial: Trial, costs: Sequence[str]) -> Mapping[str, float]:
         """Return the numbers of a trial's candidate; they are asked for again with each proposal."""
         key = trial.candidate.sha256
         if key not in self._numbers:
             assert trial.cost is not None
-            self._numbers[key] = Option.of(trial.candidate, self.n_layers, trial.cost).numbers
+            known = {name: trial.cost.values[name] for name in costs if name in trial.cost.values}
+            self._numbers[key] = Option.of(trial.candidate, self.n_layers, known).numbers
         return self._numbers[key]
 
     def _front(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluators.score import Cost
+from evaluators.synthetic import SyntheticCoster
 from evaluators.tabulated import Table
 from orchestrator.dominance import hypervolume, non_dominated
 from orchestrator.proposals import Proposals
@@ -14,6 +18,7 @@ from orchestrator.samplers.forest import added_volume
 from orchestrator.simulation import _prepared, simulate
 from orchestrator.spec import StudySpec
 from orchestrator.storage import Trial
+from search_space.candidate import Candidate
 from search_space.space import Space
 from tests.orchestrator.tables import space_of, spec_of, table_of
 
@@ -106,3 +111,36 @@ def _for_accuracy(table: Table, sampler: str, seed: int) -> list[Trial]:
         budgets={"trials": 200, "steps": 25 * 90},
     )
     return simulate(spec, space_of(spec), table).trials()
+
+
+class _Asked(SyntheticCoster):
+    """Notes which candidates' whole costs were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.candidates: list[Candidate] = []
+
+    def cost(self, candidate: Candidate, within: float | None = None) -> Cost:
+        self.candidates.append(candidate)
+        return super().cost(candidate, within)
+
+
+def test_memory_is_predicted_of_what_is_promising_only_and_what_is_over_the_budget_is_passed_over() -> None:
+    spec = spec_of(search={"sampler": "forest"})
+    prepared = _prepared(spec, space_of(spec), table_of(80))
+    trials = simulate(spec, space_of(spec), table_of(80)).trials()
+
+    def proposed(limit: float) -> tuple[Candidate | None, list[Candidate]]:
+        coster = _Asked()
+        free = replace(prepared, coster=coster, points=None, limits={"peak_memory_bytes": limit})
+        beginning = Proposals(spec, free).propose(20, trials, set())
+        return beginning.candidate if beginning else None, coster.candidates
+
+    first, asked = proposed(1e12)
+    assert asked == [first]
+    assert first is not None
+    peak = SyntheticCoster().cost(first).peak_memory_bytes
+    assert peak is not None
+    second, asked = proposed(peak - 1)
+    assert asked[0] == first
+    assert asked[-1] == second != first
