@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -230,7 +231,27 @@ def copy_of(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False) if plain else parameter
     for tensor in (*model.buffers(), *hidden_tensors(model)):
         memo[id(tensor)] = tensor
-    return copy.deepcopy(model, memo)
+    modules = list(model.modules())
+    if any(map(_copies_itself, map(type, modules))):
+        return copy.deepcopy(model, memo)
+    memo |= {id(module): type(module).__new__(type(module)) for module in modules}
+    for module in modules:
+        held = vars(module).items()
+        vars(memo[id(module)]).update((name, _copied(value, memo)) for name, value in held)
+    return cast("nn.Module", memo[id(model)])
+
+
+def _copies_itself(kind: type) -> bool:
+    return hasattr(kind, "__deepcopy__") or kind.__getstate__ is not object.__getstate__  # type: ignore[attr-defined]
+
+
+def _copied(value: object, memo: dict[int, Any]) -> object:
+    """Return a deep copy. The short ways are what most attributes of modules are: deepcopy takes thrice as long."""
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if type(value) in (dict, OrderedDict, set) and not value:
+        return type(value)()
+    return copy.deepcopy(value, memo)
 
 
 def checkpoint_activations(model: Any) -> None:

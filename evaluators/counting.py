@@ -179,7 +179,7 @@ class Counter:
         if any(plan.law_key not in self._laws for plan in plans):
             return self.whole(parts)  # nothing wide could be built to try sums on: the next may tell more
         if len(plans) == 1 and self._laws[plans[0].law_key] == "whole":
-            return self.whole(parts)
+            return self._counts(self._held(plans[0]))
         methods = tuple(part.method for _, part in pieces)
         if self._sums_up.get(methods) is False:
             return self.whole(parts)
