@@ -25,7 +25,7 @@ PUBLISHED: Mapping[str, str] = {
     "prefixes and scaled parallel adapters: MAM (He et al. 2022)": (
         "prefix_tuning(num_virtual_tokens=32) + parallel_adapter(r=64)"
     ),
-    "gated LoRAs, adapters and prefixes: UniPELT (Mao et al. 2022)": "unipelt + prefix_tuning",
+    "gated LoRAs, adapters and prefixes: UniPELT (Mao et al. 2022)": "unipelt + gated_prefix",
 }
 """What papers recommend, at their sizes."""
 

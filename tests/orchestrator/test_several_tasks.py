@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 
 from evaluators.exported import load_exported, read_about
 from evaluators.score import METRICS
@@ -15,6 +16,7 @@ from orchestrator import study
 from orchestrator.export.folder import Export, export
 from orchestrator.front import Front
 from orchestrator.home import Home
+from orchestrator.recorder import Recorder
 from orchestrator.spec import parse
 from orchestrator.storage import StudyStore
 from orchestrator.study import run_study
@@ -145,3 +147,23 @@ def test_bad_tasks_are_refused_with_what_is_allowed(given: dict[str, Any], messa
     with pytest.raises(SpecError) as refused:
         spec_of("bad", **given)
     assert message in str(refused.value)
+
+
+def test_mlflow_holds_the_scores_of_each_task_and_says_so_twice_alike(
+    finished: tuple[StudyStore, Home, Front], tmp_path: Path
+) -> None:
+    """Metrics of a task have a slash in their names; MLflow makes folders of it, and gives them back as they were."""
+    store, _, _ = finished
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first = Recorder(uri, tmp_path / "artifacts", store).record_all()
+    assert (first.waiting, first.problem) == (0, "")
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("paretune/two-tasks")
+    runs = {run.data.tags["paretune.trial"]: run for run in client.search_runs([experiment.experiment_id])}
+    for trial in store.trials():
+        kept = runs[trial.key].data.metrics
+        for name in ("accuracy", "accuracy/kind", "accuracy/length", "nll/length"):
+            assert kept[f"validation_{name}"] == pytest.approx(trial.score[name]), name
+    again = next(one for one in store.trials("finalists") if one.test is not None)
+    assert runs[again.key].data.metrics["test_accuracy/length"] == pytest.approx(again.test["accuracy/length"])
+    assert Recorder(uri, tmp_path / "artifacts", store).record_all().created == 0
