@@ -242,7 +242,9 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def _copies_itself(kind: type) -> bool:
-    return hasattr(kind, "__deepcopy__") or kind.__getstate__ is not object.__getstate__  # type: ignore[attr-defined]
+    """Whether a class says itself how it is copied."""
+    own = getattr(kind, "__getstate__", None)
+    return hasattr(kind, "__deepcopy__") or own is not getattr(object, "__getstate__", None)
 
 
 def _copied(value: object, memo: dict[int, Any]) -> object:
