@@ -89,8 +89,8 @@ def _verdict(data: Mapping[str, Any], few: str) -> str:
     _, worst, best = data["searches"][OURS]["test_early_less_random_end"]
     on_test = "better than" if worst > 0 else "worse than" if best < 0 else "tied with"
     return (
-        f"Goal, *{OURS}* there within {few} trainings (upper end of the median's interval): **{reached}**. On test what "
-        f"it picks by then is **{on_test}** what random search picks at its end."
+        f"Goal, *{OURS}* there within {few} trainings (upper end of the median's interval): **{reached}**. "
+        f"On test what it picks by then is **{on_test}** what random search picks at its end."
     )
 
 
