@@ -210,9 +210,8 @@ def is_peft(candidate: Candidate) -> bool:
     """
     part, *others = candidate.parts
     rule = method(part.method)
-    if not {name for name, value in part.knobs if isinstance(value, tuple)} <= _patterns(part.method) or is_per_task(
-        part
-    ):
+    spread = {name for name, value in part.knobs if isinstance(value, tuple)}
+    if is_per_task(part) or not spread <= _patterns(part.method):
         return False
     if rule.peft_type == "MTL_LORA":  # peft hands the number of the task to its own types alone
         return False

@@ -40,7 +40,8 @@ class Optimiser(torch.optim.AdamW):
 
     def gather(self) -> None:
         """After the way back of one part of a step: add its gradients to those of the parts before, in float32."""
-        for rounded, _ in self._gathered():
+        self._add_up()
+        for rounded, _ in self._masters:
             rounded.grad = None
 
     def update(self, loss: Tensor, max_grad_norm: float, before_freeing: Callable[[], bool] = lambda: False) -> Tensor:
@@ -56,7 +57,7 @@ class Optimiser(torch.optim.AdamW):
             before_freeing: Called after the step, while the gradients are still there; returns whether it wrote into
                 weights.
         """
-        self._gathered()
+        self._add_up()
         norm = nn.utils.clip_grad_norm_(self.stepped, max_grad_norm, foreach=False)
         self.step()
         self._round()
@@ -66,13 +67,12 @@ class Optimiser(torch.optim.AdamW):
             one.grad = None
         return norm
 
-    def _gathered(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    def _add_up(self) -> None:
         for rounded, master in self._masters:
             if rounded.grad is not None and master.grad is not None:
                 master.grad += rounded.grad
             elif rounded.grad is not None:
                 master.grad = rounded.grad.to(master.dtype)
-        return self._masters
 
     @torch.no_grad()
     def _round(self) -> None:

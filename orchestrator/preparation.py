@@ -79,6 +79,16 @@ class Prepared:
         """Counts trainable parameters, fast."""
         return Tally(self.coster.count, self.space.anatomy)
 
+    def count(self, candidate: Candidate) -> int:
+        """Return the trainable parameters of a candidate, fast.
+
+        What is not a point of a table that is searched has no count there, so nothing is added up from it.
+
+        Raises:
+            UnsupportedError, PlacementError: It cannot be attached.
+        """
+        return self.tally(candidate) if self.points is None else self.coster.count(candidate)
+
     def fitting(self, seed: int) -> Fitting:
         """Return what draws candidates that fit the budget of trainable parameters."""
         return Fitting(self.space, self.tally, self.limits.get("trainable_params"), seed)

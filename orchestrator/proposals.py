@@ -33,7 +33,6 @@ class Proposals:
         self.spec, self.prepared, self.beginnings = spec, prepared, beginnings
         self._layers = prepared.space.anatomy.n_layers
         self._options: dict[str, tuple[Candidate, Option]] = {}
-        self._over: set[str] = set()
         self._drawn = 0
         self._foretold = [one.metric for one in spec.objectives if one.metric in _FORETOLD]
 
@@ -60,7 +59,7 @@ class Proposals:
             [option for _, option in pool], trials, derived_seed(self.spec.search.seed, number)
         )
         promised = (pool[at][0] for at in ranked)
-        best = next((one for one in promised if self._affordable(one)), None)
+        best = next((one for one in promised if self.prepared.affordable(one) is not None), None)
         return None if best is None else Beginning(best, FOREST)
 
     @cached_property
@@ -82,26 +81,19 @@ class Proposals:
         while self._drawn < _POOL + _FRESH * number and (drawn := self._fitting.draw()) is not None:
             self._keep(drawn)
             self._drawn += 1
-        return [one for one in self._options if one not in self._over][-_POOL:]
+        return list(self._options)[-_POOL:]
 
     @cached_property
     def _fitting(self) -> Fitting:
         return self.prepared.fitting(derived_seed(self.spec.search.seed, -1))
 
     def _keep(self, candidate: Candidate) -> None:
-        """Keep a candidate as an option, unless it cannot be attached."""
-        count = self.prepared.tally if self.prepared.points is None else self.prepared.coster.count
+        """Keep a candidate as an option, unless it cannot be attached or an objective cannot be foretold."""
         try:
-            costs = {_COUNTED: float(count(candidate))}
-            if self._foretold:
-                values = self.prepared.cost(candidate).values
-                costs |= {name: values[name] for name in self._foretold if name in values}
+            params = self.prepared.count(candidate)
+            known = self.prepared.cost(candidate).values if self._foretold else {}
         except (UnsupportedError, PlacementError):
             return
-        if len(costs) == 1 + len(self._foretold):
+        if all(name in known for name in self._foretold):
+            costs = {_COUNTED: float(params), **{name: known[name] for name in self._foretold}}
             self._options[candidate.sha256] = (candidate, Option.of(candidate, self._layers, costs))
-
-    def _affordable(self, candidate: Candidate) -> bool:
-        if self.prepared.affordable(candidate) is None:
-            self._over.add(candidate.sha256)
-        return candidate.sha256 not in self._over

@@ -142,8 +142,9 @@ class Forest:
         key = trial.candidate.sha256
         if key not in self._numbers:
             assert trial.cost is not None
-            known = {name: trial.cost.values[name] for name in costs if name in trial.cost.values}
-            self._numbers[key] = Option.of(trial.candidate, self.n_layers, known).numbers
+            known = trial.cost.values
+            told = {name: known[name] for name in costs if name in known}
+            self._numbers[key] = Option.of(trial.candidate, self.n_layers, told).numbers
         return self._numbers[key]
 
     def _front(

@@ -144,3 +144,14 @@ def test_memory_is_predicted_of_what_is_promising_only_and_what_is_over_the_budg
     second, asked = proposed(peak - 1)
     assert asked[0] == first
     assert asked[-1] == second != first
+
+
+def test_what_was_found_to_be_over_the_budget_does_not_change_what_a_resumed_study_proposes() -> None:
+    spec = spec_of(search={"sampler": "forest"})
+    prepared = _prepared(spec, space_of(spec), table_of(80))
+    trials = simulate(spec, space_of(spec), table_of(80)).trials()
+    peaks = [SyntheticCoster().cost(one.candidate).peak_memory_bytes or 0 for one in trials]
+    free = replace(prepared, coster=SyntheticCoster(), points=None, limits={"peak_memory_bytes": float(min(peaks))})
+    proposals = Proposals(spec, free)
+    uninterrupted = [proposals.propose(number, trials, set()) for number in range(20, 26)]
+    assert uninterrupted == [Proposals(spec, free).propose(number, trials, set()) for number in range(20, 26)]
