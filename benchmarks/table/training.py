@@ -24,6 +24,9 @@ from search_space.notation import write
 
 _MEASURED = ("checkpoint_bytes", "peak_memory_bytes", "latency_ms", "train_step_ms")
 
+_TRAINS = ("model", "task", "training", "calibration")
+"""The sections of a study that decide what a row says. How a study searches may change while a table is trained."""
+
 
 def train(task: str, rows: Sequence[Row], title: str) -> None:
     """Train some rows of a task, in order, and add each to its table. Several processes may do so beside each other."""
@@ -78,7 +81,7 @@ def _begun(task: str) -> Header:
     if not path.exists():
         append(path, json.dumps(header.to_json()))
     held = parse(dict(Table.read(path).header.spec), path.name).to_json()  # what was not there then is at its default
-    differs = [name for name, value in header.spec.items() if name != "space" and held.get(name) != value]
+    differs = [name for name in _TRAINS if held[name] != header.spec[name]]
     if differs:
         raise DataError(f"{path.name} was trained with another {one_of(differs)}; move it away to train it anew")
     return header

@@ -133,13 +133,21 @@ def test_a_table_that_was_trained_in_another_way_is_not_added_to(
     assert header.spec["space"] == Table.read(candidates_path("trec")).header.spec["space"]
     assert _begun("trec") == header
     old = {name: value for name, value in header.spec["training"].items() if name != "prefix_cache"}
-    before = json.dumps({**header.to_json(), "spec": {**header.spec, "training": old}})
+    searched = {**header.spec["search"], "sampler": "tpe"}
+    before = json.dumps({**header.to_json(), "spec": {**header.spec, "training": old, "search": searched}})
     (tmp_path / "trec.jsonl").write_text(before + "\n")
     assert _begun("trec") == header
     other = json.dumps({**header.to_json(), "spec": {**header.spec, "training": {"steps": 5}}})
     (tmp_path / "trec.jsonl").write_text(other + "\n")
     with pytest.raises(DataError, match="was trained with another 'training'; move it away"):
         _begun("trec")
+
+
+@pytest.mark.parametrize("task", COUNTS)
+def test_the_tables_that_are_here_can_be_gone_on_with(task: str) -> None:
+    before = table_path(task).read_bytes()
+    _begun(task)
+    assert table_path(task).read_bytes() == before
 
 
 def test_a_line_that_was_cut_off_is_trained_again_and_nothing_else_is_lost(tmp_path: Path) -> None:
