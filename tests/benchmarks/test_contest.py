@@ -119,6 +119,19 @@ def test_the_best_under_a_budget_is_looked_at_early_and_at_the_end(under_budget:
     assert budget.trainings_to(arena, rising, 1.5) == float("inf")
 
 
+def test_luck_with_validation_bounds_every_search_under_a_budget(arena: Arena) -> None:
+    def row(validation: float, test: float) -> Row:
+        return replace(arena.rows[0], validation=((validation, 1.0),) * 3, test=((test, 1.0),) * 3, cause="")
+
+    lucky = [row(0.95, 0.7), row(0.9, 0.9), row(0.8, 0.85), row(0.92, 0.8)]
+    table = replace(arena.table, header=replace(arena.table.header, quality=("accuracy", "nll")))
+    table = replace(table, rows={(str(at), 0): one for at, one in enumerate(lucky)})
+    small = Arena("small", table, arena.space, arena.classes, arena.limit)
+    assert budget.bound(small, 0.9) == (3, 1)
+    assert budget.bound(small, 0.91) == (2, 3)
+    assert budget.bound(small, 0.95) == (1, 4)
+
+
 def _trained(candidate: Candidate, accuracy: float, origin: str = "baseline", seed: int = 0, params: int = 9000) -> Row:
     quality = ((accuracy, 1.0),) * 3
     return Row(candidate, seed, origin, Cost(params, 10), quality, quality)
