@@ -33,8 +33,8 @@ def trainings_to(arena: Arena, finished: Sequence[Finished], accuracy: float) ->
 def bound(arena: Arena, accuracy: float) -> tuple[int, int]:
     """Return what bounds any search: how many candidates reach an accuracy on validation, and the first one's place.
 
-    The place is that in the order of accuracy on test, best first: how many trainings it takes one who knows the quality
-    of every candidate, but not the luck that it has with the validation split.
+    The place is that in the order of accuracy on test, best first: how many trainings it takes one who knows how good
+    every candidate is, but not the luck that it has with the validation split.
     """
     values, on_test = (arena.values(arena.rows, split)[:, 0] for split in ("validation", "test"))
     reaching = (values >= accuracy)[np.argsort(-on_test, kind="stable")]
@@ -83,8 +83,8 @@ def section(share: float, data: Mapping[str, Any]) -> str:
     few = f"{GOAL * most:g}"
     lines = [
         f"**At most {share:.1%} of the parameters** ({data['candidates']} candidates of the table). Random search has "
-        f"{data['target']:.4f} on validation after {most} trainings, the mean of its seeds. Of these candidates "
-        f"{data['reaching']} have as much; in the order of accuracy on test the first of them is number {data['bound']}.",
+        f"{data['target']:.4f} on validation after {most} trainings, the mean of its seeds. {data['reaching']} "
+        f"of these candidates have as much; by accuracy on test the first of them is number {data['bound']}.",
         "",
         f"| search | seeds | trainings until there, median | seeds within {few} | validation after {few} "
         f"| test after {few} | less random's after {most} | test after {most} |",
@@ -107,8 +107,8 @@ def _verdict(data: Mapping[str, Any], few: str) -> str:
     _, _, high = data["searches"][OURS]["needed"]
     reached = "reached" if high <= GOAL * data["trainings"] else "not reached"
     beyond = (
-        " Nor would one who trained the candidates in the order of their accuracy on test: what random search ends with "
-        "is luck with the validation split, which no search can learn."
+        " Nor would one who trained the candidates in the order of their accuracy on test: what random search ends "
+        "with is luck with the validation split, which no search can learn."
         if data["bound"] > GOAL * data["trainings"]
         else ""
     )
