@@ -120,28 +120,33 @@ class PrefixCache:
             why = self.why_off or "the candidate changes the first layer, or what comes before it"
             return Forward(model, 0, why)
         drops = self._course.may_drop_out(model, depth)
-        return Forward(model, depth, "", drops, self, self._shortcut_on(model))
+        reads = self._course.depths_read(model, depth)
+        return Forward(model, depth, "", drops, self, self._shortcut_on(model), reads)
 
     def _shortcut_on(self, model: nn.Module) -> Shortcut:
         names = self._names[: self._course.depth]
-        return Shortcut([model.get_submodule(name) for name in names], self._course.entries[: len(names)])
+        return Shortcut(model, names, self._course.entries[: len(names)])
 
-    def why_not(self, depth: int, batch: Batch, training: bool) -> str:
-        """Return why states of a depth cannot be used, or an empty text; tries it on a batch the first time."""
-        if (depth, training) not in self._tried:
-            with torch.inference_mode(), self.clock.phase("prefix"):
-                self._tried[depth, training] = self._draws(depth, batch) if training else self._try(depth, batch)
-        return self._tried[depth, training]
+    def why_not(self, depths: Sequence[int], batch: Batch, training: bool) -> str:
+        """Return why states of some depths cannot be used, or an empty text; tries each on a batch the first time."""
+        for depth in depths:
+            if (depth, training) not in self._tried:
+                with torch.inference_mode(), self.clock.phase("prefix"):
+                    self._tried[depth, training] = self._draws(depth, batch) if training else self._try(depth, batch)
+            if why := self._tried[depth, training]:
+                return why
+        forms = (self._forms[depth] for depth in depths)
+        size = self._tokens * sum(width * dtype.itemsize for width, dtype in forms)
+        if size > self._limit:
+            return f"the study's states need {format_bytes(size)}; training.prefix_cache is {format_bytes(self._limit)}"
+        return ""
 
     def _try(self, depth: int, batch: Batch) -> str:
         """Compare a forward pass from a depth with a whole one, on the bare model."""
-        states = self._shortcut.states_after(depth, self._reader, batch.inputs)
-        self._forms[depth] = states.shape[-1], states.dtype
-        size = self._tokens * states.shape[-1] * states.dtype.itemsize
-        if size > self._limit:
-            return f"the study's states need {format_bytes(size)}; training.prefix_cache is {format_bytes(self._limit)}"
+        states = self._shortcut.states_after((depth,), self._reader, batch.inputs)
+        self._forms[depth] = states[depth].shape[-1], states[depth].dtype
         whole = self._reader(**batch.inputs).logits.float()
-        with self._shortcut.beginning(depth, states):
+        with self._shortcut.beginning(states):
             short = self._reader(**batch.inputs).logits.float()
         like = _LIKE[self._dtype]
         same = torch.allclose(whole, short, rtol=like, atol=like)
@@ -151,51 +156,66 @@ class PrefixCache:
         """Compare the lower layers of the bare model in training, without dropout modules, with those in evaluation."""
         if any(isinstance(module, _NormBase) for module in self._reader.modules()):
             return "the model normalises over the batch"
-        before = self._shortcut.states_after(depth, self._reader, batch.inputs)
+        before = self._shortcut.states_after((depth,), self._reader, batch.inputs)[depth]
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             self._reader.train()
-            after = self._shortcut.states_after(depth, self._reader, batch.inputs)
+            after = self._shortcut.states_after((depth,), self._reader, batch.inputs)[depth]
             self._reader.eval()
         same = torch.allclose(before.float(), after.float(), rtol=_LIKE[self._dtype], atol=_LIKE[self._dtype])
         return "" if same else "the model's lower layers draw random numbers while it trains"
 
-    def states(self, depth: int, portion: Portion, indices: Sequence[int], batch: Batch) -> Tensor:
-        """Return what the first `depth` layers give for a batch, [batch, tokens, width], computing what is not stored.
+    def states(
+        self, depths: Sequence[int], portion: Portion, indices: Sequence[int], batch: Batch
+    ) -> dict[int, Tensor]:
+        """Return the states of some depths for a batch, [batch, tokens, width], computing what is not stored.
 
         Raises:
             OSError: There is no room on the disk.
         """
-        file = self._file(depth, portion)
-        for number in sorted({portion.group_of[index] for index in file.lacking(indices)}):
+        files = self._opened(depths, portion)
+        lacking = {number for file in files.values() for number in self._groups(file, portion, indices)}
+        for number in sorted(lacking):
             with self.clock.phase("prefix"):
-                self._compute(depth, portion, portion.groups[number], file)
-        self._worth[file.path] += depth
-        return file.read(indices, batch.inputs["input_ids"].shape[1]).to(self._device)
+                self._compute(files, portion, portion.groups[number])
+        width = batch.inputs["input_ids"].shape[1]
+        for depth, file in files.items():
+            self._worth[file.path] += depth
+        return {depth: file.read(indices, width).to(self._device) for depth, file in files.items()}
 
-    def _compute(self, depth: int, portion: Portion, group: list[int], file: StateFile) -> None:
-        """Store the states of a group, from those of the highest lower depth that is stored."""
+    def _groups(self, file: StateFile, portion: Portion, indices: Sequence[int]) -> set[int]:
+        """Return the groups whose states a file lacks for some examples."""
+        return {portion.group_of[index] for index in file.lacking(indices)}
+
+    def _compute(self, files: Mapping[int, StateFile], portion: Portion, group: list[int]) -> None:
+        """Store the states of a group that files lack, from those of the highest lower depth that is stored."""
         batch = portion.tokens.batch(group, self._device)
-        below, states = self._nearest(depth, portion, group, batch)
-        with torch.no_grad(), self._shortcut.beginning(below, states):
-            file.write(group, self._shortcut.states_after(depth, self._reader, batch.inputs))
+        lacking = [depth for depth, file in files.items() if file.lacking(group)]
+        below = self._nearest(min(lacking), portion, group, batch)
+        with torch.no_grad(), self._shortcut.beginning(below):
+            found = self._shortcut.states_after(lacking, self._reader, batch.inputs)
+        for depth, states in found.items():
+            files[depth].write(group, states)
 
-    def _nearest(self, depth: int, portion: Portion, group: list[int], batch: Batch) -> tuple[int, Tensor | None]:
+    def _nearest(self, depth: int, portion: Portion, group: list[int], batch: Batch) -> dict[int, Tensor]:
         for below in range(depth - 1, 0, -1):
             file = self._files.get(self._path(below, portion))
             if file is not None and not file.lacking(group):
-                return below, file.read(group, batch.inputs["input_ids"].shape[1]).to(self._device)
-        return 0, None
+                return {below: file.read(group, batch.inputs["input_ids"].shape[1]).to(self._device)}
+        return {}
 
-    def _file(self, depth: int, portion: Portion) -> StateFile:
-        """Return the file of a depth, opened or made; another process may have deleted it to make room."""
-        path = self._path(depth, portion)
-        if path not in self._files or not path.exists():
+    def _opened(self, depths: Sequence[int], portion: Portion) -> dict[int, StateFile]:
+        """Return the files of some depths, opened or made; another process may have deleted them to make room."""
+        paths = {depth: self._path(depth, portion) for depth in depths}
+        if any(path not in self._files or not path.exists() for path in paths.values()):
             lengths = tuple(len(ids) for ids in portion.tokens.ids)
-            shape = Shape(lengths, *self._forms[depth])
-            for gone in make_room(self._folder, path, shape.size, self._limit, self._worth):
+            shapes = {depth: Shape(lengths, *self._forms[depth]) for depth in depths}
+            wanted = {path: shapes[depth].size for depth, path in paths.items()}
+            for gone in make_room(self._folder, wanted, self._limit, self._worth):
                 self._files.pop(gone, None)
-            self._files[path] = StateFile(path, shape)
-        return self._files[path]
+            for depth, path in paths.items():
+                if path not in self._files or not path.exists():
+                    self._files[path] = StateFile(path, shapes[depth])
+        return {depth: self._files[path] for depth, path in paths.items()}
 
     def _path(self, depth: int, portion: Portion) -> Path:
         return self._folder / f"{self._key}-{portion.name}-{depth}.states"
@@ -217,9 +237,10 @@ class Forward:
         drops: bool = False,
         cache: PrefixCache | None = None,
         shortcut: Shortcut | None = None,
+        reads: tuple[int, ...] = (),
     ) -> None:
         self.depth, self.why_whole = depth, why_whole
-        self._model, self._drops, self._cache, self._shortcut = model, drops, cache, shortcut
+        self._model, self._drops, self._cache, self._shortcut, self._reads = model, drops, cache, shortcut, reads
 
     def __call__(self, portion: Portion, indices: Sequence[int], batch: Batch) -> Tensor:
         """Return the logits of a batch, [batch, classes]; `indices` are its examples' positions in the portion."""
@@ -229,11 +250,11 @@ class Forward:
         if self.why_whole:
             return self.whole(batch)
         try:
-            states = self._cache.states(self.depth, portion, indices, batch)
+            states = self._cache.states(self._reads, portion, indices, batch)
         except OSError as error:
             self.why_whole = f"states cannot be stored: {error}"
             return self.whole(batch)
-        with self._shortcut.beginning(self.depth, states):
+        with self._shortcut.beginning(states):
             return self.whole(batch)
 
     def whole(self, batch: Batch) -> Tensor:
@@ -244,6 +265,6 @@ class Forward:
     def _why_whole(self, cache: PrefixCache, batch: Batch) -> str:
         if self._model.training and self._drops:
             return "dropout below the candidate's lowest change"
-        return cache.why_not(self.depth, batch, training=False) or (
-            cache.why_not(self.depth, batch, training=True) if self._model.training else ""
+        return cache.why_not(self._reads, batch, training=False) or (
+            cache.why_not(self._reads, batch, training=True) if self._model.training else ""
         )

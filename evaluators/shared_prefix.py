@@ -42,20 +42,24 @@ class SharedPrefix:
         names = [block.name for block in anatomy.blocks][: course.depth]
         entries = course.entries[: len(names)]
         self._reader = reader
-        self._below = Shortcut([reader.get_submodule(name) for name in names], entries)
-        self._above = [Shortcut([model.get_submodule(name) for name in names], entries) for model in models]
+        self._below = Shortcut(reader, names, entries)
+        self._above = [Shortcut(model, names, entries) for model in models]
+        self._reads = [course.depths_read(model, self.depth) for model in models]
 
     def logits(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the logits of each candidate, [batch, classes]."""
         with torch.inference_mode():
             if not self.depth:
                 return [model(**inputs).logits for model in self._models]
-            states = self._below.states_after(self.depth, self._reader, inputs)
+            states = self._below.states_after(set().union(*self._reads), self._reader, inputs)
             return [
-                self._from(states, one, model, inputs) for one, model in zip(self._above, self._models, strict=True)
+                self._from({depth: states[depth] for depth in reads}, above, model, inputs)
+                for reads, above, model in zip(self._reads, self._above, self._models, strict=True)
             ]
 
-    def _from(self, states: Tensor, shortcut: Shortcut, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        with shortcut.beginning(self.depth, states):
+    def _from(
+        self, states: Mapping[int, Tensor], above: Shortcut, model: nn.Module, inputs: Mapping[str, Tensor]
+    ) -> Tensor:
+        with above.beginning(states):
             logits: Tensor = model(**inputs).logits
         return logits

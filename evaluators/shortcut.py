@@ -7,7 +7,7 @@ anew for every batch, exactly as without a shortcut.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,64 +16,74 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.dropout import drops_out
+from evaluators.tuners.lst import LstLayer
 from evaluators.tuners.streams import first_input, first_output
 from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
 
 
 class _Reached(Exception):  # noqa: N818  (no error: it ends a forward pass that has gone far enough)
-    """Carries the states that a layer gave."""
-
-    def __init__(self, states: Tensor) -> None:
-        super().__init__()
-        self.states = states
+    """Says that the last of the wanted states is there."""
 
 
 class Shortcut:
     """Puts itself before the layers of one model, for as long as that model lives.
 
+    Depths count layers from the bottom: the states of depth 2 are what the first two layers give.
+
     Args:
-        layers: The modules of the layers, in the order in which the model runs them.
+        model: Whose layers may be skipped.
+        names: Of the modules of the layers, in the order in which the model runs them.
         entries: How many values each layer gives: 0 for a bare tensor, else the length of its tuple.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], entries: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], entries: Sequence[int]) -> None:
         self._entries = tuple(entries)
         self._begin = 0
-        self._states: Tensor | None = None
-        self._end: int | None = None
-        for number, layer in enumerate(layers):  # a weak reference, or dropped candidates would wait for the collector
+        self._states: Mapping[int, Tensor] = {}
+        self._wanted: Collection[int] = ()
+        self._found: dict[int, Tensor] = {}
+        for number, name in enumerate(names):  # a weak reference, or dropped candidates would wait for the collector
+            layer = _below_taps(model.get_submodule(name))
             layer.forward = partial(self._forward, number, weakref.ref(layer))
 
     @contextmanager
-    def beginning(self, depth: int, states: Tensor | None) -> Iterator[None]:
-        """Skip the first `depth` layers inside the context; `states` are what they give, [batch, tokens, width]."""
-        self._begin, self._states = depth, states
+    def beginning(self, states: Mapping[int, Tensor]) -> Iterator[None]:
+        """Skip layers inside the context, up to the highest of some depths.
+
+        Args:
+            states: What is given in the place of the layers, by depth, [batch, tokens, width]; empty: none is skipped.
+        """
+        self._begin, self._states = max(states, default=0), states
         try:
             yield
         finally:
-            self._begin, self._states = 0, None
+            self._begin, self._states = 0, {}
 
-    def states_after(self, depth: int, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Run the model up to layer number `depth` and return what goes into it, [batch, tokens, width]."""
-        self._end = depth
+    def states_after(
+        self, depths: Collection[int], model: nn.Module, inputs: Mapping[str, Tensor]
+    ) -> dict[int, Tensor]:
+        """Run the model up to the highest of some depths and return the states of each, [batch, tokens, width]."""
+        self._wanted, self._found = depths, {}
         try:
             model(**inputs)
-        except _Reached as reached:
-            return reached.states
+        except _Reached:
+            return self._found
         finally:
-            self._end = None
+            self._wanted, self._found = (), {}
         raise UnsupportedError("its layers do not run in their order")
 
     def _forward(self, number: int, layer: weakref.ref[nn.Module], *args: Any, **kwargs: Any) -> Any:
+        depth = number + 1
         if number >= self._begin:
             module: Any = layer()
             output = type(module).forward(module, *args, **kwargs)
-            if self._end == number + 1:
-                raise _Reached(first_output(output))
+            if depth in self._wanted:
+                self._found[depth] = first_output(output)
+                if depth == max(self._wanted):
+                    raise _Reached
             return output
-        last = self._states if number == self._begin - 1 else None
-        states = first_input(args, kwargs) if last is None else last
+        states = self._states[depth] if depth in self._states else first_input(args, kwargs)
         entries = self._entries[number]
         return (states, *(None,) * (entries - 1)) if entries else states
 
@@ -134,20 +144,47 @@ class Course:
         """Return how many layers from the bottom compute in `model`, a copy of `bare`, what they compute there.
 
         All that runs before and inside them must be of the same kind over the same frozen tensors, without hooks of
-        its own. 0 when something before the first layer differs.
+        its own. 0 when something before the first layer differs. The rungs of a side network only read: they change
+        what a layer gives where the network comes back, not what the layer computes.
         """
-        now = dict(model.named_modules())
+        now = self._as_bare(model)
         changed = (
             place
             for name, module in bare.named_modules()
             if (place := self.places.get(name)) is not None and not _same(module, now.get(name))
         )
-        return min([self.depth, *changed])
+        back = (number + 1 for number, rung in self._rungs(model).items() if rung.comes_back)
+        return min([self.depth, *changed, *back])
+
+    def depths_read(self, model: nn.Module, depth: int) -> tuple[int, ...]:
+        """Return the depths whose states a model needs to begin at one: that, and those that its side networks read."""
+        rungs = {number: rung for number, rung in self._rungs(model).items() if number < depth}
+        below = {number for number, rung in rungs.items() if rung.lst_first and number}
+        return tuple(sorted({depth, *below, *(number + 1 for number in rungs)}))
+
+    def _rungs(self, model: nn.Module) -> dict[int, LstLayer]:
+        """Return the rungs of side networks by the number of the layer that they stand around."""
+        stands = ((number, model.get_submodule(name)) for number, name in enumerate(self._layers[: self.depth]))
+        return {number: module for number, module in stands if isinstance(module, LstLayer)}
+
+    def _as_bare(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the modules of a model by their names in the bare one, without the rungs of side networks."""
+        now = dict(model.named_modules())
+        for number in self._rungs(model):
+            name = self._layers[number]
+            inside = f"{name}.base_layer"
+            now |= {name + one.removeprefix(inside): now[one] for one in now if f"{one}.".startswith(f"{inside}.")}
+        return now
 
     def may_drop_out(self, model: nn.Module, depth: int) -> bool:
         """Whether a dropout below a depth is on while the model trains."""
-        dropping = (name for name, one in model.named_modules() if drops_out(one))
+        dropping = (name for name, one in self._as_bare(model).items() if drops_out(one))
         return any(self.places.get(name, depth) < depth for name in dropping)
+
+
+def _below_taps(module: nn.Module) -> nn.Module:
+    """Return the layer that a rung of a side network stands around."""
+    return _below_taps(module.base_layer) if isinstance(module, LstLayer) else module
 
 
 def _same(one: nn.Module, other: nn.Module | None) -> bool:

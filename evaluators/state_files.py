@@ -91,22 +91,21 @@ class StateFile:
         return states
 
 
-def make_room(folder: Path, path: Path, size: int, limit: int, worth: Mapping[Path, int]) -> list[Path]:
-    """Delete the files that are worth least until one more fits a folder's limit; returns them.
+def make_room(folder: Path, wanted: Mapping[Path, int], limit: int, worth: Mapping[Path, int]) -> list[Path]:
+    """Delete the files that are worth least until those that are wanted fit a folder's limit; returns them.
 
     Processes that have a deleted file open keep what they have.
 
     Args:
         folder: Where the files are.
-        path: The one that is to come.
-        size: Its bytes.
+        wanted: Bytes of each file that is to stay or to come.
         limit: Most bytes of all of them.
         worth: What each is worth; one that is not in it is worth nothing.
     """
-    sizes = {one: _size(one) for one in folder.glob("*.states") if one != path}
+    sizes = {one: _size(one) for one in folder.glob("*.states") if one not in wanted}
     gone = []
     for one in sorted(sizes, key=lambda one: worth.get(one, 0)):
-        if size + sum(sizes.values()) <= limit:
+        if sum(wanted.values()) + sum(sizes.values()) <= limit:
             break
         one.unlink(missing_ok=True)
         _flags(one).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evaluator import limit, scales, sides
+from benchmarks.evaluator import limit, scales, sides, stored
 from benchmarks.evaluator.journal import Journal
 from benchmarks.evaluator.subject import CANDIDATES, MAX_LENGTH
 from benchmarks.report import FOLDER, Ratio, ratio_interval, write
@@ -50,12 +50,14 @@ def main() -> None:
 def _measure(journal: Journal, axes: Any, models: tuple[str, ...], quick: bool) -> None:
     if quick:
         limit.measure(journal, 3, 160, 64)
+        stored.measure(journal, 2, 160, 64)
         sides.levers(journal, 4, 160, 64, CANDIDATES[16:17])
         scales.scale(journal, 2, axes)
         scales.full_beside_peft(journal, 1, models)
         sides.compare(journal, 4, 160, 64, blocks=1, per_block=1)
         return
     limit.measure(journal, 40, 1280, 500)
+    stored.measure(journal, 20, 1280, 500)
     sides.levers(journal, 60, 1280, 500, CANDIDATES[::4])
     scales.scale(journal, 8, axes)
     scales.full_beside_peft(journal, 8, models)
@@ -75,6 +77,7 @@ def _result(journal: Journal, models: tuple[str, ...], exponents: dict[str, floa
         "accuracy": {side: float(np.mean(one)) for side, one in accuracy.items()},
         "difference": _difference(accuracy["ours"], accuracy["stock"]),
         "levers": {lever: _lever(rows, lever).to_json() for lever in sides.LEVERS[1:]},
+        "stored": {name: _stored(rows, name) for name in stored.CANDIDATES},
         "limit": {name: _limit(rows, name).to_json() for name in limit.PLACEMENTS},
         "exponents": exponents,
         "peft": {name: {method: _peft(rows, name, method) for method in scales.METHODS} for name in models},
@@ -98,6 +101,11 @@ def _lever(rows: dict[str, Any], lever: str) -> Ratio:
 
 def _limit(rows: dict[str, Any], name: str) -> Ratio:
     return paired_ratio(rows[f"limit/{name}"]["least"], rows[f"limit/{name}"]["step"])
+
+
+def _stored(rows: dict[str, Any], name: str) -> dict[str, Any]:
+    row = rows[f"stored/{name}"]
+    return {"layers": row["layers"], "ratio": paired_ratio(row["whole"], row["stored"]).to_json()}
 
 
 def paired_ratio(a: Sequence[float], b: Sequence[float]) -> Ratio:
@@ -136,6 +144,12 @@ def markdown(result: dict[str, Any]) -> str:
         "| without | takes longer by |",
         "|---|---|",
         *(f"| {name} | {Ratio(**one)} x |" for name, one in result["levers"].items()),
+        "",
+        "A training step without stored states, over one with them; CPU time, in turns:",
+        "",
+        "| candidate | layers not run | takes longer by |",
+        "|---|---:|---:|",
+        *(f"| {name} | {one['layers']} of 6 | {Ratio(**one['ratio'])} x |" for name, one in result["stored"].items()),
         "",
         "The matrix products that a step cannot do without, replayed alone, as a share of the step (1 is the limit):",
         "",

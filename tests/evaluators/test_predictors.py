@@ -73,12 +73,13 @@ def test_layers_that_all_members_leave_are_run_once(spec: EvaluatorSpec, tmp_pat
     from transformers.models.bert.modeling_bert import BertLayer
 
     evaluator = TrainedEvaluator(spec)
-    for number, text in enumerate(("lora(r=2)@mlp.up[top:1] | lr=0.05", "bitfit@linear,norm[top:1] | lr=0.05", "head")):
+    texts = ("lora(r=2)@mlp.up[top:1]", "bitfit@linear,norm[top:1]", "head", "lst(heads=2)")
+    for number, text in enumerate(texts):
         (tmp_path / str(number)).mkdir()
-        export(evaluator, text, tmp_path / str(number))
-    ensemble = load_ensemble([tmp_path / str(number) for number in range(3)])
-    assert (ensemble.cost.passes, ensemble.cost.shared_layers) == (3, 1)
-    alone = pooled_logits([load_exported(tmp_path / str(number)).logits(TEXTS) for number in range(3)])
+        export(evaluator, f"{text} | lr=0.05", tmp_path / str(number))
+    ensemble = load_ensemble([tmp_path / str(number) for number in range(4)])
+    assert (ensemble.cost.passes, ensemble.cost.shared_layers) == (4, 1)
+    alone = pooled_logits([load_exported(tmp_path / str(number)).logits(TEXTS) for number in range(4)])
     runs, forward = [], BertLayer.forward
 
     def counted(self, *args, **kwargs):
@@ -87,7 +88,7 @@ def test_layers_that_all_members_leave_are_run_once(spec: EvaluatorSpec, tmp_pat
 
     monkeypatch.setattr(BertLayer, "forward", counted)
     assert np.allclose(ensemble.logits(TEXTS), alone, atol=1e-6)
-    assert len(runs) == 1 + 3, "the lower of two layers once, the upper one for each member"
+    assert len(runs) == 1 + 4, "the lower of two layers once, the upper one for each member"
     assert ensemble.logits([]).shape == (0, 3)
 
 

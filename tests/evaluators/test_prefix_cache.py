@@ -12,6 +12,7 @@ from torch import nn
 
 from evaluators import state_files
 from evaluators.anatomy import anatomy_of
+from evaluators.attach import attach
 from evaluators.backbone import copy_of
 from evaluators.evaluation import PREFIX_FOLDER, EvaluatorSpec
 from evaluators.prefix_cache import Portion
@@ -25,6 +26,8 @@ from tests.evaluators.tiny import evaluator_spec
 
 LAYERS = 3
 TOP = "lora(r=2)@attention.query,attention.value[top:1] | lr=0.02"
+FIRST_LADDER = {"swin": 1}
+"""Layers of the first side network where there is one for each stage."""
 HALTED = {"t5": "gives more than hidden states", "clip": "do not run once each"}
 
 
@@ -71,6 +74,13 @@ def with_padding(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return inputs
 
 
+def without_padding(states: dict[int, torch.Tensor], inputs: dict[str, torch.Tensor]) -> dict[int, torch.Tensor]:
+    if "attention_mask" not in inputs:
+        return states
+    # What stands in padding is not stored, and must not matter.
+    return {depth: one * inputs["attention_mask"][..., None] for depth, one in states.items()}
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_gives_the_same_bits_or_says_why_not(architecture: str) -> None:
     model = bare_model(architecture)
@@ -82,26 +92,101 @@ def test_every_architecture_gives_the_same_bits_or_says_why_not(architecture: st
     course = Course(copy_of(model), anatomy, inputs)
     names = [block.name for block in anatomy.blocks[: course.depth]]
     reader = copy_of(model)
-    below = Shortcut([reader.get_submodule(name) for name in names], course.entries)
+    below = Shortcut(reader, names, course.entries)
     for depth in range(1, len(names) + 1):
         candidate = copy_of(model)
         assert course.unchanged_layers(model, candidate) == len(names)
-        shortcut = Shortcut([candidate.get_submodule(name) for name in names], course.entries)
+        shortcut = Shortcut(candidate, names, course.entries)
         trained = [*anatomy.head, *names[depth:]]
         parameters = [
             one for name in trained for one in candidate.get_submodule(name).requires_grad_(True).parameters()
         ]
         with torch.no_grad():
-            states = below.states_after(depth, reader, inputs)
-        if "attention_mask" in inputs:  # what stands in padding is not stored, and must not matter
-            states = states * inputs["attention_mask"][..., None]
+            states = without_padding(below.states_after([depth], reader, inputs), inputs)
         found = []
-        for begin in (0, depth):
-            with shortcut.beginning(begin, states):
+        for begin in ({}, states):
+            with shortcut.beginning(begin):
                 logits = candidate(**inputs).logits
             gradients = torch.autograd.grad(logits.square().sum(), parameters, materialize_grads=True)
             found.append((logits, *gradients))
         assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "text", ["lst(heads=2,reduction=4)", "lst(heads=1,reduction=4,side_block=feed_forward)@[top:1]"]
+)
+@pytest.mark.parametrize("architecture", [one for one in ARCHITECTURES if one not in HALTED])
+def test_side_networks_read_stored_states_on_every_architecture(architecture: str, text: str) -> None:
+    model = bare_model(architecture)
+    anatomy, inputs = anatomy_of(model), with_padding(tiny_inputs(architecture))
+    try:
+        attached = attach(model, anatomy, parse(text))
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    candidate, reader = attached.model, copy_of(model)
+    for name, parameter in candidate.named_parameters():
+        if "lst_up" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    course = Course(copy_of(model), anatomy, inputs)
+    names = [block.name for block in anatomy.blocks[: course.depth]]
+    depth = course.unchanged_layers(model, candidate)
+    reads = course.depths_read(candidate, depth)
+    assert depth == FIRST_LADDER.get(architecture if "top:1" not in text else "", len(names))
+    assert reads[-1] == depth
+    assert "top:1" in text or reads == tuple(range(1, depth + 1))
+    below, above = Shortcut(reader, names, course.entries), Shortcut(candidate, names, course.entries)
+    with torch.no_grad():
+        states = without_padding(below.states_after(reads, reader, inputs), inputs)
+    found = []
+    for begin in ({}, states):
+        with above.beginning(begin):
+            logits = candidate(**inputs).logits
+        gradients = torch.autograd.grad(logits.square().sum(), attached.trainable, materialize_grads=True)
+        found.append((logits, *gradients))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "depth", "reads"),
+    [
+        ("lst(heads=2)", LAYERS, (1, 2, 3)),
+        ("lst(heads=2)@[top:2]", LAYERS, (1, 2, 3)),
+        ("lst(heads=2)@[top:1]", LAYERS, (2, 3)),
+        ("lst(heads=2)@[first:2]", 2, (1, 2)),
+        ("lst(heads=2) + lora(r=2)@attention.query[top:1]", 2, (1, 2)),
+        ("lst(heads=2) + lora(r=2)@attention.query", 0, ()),
+        (TOP, LAYERS - 1, (2,)),
+    ],
+)
+def test_a_side_network_leaves_the_layers_that_it_reads(
+    cached: TrainedEvaluator, whole: TrainedEvaluator, text: str, depth: int, reads: tuple[int, ...]
+) -> None:
+    one, other = run_of(cached, text), run_of(whole, text)
+    assert (one.forward.depth, one.forward._reads) == (depth, reads)
+    steps = len(cached.tokens["train"].ids) // cached.spec.training.batch_size
+    assert one.advance(steps)["nll"] == pytest.approx(other.advance(steps)["nll"], rel=1e-5)
+    assert bool(one.forward.why_whole) == (depth == 0)
+    states = state_of(one), state_of(other)
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_in_layers_that_a_side_network_reads_is_drawn_anew(cached: TrainedEvaluator) -> None:
+    run = run_of(cached, "lst(heads=2) | lr=0.01 dropout=0.1")
+    run.train(1)
+    assert run.forward.why_whole == "dropout below the candidate's lowest change"
+
+
+def test_all_that_a_side_network_reads_has_to_fit(spec: EvaluatorSpec, whole: TrainedEvaluator) -> None:
+    tokens = sum(len(ids) for one in whole.tokens.values() for ids in one.ids)
+    width = whole.backbone.model.config.hidden_size
+    evaluator = evaluator_of(spec, cache=2 * tokens * width * 4)
+    for text, why in (("lst(heads=2)", "the study's states need"), ("lst(heads=2)@[top:1]", "")):
+        run = run_of(evaluator, text)
+        run.train(1)
+        assert run.forward.why_whole.startswith(why)
+        assert bool(run.forward.why_whole) == bool(why)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +198,6 @@ def test_every_architecture_gives_the_same_bits_or_says_why_not(architecture: st
         ("full@[top:1]", LAYERS - 1),
         ("bitfit@mlp[top:1]", LAYERS - 1),
         ("lora(r=2)@attention.query[top:1] + serial_adapter@attention,mlp[top:2]", 1),
-        ("lst(heads=2)@[top:2]", 1),
         ("lora(r=2)", 0),
         ("full", 0),
         ("bitfit", 0),
@@ -206,7 +290,7 @@ def test_a_deeper_file_is_filled_from_a_shallower_one(cached: TrainedEvaluator) 
     cached.prefix._nearest = lambda *given: below.append(nearest(*given)) or below[-1]  # type: ignore[method-assign]
     run_of(cached, "head").advance(12)
     assert below
-    assert {depth for depth, _ in below} == {1}
+    assert {tuple(one) for one in below} == {(1,)}
 
 
 def test_dropout_is_drawn_anew_in_training_and_evaluation_is_cached(cached: TrainedEvaluator) -> None:
@@ -274,8 +358,9 @@ def test_room_is_made_by_deleting_what_is_worth_least(tmp_path: Path) -> None:
         StateFile(path, Shape((2, 3), 2, torch.float32))
     size = Shape((2, 3), 2, torch.float32).size
     new = tmp_path / "new.states"
-    assert make_room(tmp_path, new, size, 4 * size, {}) == []
-    gone = make_room(tmp_path, new, size, 2 * size, {paths["a"]: 5, paths["b"]: 9, paths["c"]: 7})
+    assert make_room(tmp_path, {new: size}, 4 * size, {}) == []
+    assert make_room(tmp_path, {new: size, **dict.fromkeys(paths.values(), size)}, size, {}) == []
+    gone = make_room(tmp_path, {new: size}, 2 * size, {paths["a"]: 5, paths["b"]: 9, paths["c"]: 7})
     assert gone == [paths["a"], paths["c"]]
     assert {path.name for path in tmp_path.iterdir()} == {"b.states", "b.there"}
 

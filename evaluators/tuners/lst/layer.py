@@ -40,6 +40,11 @@ class LstLayer(WrappingLayer):
         self.lst_config: dict[str, LstConfig] = {}
         self.lst_site: dict[str, Site] = {}
 
+    @property
+    def comes_back(self) -> bool:
+        """Whether a side network joins the backbone here. Elsewhere the layer gives what it gives without a rung."""
+        return bool(self.lst_up)
+
     def add_adapter(self, adapter_name: str, config: LstConfig, site: Site) -> None:
         """Create this rung: ladder, gate and block; for the first also D_0, for the last also the way back."""
         hidden, device, ladder = block_widths(self, site.name)[1], self.adapter_device, config.ladder(site.name)

@@ -72,7 +72,8 @@ def visibility_of(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     Raises:
         UnsupportedError: It is called with a filled key-value cache, or with a mask of an unknown kind.
     """
-    called = inspect.signature(layer.forward).bind_partial(*args, **kwargs).arguments
+    forward = type(layer).forward  # the layer's own may be replaced by one that skips it
+    called = inspect.signature(forward).bind_partial(layer, *args, **kwargs).arguments
     called = {**called, **called.get("kwargs", {})}
     _refuse_cache(layer, called.get("past_key_values"))
     causal = any(getattr(module, "is_causal", False) is True for module in layer.modules())
