@@ -272,7 +272,9 @@ def checkpoint_activations(model: Any) -> None:
             f"training.gradient_checkpointing: the layers of {model.config.model_type} cannot; set it to false"
         )
     again = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": again})
+    # transformers gave it another name after 5.3; the old one warns
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False, "preserve_rng_state": again})
     model.disable_input_require_grads()  # switched on by the line above; gradients would go down to the embeddings
 
 

@@ -76,7 +76,26 @@ class LiveBytes(TorchDispatchMode):
         for one in tree_leaves(out):
             if isinstance(one, Tensor):
                 self.add(one)
+        self._pass_by(_cast_bytes(func, args))
         return out
+
+    def _pass_by(self, size: int) -> None:
+        """Count bytes that are there within one operation, beside what it gives."""
+        if size:
+            self.peak = max(self.peak, self.now + size)
+            self._highest = max(self._highest, self.now + size)
+
+
+def _cast_bytes(func: Any, args: Any) -> int:
+    """Return the bytes of what an operation holds, beside its result, while it makes one type of operands of several.
+
+    On a CPU an elementwise operation copies those that are not of the common type, as large as they are.
+    """
+    operands = [one for one in args if isinstance(one, Tensor) and one.is_floating_point()]
+    if torch.Tag.pointwise not in func.tags or len({one.dtype for one in operands}) < 2:
+        return 0
+    common = max(one.element_size() for one in operands)
+    return sum(one.numel() * common for one in operands if one.element_size() != common)
 
 
 def has_values(tensor: Tensor) -> bool:

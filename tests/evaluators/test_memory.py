@@ -7,11 +7,12 @@ from functools import cache
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
 from evaluators.live_bytes import LiveBytes
-from evaluators.memory import Load, measure_peak_bytes, predict_step
+from evaluators.memory import Load, _profiled_peak, measure_peak_bytes, predict_step
 from evaluators.optimisation import build_optimiser, loss_of
 from search_space.notation import parse
 from tests.architectures import tiny_model
@@ -107,6 +108,21 @@ def test_half_the_bytes_for_frozen_weights_in_bfloat16() -> None:
     )
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert whole - half == pytest.approx(2 * weights, rel=0.1)
+
+
+@pytest.mark.parametrize("second", [torch.bfloat16, torch.float32])
+def test_copies_within_an_operation_count_as_the_allocator_counts_them(second: torch.dtype) -> None:
+    operands = torch.ones(256, 64, dtype=torch.bfloat16), torch.ones(256, 64, dtype=second)
+
+    def operate(one: torch.Tensor, other: torch.Tensor) -> None:
+        kept = one + other
+        kept.mul_(one)
+
+    with FakeTensorMode() as mode, LiveBytes() as live:
+        operate(*map(mode.from_tensor, operands))
+    expected = 256 * 64 * (4 + 4 if second == torch.float32 else 2)
+    assert live.peak == expected
+    assert _profiled_peak(lambda: operate(*operands)) == expected
 
 
 def test_live_bytes_follow_what_is_made_and_dropped() -> None:
