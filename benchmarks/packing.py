@@ -1,4 +1,4 @@
-"""What is gained by training candidates in one forward pass? Four LoRA candidates together and apart, in turns.
+"""What is gained by training candidates in one forward pass? Four candidates of one kind together and apart, in turns.
 
     python -m benchmarks.packing [--quick]
 
@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from search_space.notation import parse
 
 RUNS, TURNS = 4, 12
 _WARM_UP = 2
-SETTINGS = tuple((dtype, batch) for dtype in ("float32", "bfloat16") for batch in (2, 8, 16))
+KINDS = {"LoRA on query and value": "lora(r=8)", "serial adapters": "serial_adapter(r=16)"}
+SETTINGS = tuple(product(KINDS, ("float32", "bfloat16"), (2, 8, 16)))
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     settings, turns = (SETTINGS[:1], 2) if given.quick else (SETTINGS, TURNS)
-    rows = [_measure(dtype, batch, turns) for dtype, batch in settings]
+    rows = [_measure(*setting, turns) for setting in settings]
     result = {"runs": RUNS, "turns": turns, "rows": rows, "quick": given.quick}
     text = markdown(result)
     print(text)
@@ -45,11 +47,11 @@ def main() -> None:
         write("packing", result, text)
 
 
-def _measure(dtype: str, batch: int, turns: int) -> dict[str, Any]:
+def _measure(kind: str, dtype: str, batch: int, turns: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         spec = evaluator_spec(Path(folder), 1000, 640, 64, batch_size=batch, prefix_cache=0)
         evaluator = TrainedEvaluator(replace(spec, model=spec.model.model_copy(update={"dtype": dtype})))
-        runs = [evaluator.start(parse(f"lora(r=8) | lr={1e-3 * (seed + 1):g}"), seed) for seed in range(RUNS)]
+        runs = [evaluator.start(parse(f"{KINDS[kind]} | lr={1e-3 * (seed + 1):g}"), seed) for seed in range(RUNS)]
         pack = Pack(runs)
         sides: dict[str, list[float]] = {"together": [], "apart": []}
 
@@ -64,7 +66,8 @@ def _measure(dtype: str, batch: int, turns: int) -> dict[str, Any]:
                 ways[name](runs[0].step + 1)
                 sides[name].append(time.process_time() - began)
     kept = {name: seconds[_WARM_UP:] for name, seconds in sides.items()}
-    return {"dtype": dtype, "batch": batch, **kept, "gain": ratio_interval(kept["apart"], kept["together"]).to_json()}
+    gain = ratio_interval(kept["apart"], kept["together"]).to_json()
+    return {"kind": kind, "dtype": dtype, "batch": batch, **kept, "gain": gain}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -72,16 +75,16 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "## Packing: what is gained by training candidates together?",
         "",
-        f"MiniLM-L6 on TREC, {result['runs']} candidates of LoRA on query and value, CPU time of one thread; a step of "
-        f"all of them apart over one of all together, medians of {result['turns']} turns with 95 % intervals. Above 1 "
-        f"packing is faster; it is used from {WORTH:g}.",
+        f"MiniLM-L6 on TREC, {result['runs']} candidates of one kind, CPU time of one thread; a step of all of them "
+        f"apart over one of all together, medians of {result['turns']} turns with 95 % intervals. Above 1 packing is "
+        f"faster; it is used from {WORTH:g}.",
         "",
-        "| type | examples of a candidate's step | gain | |",
-        "|---|---:|---:|---|",
+        "| candidates | type | examples of a candidate's step | gain | |",
+        "|---|---|---:|---:|---|",
     ]
     for one in result["rows"]:
         used = "worth it" if one["gain"]["value"] >= WORTH else "not worth it"
-        lines.append(f"| {one['dtype']} | {one['batch']} | {Ratio(**one['gain'])} | {used} |")
+        lines.append(f"| {one['kind']} | {one['dtype']} | {one['batch']} | {Ratio(**one['gain'])} | {used} |")
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """Packing: candidates of equal shape trained in one forward pass of one backbone.
 
-Runs that put plain LoRA on the same modules, whatever their ranks, learning rates and seeds, give their batches
-together: the frozen layers see all rows at once, and each run's matrices see its own rows, by one batched product for
-all runs (ranks are padded with zeros). Losses are added up, so that each run has the gradient that it would have alone,
+Runs that put plain LoRA or bottleneck adapters on the same modules, whatever their sizes, learning rates and seeds,
+give their batches together: the frozen layers see all rows at once, and each run's matrices see its own rows, by one
+batched product for all runs. Losses are added up, so that each run has the gradient that it would have alone,
 and each makes its own step with its own optimiser, schedule and clipping. A run that is dropped leaves the others as
 they are. It saves no arithmetic, only time that a device is not busy: how much that is must be measured (`gain`).
 """
@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora.layer import Linear
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
 
 from evaluators.backbone import checkpoint_activations, copy_of, head_of
 from evaluators.dropout import set_dropout
+from evaluators.packed_layers import PACKED, PackedHead, batched, form_of, tuner_layers
 from evaluators.prefix_cache import Forward
 from evaluators.trained import TrainedRun
 from evaluators.tuners.shapes import innermost
@@ -46,46 +44,6 @@ def train_together(runs: Sequence[TrainedRun], until: int) -> float | None:
     if gain >= WORTH:
         pack.train(until)
     return gain
-
-
-class PackedLinear(nn.Module):
-    """A frozen linear module with the LoRA of several runs, each on its own rows.
-
-    Args:
-        base: The frozen module.
-        layers: peft's layers of the runs, in the order of their rows.
-    """
-
-    def __init__(self, base: nn.Module, layers: Sequence[Linear]) -> None:
-        super().__init__()
-        self.base = base
-        self.layers = tuple(layers)  # no submodules: they are the runs' own
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [runs * rows, ..., out] for [runs * rows, ..., in]."""
-        result: Tensor = self.base(x)
-        dtype = result.dtype
-        for adapter in _adapters(self.layers[0]):
-            down = _stacked([layer.lora_A[adapter].weight for layer in self.layers], dimension=0)
-            up = _stacked([layer.lora_B[adapter].weight for layer in self.layers], dimension=1)
-            scale = torch.tensor([layer.scaling[adapter] for layer in self.layers], dtype=up.dtype, device=up.device)
-            rows = x.to(down.dtype).reshape(len(self.layers), -1, x.shape[-1])
-            change = torch.bmm(torch.bmm(rows, down.mT), up.mT) * scale[:, None, None]
-            result = result + change.reshape(result.shape)
-        return result.to(dtype)
-
-
-class PackedHead(nn.Module):
-    """The heads of several runs, each on its own rows."""
-
-    def __init__(self, heads: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.heads = tuple(heads)
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return [runs * rows, ..., classes]."""
-        parts = zip(self.heads, x.chunk(len(self.heads)), strict=True)
-        return torch.cat([head(rows, *args, **kwargs) for head, rows in parts])
 
 
 class Pack:
@@ -192,9 +150,9 @@ def _host_of(runs: Sequence[TrainedRun]) -> Forward:
     host: Any = copy_of(bare)
     host.config.use_cache = False
     set_dropout(host, 0.0)
-    for name in _sites(models[0]):
-        layers: Any = [model.get_submodule(name) for model in models]
-        host.set_submodule(name, PackedLinear(host.get_submodule(name), layers))
+    for name, layer in tuner_layers(models[0]).items():
+        layers = [model.get_submodule(name) for model in models]
+        host.set_submodule(name, PACKED[type(layer)](host.get_submodule(name), layers))
     for name in head_of(bare):
         host.set_submodule(name, PackedHead([model.get_submodule(name) for model in models]))
     host.train()
@@ -209,47 +167,29 @@ def why_not(runs: Sequence[TrainedRun]) -> str:
         return "they are not of one process, or not at one step"
     if runs[0].portion.tokens.tasks:
         return "there are several tasks, and each step is of one of them"
-    sites = [_sites(run.attached.model) for run in runs]
+    sites = [{name: form_of(one) for name, one in tuner_layers(run.attached.model).items()} for run in runs]
     if not sites[0] or any(one != sites[0] for one in sites):
-        return "they do not have LoRA on the same modules"
+        return "they do not have the same adapters on the same modules"
     return next((why for run in runs if (why := _not_plain(run))), "")
 
 
-def _sites(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the names of what a tuner wrapped, each with its adapters."""
-    found = ((name, one) for name, one in model.named_modules() if isinstance(one, BaseTunerLayer))
-    return {name: _adapters(one) if type(one) is Linear else ("",) for name, one in found}
-
-
-def _adapters(layer: Linear) -> tuple[str, ...]:
-    return tuple(name for name in layer.active_adapters if name in layer.lora_A)
-
-
 def _not_plain(run: TrainedRun) -> str:
-    """Return what a run has beside plain LoRA, or an empty text."""
+    """Return what a run has beside adapters that can be batched, or an empty text."""
     model: Any = run.attached.model
-    layers = [one for one in model.modules() if isinstance(one, BaseTunerLayer)]
-    if isinstance(model, PeftModel) or any(type(one) is not Linear or one.lora_variant for one in layers):
-        return "one has something else than plain LoRA"
-    own = [weight for one in layers for weight in (*one.lora_A.parameters(), *one.lora_B.parameters())]
-    if sum(weight.numel() for weight in own if weight.requires_grad) != run.attached.trainable_params:
-        return "one trains something else than LoRA"
-    if any(weight.ndim < 2 or not weight.requires_grad for weight in own):
-        return "one has a bias beside its matrices, or keeps one of them as drawn"
+    layers = list(tuner_layers(model).values())
+    if isinstance(model, PeftModel) or any(type(one) not in PACKED for one in layers):
+        return "one has something else than LoRA and bottleneck adapters"
+    own = [weight for one in layers for weight in batched(one)]
+    if any(not weight.requires_grad for weight in own):
+        return "one keeps a matrix as drawn"
+    if sum(weight.numel() for weight in own) != run.attached.trainable_params:
+        return "one trains something else than plain matrices: a variant or a bias"
     frozen: list[Any] = [innermost(one) for one in layers]
-    if any(one.weight.data_ptr() not in run.evaluator.backbone.addresses for one in frozen):
+    if any(one.weight.data_ptr() not in run.evaluator.backbone.addresses for one in frozen if hasattr(one, "weight")):
         return "one begins with other frozen weights"
     if run.attached.candidate.recipe.dropout:
         return "one has dropout, which would be drawn otherwise"
     return "" if run.at_once == len(run.portion.groups[0]) else "the steps of one are divided"
-
-
-def _stacked(matrices: Sequence[Tensor], dimension: int) -> Tensor:
-    """Return matrices on top of each other, the smaller ones filled up with zeros along the rank's dimension."""
-    rank = max(one.shape[dimension] for one in matrices)
-    missing = [rank - one.shape[dimension] for one in matrices]
-    padding = [(0, 0, 0, more) if dimension == 0 else (0, more) for more in missing]
-    return torch.stack([nn.functional.pad(one, more) for one, more in zip(matrices, padding, strict=True)])
 
 
 def _settle(runs: Sequence[TrainedRun]) -> None:

@@ -17,6 +17,15 @@ from search_space.notation import parse
 from tests.evaluators.tiny import evaluator_spec
 
 RANKS = ("lora(r=2) | lr=0.01", "lora(r=4) | lr=0.03", "lora(r=8,alpha=64) | lr=0.002 mixup=0.3")
+SERIAL = ("serial_adapter(r=2) | lr=0.01", "serial_adapter(r=8) | lr=0.03", "serial_adapter(r=4) | lr=0.02")
+PARALLEL = tuple(
+    f"parallel_adapter({knobs})@{{place}} | lr={rate}"
+    for knobs, rate in (("r=8", 0.01), ("r=2,scaling=2", 0.03), ("r=4", 0.02))
+)
+HYBRID = (
+    "lora(r=2) + serial_adapter(r=4)@attention.query,mlp.down | lr=0.01/0.02",
+    "lora(r=8) + serial_adapter(r=2)@attention.query,mlp.down | lr=0.03/0.01",
+)
 TOP = tuple(text.replace(" |", "@linear[top:1] |") for text in RANKS)
 close = partial(torch.testing.assert_close, rtol=2e-3, atol=2e-5)
 
@@ -42,7 +51,19 @@ def assert_same(one: TrainedRun, other: TrainedRun) -> None:
         close(mine, theirs)
 
 
-@pytest.mark.parametrize("texts", [RANKS, TOP], ids=["whole", "from stored states"])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param(RANKS, id="whole"),
+        pytest.param(TOP, id="from stored states"),
+        pytest.param(SERIAL, id="serial adapters"),
+        *(
+            pytest.param(tuple(one.format(place=place) for one in PARALLEL), id=f"parallel adapters on {place}")
+            for place in ("mlp.down", "linear")
+        ),
+        pytest.param(HYBRID, id="hybrid"),
+    ],
+)
 def test_together_is_as_apart(evaluator: TrainedEvaluator, texts: tuple[str, ...]) -> None:
     together, apart = runs_of(evaluator, *texts), runs_of(evaluator, *texts)
     before = [one.detach().clone() for one in together[0].attached.trainable]
@@ -113,13 +134,15 @@ def test_what_does_not_go_together_is_left_to_itself(evaluator: TrainedEvaluator
 @pytest.mark.parametrize(
     ("texts", "why"),
     [
-        ((RANKS[0], "lora(r=2)@linear"), "same modules"),
-        (("serial_adapter", "serial_adapter"), "something else than plain LoRA"),
-        (("lora(use_dora=true)", RANKS[0]), "something else than plain LoRA"),
+        ((RANKS[0], "lora(r=2)@linear"), "on the same modules"),
+        (("compacter", "compacter"), "something else than LoRA and bottleneck adapters"),
+        (("lora(use_dora=true)", RANKS[0]), "a variant or a bias"),
+        (("serial_adapter(activation=gelu)", SERIAL[0]), "same adapters"),
         (("lora + bitfit | lr=0.01/0.01",) * 2, "something else than"),
+        (("lora_fa", "lora_fa"), "keeps a matrix as drawn"),
         (("pissa", "pissa"), "other frozen weights"),
         (("lora | lr=0.01 dropout=0.1", RANKS[0]), "dropout"),
-        (("head", "head"), "same modules"),
+        (("head", "head"), "on the same modules"),
     ],
 )
 def test_what_does_not_go_together_says_why(evaluator: TrainedEvaluator, texts: tuple[str, ...], why: str) -> None:
