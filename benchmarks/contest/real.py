@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +44,7 @@ from search_space.errors import EvaluationError
 from search_space.knobs import RandomChooser
 
 SECTION = "contest_real"
+SEARCHES = ("forest, early stopping", "random", "AutoPEFT, its own space")
 POOL = 1000
 """Candidates of its own space that AutoPEFT's acquisition is maximised over."""
 
@@ -191,25 +192,27 @@ def main() -> None:
     parser.add_argument("--task", choices=list(COUNTS), default="trec")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trainings", type=int, default=40, help="full trainings that each search may pay for")
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=SEARCHES, help="by a process each, say")
     given = parser.parse_args()
     if given.verb == "run":
-        run(given.task, given.seeds, given.trainings * RUNGS[-1])
+        run(given.task, given.seeds, given.trainings * RUNGS[-1], given.searches)
     report(given.task, given.trainings * RUNGS[-1])
 
 
-def run(task: str, seeds: int, steps: int) -> None:
+def run(task: str, seeds: int, steps: int, names: Sequence[str] = SEARCHES) -> None:
     """Run what is not in the journal yet, seed after seed."""
     there = {one.key for one in read_entries(journal_path())}
     with TemporaryDirectory() as folder:
         wide, own = (prepare(spec_of(task, preset), Path(folder)) for preset in ("everything", "autopeft"))
         kept = _kept(task, wide)
         spec = spec_of(task).to_json()
-        searches: dict[str, Callable[[int], Iterator[Finished]]] = {
-            "forest, early stopping": lambda seed: forest(wide, kept, spec, steps, seed),
-            "random": lambda seed: at_random(wide, kept, steps, seed),
-            "AutoPEFT, its own space": lambda seed: autopeft(own, kept, CLASSES[task], steps, seed),
-        }
-        jobs = [(name, seed) for seed in range(seeds) for name in searches]
+        ways: tuple[Callable[[int], Iterator[Finished]], ...] = (
+            lambda seed: forest(wide, kept, spec, steps, seed),
+            lambda seed: at_random(wide, kept, steps, seed),
+            lambda seed: autopeft(own, kept, CLASSES[task], steps, seed),
+        )
+        searches = dict(zip(SEARCHES, ways, strict=True))
+        jobs = [(name, seed) for seed in range(seeds) for name in names]
         for name, seed in track(jobs, description=f"{task}, trained"):
             entry = Entry(f"{task}, trained", "", name, seed, steps, ())
             if entry.key not in there:
