@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,15 @@ from evaluators.tasks import TaskColumns, joined
 
 Logits = Mapping[str, NDArray[np.float64]]
 Labels = Mapping[str, NDArray[np.int64]]
+Groups = Mapping[str, NDArray[np.int64]]
+"""Numbers of what rows stay together with, by role; empty where they do not."""
+
+_ROLES = ("validation", "calibration")
+
+
+def groups_in(arrays: Mapping[str, NDArray[Any]]) -> Groups:
+    """Return the groups among what a candidate's predictions were saved with."""
+    return {role: arrays[f"{role}_groups"] for role in _ROLES if f"{role}_groups" in arrays}
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,11 @@ class Calibrated:
 
 
 def calibrate(
-    logits: Logits, labels: Labels, spec: CalibrationSpec, tasks: Sequence[TaskColumns] = ()
+    logits: Logits,
+    labels: Labels,
+    spec: CalibrationSpec,
+    tasks: Sequence[TaskColumns] = (),
+    groups: Groups | None = None,
 ) -> Calibrated | None:
     """Fit the calibrator that a study asks for; where it has several tasks, one for each of them.
 
@@ -48,6 +62,7 @@ def calibrate(
         labels: Class indices of the same roles.
         spec: Which calibrator, how many folds, and how few rows are too few.
         tasks: Whose the classes are, where there are several tasks.
+        groups: Rows of one group stay in one fold.
 
     Returns:
         The calibrator; None where the study wants none.
@@ -57,25 +72,28 @@ def calibrate(
     """
     if spec.method == "none":
         return None
+    groups = groups or {}
     if tasks:
-        return _calibrate_each(logits, labels, spec, tuple(tasks))
+        return _calibrate_each(logits, labels, spec, tuple(tasks), groups)
     if len(labels["calibration"]) >= spec.scarce:
-        calibrator = fitted(logits["calibration"], labels["calibration"], spec)
+        calibrator = fitted(logits["calibration"], labels["calibration"], spec, groups.get("calibration"))
         return Calibrated(calibrator, held_out_log_probabilities(calibrator, logits["validation"]))
     rows = np.concatenate([logits["calibration"], logits["validation"]])
     targets = np.concatenate([labels["calibration"], labels["validation"]])
     folds = max(3, spec.folds) if spec.method == "auto" else spec.folds  # "auto" cross-fits within the other folds
-    crossed = cross_fitted_log_probabilities(rows, targets, kind=spec.method, folds=folds)
-    return Calibrated(fitted(rows, targets, spec), crossed[len(labels["calibration"]) :])
+    together = np.concatenate([groups["calibration"], groups["validation"]]) if groups else None
+    crossed = cross_fitted_log_probabilities(rows, targets, kind=spec.method, folds=folds, groups=together)
+    return Calibrated(fitted(rows, targets, spec, together), crossed[len(labels["calibration"]) :])
 
 
 def _calibrate_each(
-    logits: Logits, labels: Labels, spec: CalibrationSpec, tasks: tuple[TaskColumns, ...]
+    logits: Logits, labels: Labels, spec: CalibrationSpec, tasks: tuple[TaskColumns, ...], groups: Groups
 ) -> Calibrated:
     each = []
     for one in tasks:
-        own = {role: one.own(logits[role], labels[role]) for role in ("validation", "calibration")}
-        done = calibrate(own, {role: one.own_labels(labels[role]) for role in own}, spec)
+        own = {role: one.own(logits[role], labels[role]) for role in _ROLES}
+        together = {role: groups[role][one.rows(labels[role])] for role in groups}
+        done = calibrate(own, {role: one.own_labels(labels[role]) for role in own}, spec, groups=together)
         assert done is not None  # the study wants one
         each.append(done)
     rows = FittedRows.of(logits["calibration"])
@@ -83,8 +101,15 @@ def _calibrate_each(
     return Calibrated(TaskCalibrator(tasks, tuple(one.calibrator for one in each), rows), validation)
 
 
-def fitted(logits: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec) -> Calibrator:
+def fitted(
+    logits: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    spec: CalibrationSpec,
+    groups: NDArray[np.int64] | None = None,
+) -> Calibrator:
     """Fit a study's calibrator on some rows; `auto` is the kind with the least cross-fitted NLL that they can carry.
+
+    Rows of one group stay in one fold.
 
     Raises:
         CalibrationError: As `calibrate`.
@@ -93,5 +118,5 @@ def fitted(logits: NDArray[np.float64], labels: NDArray[np.int64], spec: Calibra
     if spec.method == "none":
         raise ValueError("the study wants no calibrator")
     if spec.method == "auto":
-        return choose_calibrator(logits, labels, folds=spec.folds).calibrator
+        return choose_calibrator(logits, labels, folds=spec.folds, groups=groups).calibrator
     return fit_calibrator(spec.method, logits, labels)

@@ -24,7 +24,7 @@ from torch import nn
 from calibration.calibrators import Calibrator
 from calibration.spec import CalibrationSpec
 from calibration.temperature import fit_temperature
-from evaluators.calibrated import calibrate
+from evaluators.calibrated import calibrate, groups_in
 from evaluators.evaluation import PREDICTIONS_FILE
 from evaluators.exported import Predictor, calibrated_probabilities, load_exported, read_about, tasks_in
 from evaluators.measurement import median_ms
@@ -255,13 +255,15 @@ def _fit_of_mean(paths: Sequence[Path], spec: CalibrationSpec, tasks: Sequence[T
         if any(not np.array_equal(arrays[f"{role}_labels"], recorded[0][f"{role}_labels"]) for role in _ROLES):
             raise ExportError(f"{path} was calibrated on other examples than {paths[0]}; export both from one study")
     logits = {role: pooled_logits([arrays[f"{role}_logits"] for arrays in recorded]) for role in _ROLES}
-    done = calibrate(logits, {role: recorded[0][f"{role}_labels"] for role in _ROLES}, spec, tasks)
+    labels = {role: recorded[0][f"{role}_labels"] for role in _ROLES}
+    done = calibrate(logits, labels, spec, tasks, groups_in(recorded[0]))
     return done.calibrator if done else None
 
 
 def _recorded(path: Path) -> dict[str, NDArray[Any]]:
     try:
         arrays = safetensors.numpy.load_file(path / PREDICTIONS_FILE)
-        return {f"{role}_{kind}": arrays[f"{role}_{kind}"] for role in _ROLES for kind in ("logits", "labels")}
+        needed = [f"{role}_{kind}" for role in _ROLES for kind in ("logits", "labels")]
+        return arrays | {name: arrays[name] for name in needed}
     except (OSError, SafetensorError, KeyError) as error:
         raise ExportError(f"{path} holds no predictions to calibrate the mean on: {error}") from error

@@ -58,6 +58,7 @@ class Tokens:
         padding: Id of the padding token.
         subgroups: The name of each example's subgroup, or None where the study has none.
         tasks: Whose the classes are, where there are several tasks.
+        groups: A number for what each example stays together with, the same in all roles, or None.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -66,6 +67,7 @@ class Tokens:
     padding: int
     subgroups: NDArray[np.str_] | None = None
     tasks: tuple[TaskColumns, ...] = ()
+    groups: NDArray[np.int64] | None = None
 
     @property
     def longest(self) -> int:
@@ -222,7 +224,7 @@ class TokenFolder:
         types = _split(arrays["types"], arrays["lengths"]) if "types" in arrays else None
         names = np.array(self.subgroups)[arrays["subgroups"]] if self.subgroups else None
         ids, padding = _split(arrays["ids"], arrays["lengths"]), int(arrays["padding"][0])
-        return Tokens(ids, types, arrays["labels"], padding, names, self.tasks)
+        return Tokens(ids, types, arrays["labels"], padding, names, self.tasks, arrays.get("groups"))
 
     @classmethod
     def open(cls, folder: Path) -> TokenFolder:
@@ -235,7 +237,7 @@ class TokenFolder:
 
 def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Path) -> TokenFolder:
     """Tokenise a task and write it; the description is written last, so a folder that has it is whole."""
-    tokens = tokenise(task, tokenizer, training)
+    tokens, groups = tokenise(task, tokenizer, training), _groups(task)
     subgroups = _subgroups(task, tokens)
     names = sorted(set().union(*subgroups.values()), key=lambda name: (len(name), name)) if subgroups else []
     for role, one in tokens.items():
@@ -247,6 +249,8 @@ def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Pat
         }
         if one.types is not None:
             arrays["types"] = np.concatenate([np.array(row, dtype=np.int32) for row in one.types])
+        if role in groups:
+            arrays["groups"] = np.array(groups[role], dtype=np.int64)
         if subgroups:
             arrays["subgroups"] = np.array([names.index(name) for name in subgroups[role]], dtype=np.int64)
         atomic_write(folder / f"{role}.safetensors", safetensors.numpy.save(arrays))
@@ -260,6 +264,18 @@ def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Pat
     }
     atomic_write(folder / "task.json", json.dumps(about, indent=1))
     return TokenFolder.open(folder)
+
+
+def _groups(task: Task) -> dict[str, list[int]]:
+    """Return a number for the group of each example by role, as tokens are ordered; nothing where all are alone."""
+    named = {role: one.groups for role, one in task.roles.items() if one.groups is not None}
+    numbers: dict[str, int] = {}
+    found = {}
+    for role, names in named.items():
+        labels = task.roles[role].labels
+        order = [at for one in task.tasks for at in np.flatnonzero(one.rows(labels))] or range(len(names))
+        found[role] = [numbers.setdefault(names[at], len(numbers)) for at in order]
+    return found if len(numbers) < sum(map(len, found.values())) else {}
 
 
 def _subgroups(task: Task, tokens: Mapping[str, Tokens]) -> dict[str, list[str]]:

@@ -136,11 +136,14 @@ class TrainedRun:
     def save(self, folder: Path) -> None:
         """Write the state, the logits of validation and calibration, and the calibrator, each file whole."""
         atomic_write(folder / STATE_FILE, safetensors.torch.save(self.saved))
-        arrays = {f"{role}_logits": torch.from_numpy(logits) for role, logits in self.logits.items()}
-        labels = {f"{role}_labels": torch.from_numpy(self.evaluator.tokens[role].labels) for role in self.logits}
+        tokens = {role: self.evaluator.tokens[role] for role in self.logits}
+        arrays = {f"{role}_logits": logits for role, logits in self.logits.items()}
+        about = {f"{role}_labels": one.labels for role, one in tokens.items()}
+        about |= {f"{role}_groups": one.groups for role, one in tokens.items() if one.groups is not None}
         if self.calibrated is not None:
-            arrays["validation_calibrated"] = torch.from_numpy(self.calibrated.validation)
-        atomic_write(folder / PREDICTIONS_FILE, safetensors.torch.save(arrays | labels))
+            arrays["validation_calibrated"] = self.calibrated.validation
+        tensors = {name: torch.from_numpy(one) for name, one in (*arrays.items(), *about.items())}
+        atomic_write(folder / PREDICTIONS_FILE, safetensors.torch.save(tensors))
         if self.calibrated is not None:
             atomic_write(folder / CALIBRATION_FILE, json.dumps(self.calibrated.calibrator.to_json(), indent=1))
 
@@ -291,7 +294,8 @@ class TrainedRun:
         tokens, spec = self.evaluator.tokens, self.evaluator.spec.calibration
         self.logits["calibration"] = self.predict("calibration", tokens["calibration"])
         tasks, labels = tokens["validation"].tasks, {role: tokens[role].labels for role in self.logits}
-        self.calibrated = calibrate(self.logits, labels, spec, tasks)
+        groups = {role: one for role in self.logits if (one := tokens[role].groups) is not None}
+        self.calibrated = calibrate(self.logits, labels, spec, tasks, groups)
         if self.calibrated is None:
             return {}
         measure = partial(calibrated_quality, spec=spec)

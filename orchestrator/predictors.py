@@ -28,7 +28,7 @@ from calibration.softmax import log_softmax
 from calibration.spec import CalibrationSpec
 from calibration.subgroup_temperatures import fit_subgroup_temperatures
 from calibration.subgroups import subgroup_scores
-from evaluators.calibrated import calibrate
+from evaluators.calibrated import Groups, calibrate, groups_in
 from evaluators.evaluation import PREDICTIONS_FILE
 from evaluators.measurement import calibrated_quality, held_out_quality, quality
 from evaluators.predictors import pooled_logits
@@ -110,6 +110,7 @@ class _Finalist:
     extra: Mapping[str, Mapping[str, float]]
     subgroups: Subgroups | None
     tasks: tuple[TaskColumns, ...] = ()
+    groups: Groups | None = None
 
 
 def predictor_points(
@@ -198,7 +199,7 @@ def _scored(
 ) -> PredictorPoint:  # fmt: skip
     labels = members[0].labels
     tasks = members[0].tasks
-    done = calibrate(logits, labels, spec, tasks)
+    done = calibrate(logits, labels, spec, tasks, members[0].groups)
     plain = partial(quality, spec=spec)
     values = {role: by_task(tasks, plain, labels[role], logits[role]) for role in ("validation", "test")}
     after = log_softmax(logits["test"])
@@ -300,7 +301,7 @@ def _read(trial: Trial, folder: Path, subgroups: Subgroups | None) -> _Finalist 
         for name, one in left.variants.items()
     }
     said = {name: one.logits for name, one in left.variants.items()}
-    return _Finalist(trial, {"single": own} | said, labels, extra, subgroups, _tasks(folder))
+    return _Finalist(trial, {"single": own} | said, labels, extra, subgroups, _tasks(folder), groups_in(arrays))
 
 
 def _tasks(folder: Path) -> tuple[TaskColumns, ...]:

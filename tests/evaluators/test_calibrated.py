@@ -11,7 +11,8 @@ from calibration.proper_scores import nll_from_logits
 from calibration.softmax import log_softmax
 from calibration.spec import CalibrationSpec
 from calibration.temperature import fit_temperature
-from evaluators.calibrated import calibrate, fitted
+from evaluators.calibrated import calibrate, fitted, groups_in
+from evaluators.tasks import TaskColumns
 
 
 def drawn(rows: int, seed: int, classes: int = 4, bias: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -45,6 +46,47 @@ def test_with_too_few_rows_validation_is_cross_fitted_with_them() -> None:
     assert done.calibrator == fit_temperature(rows, targets)
     temperatures = np.ptp(logits["validation"], axis=1) / np.ptp(done.validation, axis=1)
     assert len(np.unique(temperatures.round(9))) == 5, "one for each fold"
+
+
+def test_rows_of_one_group_are_calibrated_by_the_same_others() -> None:
+    logits, labels = roles(60)
+    groups = {role: np.arange(len(one)) % 20 for role, one in labels.items()}
+    done = calibrate(logits, labels, CalibrationSpec(), groups=groups)
+    apart = calibrate(logits, labels, CalibrationSpec())
+    assert done is not None
+    assert apart is not None
+    for one, together in ((done, True), (apart, False)):
+        temperatures = (np.ptp(logits["validation"], axis=1) / np.ptp(one.validation, axis=1)).round(9)
+        of_groups = [len(set(temperatures[groups["validation"] == number])) for number in range(20)]
+        assert (max(of_groups) == 1) == together
+
+
+def test_groups_are_kept_with_the_predictions() -> None:
+    arrays = {
+        "validation_groups": np.array([1]),
+        "calibration_groups": np.array([2]),
+        "validation_labels": np.array([0]),
+    }
+    assert groups_in(arrays) == {"validation": [1], "calibration": [2]}
+    assert groups_in({"validation_labels": np.array([0])}) == {}
+
+
+def test_each_task_has_its_own_rows_groups() -> None:
+    logits, labels = roles(60, 60)
+    tasks = (TaskColumns("one", 0, 2), TaskColumns("two", 2, 4))
+    groups = {role: np.arange(len(one)) % 12 for role, one in labels.items()}
+    masked = {}
+    for role, array in logits.items():
+        masked[role] = np.where((labels[role] >= 2)[:, None] == (np.arange(4) >= 2), array, -np.inf)
+    done = calibrate(masked, labels, CalibrationSpec(), tasks, groups)
+    assert done is not None
+    for task in tasks:
+        own = {role: task.own(logits[role], labels[role]) for role in labels}
+        targets = {role: task.own_labels(labels[role]) for role in labels}
+        theirs = {role: groups[role][task.rows(labels[role])] for role in labels}
+        alone = calibrate(own, targets, CalibrationSpec(), groups=theirs)
+        assert alone is not None
+        assert np.array_equal(task.own(done.validation, labels["validation"]), alone.validation)
 
 
 def test_pooling_pays_where_the_split_is_scarce() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from evaluators.data import Examples, Task
 from evaluators.spec import ROLES, TrainingSpec
+from evaluators.tasks import TaskColumns
 from evaluators.tokens import TokenFolder, Tokens, tokenise, write_tokens
 from tests.evaluators.tiny import tiny_tokenizer
 
@@ -122,6 +123,28 @@ def test_bands_of_length_are_subgroups(tmp_path: Path) -> None:
 
 def folder_band(length: int) -> str:
     return "up to 5 tokens" if length <= 5 else "6 to 8 tokens" if length <= 8 else "from 9 tokens"
+
+
+def grouped(names: tuple[str, ...], tasks: tuple[TaskColumns, ...] = ()) -> Task:
+    one = Examples((("who is",), ("the man",), ("what is",)), np.array([0, 1, 0]), groups=names)
+    return Task(("no", "yes"), dict.fromkeys(ROLES, one), tasks=tasks)
+
+
+def test_groups_have_one_number_in_all_roles_and_stand_as_the_tokens_do(tmp_path: Path) -> None:
+    folder = write_tokens(grouped(("a", "b", "a")), tiny_tokenizer(tmp_path), TrainingSpec(), tmp_path)
+    for role in ROLES:
+        assert folder.read(role).groups.tolist() == [0, 1, 0]
+    tasks = (TaskColumns("first", 0, 1), TaskColumns("second", 1, 2))
+    folder = write_tokens(grouped(("a", "b", "a"), tasks), tiny_tokenizer(tmp_path), TrainingSpec(), tmp_path / "tasks")
+    assert folder.read("validation").labels.tolist() == [0, 0, 1]
+    assert folder.read("validation").groups.tolist() == [0, 0, 1]
+
+
+def test_rows_that_stand_alone_have_no_groups(tmp_path: Path) -> None:
+    task = grouped(("a", "b", "c"))
+    alone = {role: replace(one, groups=tuple(f"{role} {at}" for at in range(3))) for role, one in task.roles.items()}
+    folder = write_tokens(replace(task, roles=alone), tiny_tokenizer(tmp_path), TrainingSpec(), tmp_path)
+    assert folder.read("calibration").groups is None
 
 
 def test_subgroups_of_the_data_go_with_their_examples(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import safetensors.numpy
 
 from calibration.ece import ece
 from calibration.temperature import TemperatureFit
-from evaluators.evaluation import EvaluatorSpec, build_evaluator
+from evaluators.calibrated import calibrate, groups_in
+from evaluators.evaluation import PREDICTIONS_FILE, EvaluatorSpec, build_evaluator
 from evaluators.score import METERED, METRICS, OF_SUBGROUPS, PREDICTED, Score
 from evaluators.trained import TrainedEvaluator, TrainedRun
 from search_space.errors import EvaluationError, PlacementError
@@ -160,6 +162,23 @@ def test_the_calibrator_is_fitted_on_the_calibration_split(evaluator: TrainedEva
     saved = TemperatureFit.from_json(json.loads((tmp_path / "calibration.json").read_text()))
     fit = fit_temperature(run.logits["calibration"], evaluator.tokens["calibration"].labels)
     assert saved == fit
+
+
+def test_groups_go_to_the_calibrator_and_into_what_is_saved(
+    spec: EvaluatorSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = TrainedEvaluator(spec)
+    groups = {role: np.arange(len(one.labels)) % 6 for role, one in evaluator.tokens.items()}
+    evaluator.tokens = {role: replace(one, groups=groups[role]) for role, one in evaluator.tokens.items()}
+    told = []
+    monkeypatch.setattr("evaluators.trained.calibrate", lambda *given: told.append(given[-1]) or calibrate(*given))
+    run = run_of(evaluator)
+    run.advance(evaluator.spec.steps)
+    run.save(tmp_path)
+    saved = groups_in(safetensors.numpy.load_file(tmp_path / PREDICTIONS_FILE))
+    for found in (told[0], saved):
+        assert found.keys() == {"validation", "calibration"}
+        assert all(np.array_equal(one, groups[role]) for role, one in found.items())
 
 
 def test_what_is_saved_of_validation_is_calibrated_by_others(evaluator: TrainedEvaluator, tmp_path: Path) -> None:
