@@ -91,6 +91,7 @@ class Forest:
     steps: int
     n_layers: int
     _numbers: dict[str, dict[str, float]] = field(default_factory=dict)
+    _values: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def ranked(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> list[int]:
         """Return the options' positions, the most promising first; none while there is too little to learn from.
@@ -105,15 +106,15 @@ class Forest:
         if len(learnt) < _LEAST_TRIALS:
             return []
         costs = list(options[0].costs)
-        rows = [self._row(one, costs) for one in learnt]
-        columns = _Columns([*rows, *(one.numbers for one in options)])
+        recent, running = _recent(learnt), [one for one in learnt if one.state == "running"]
+        rows, on_the_way = ([self._row(one, costs) for one in some] for some in (recent, running))
+        columns = _Columns([*rows, *on_the_way, *(one.numbers for one in options)])
         asked = columns.matrix([one.numbers for one in options], [1.0] * len(options))
-        running = [one for one in learnt if one.state == "running"]
-        unfinished = columns.matrix([self._row(one, costs) for one in running], [1.0] * len(running))
+        unfinished = columns.matrix(on_the_way, [1.0] * len(running))
         promised: dict[str, FloatArray] = {}
         expected: dict[str, FloatArray] = {}
         for at, metric in enumerate(measured):
-            trees = self._trees(columns, learnt, rows, metric, seed)
+            trees = self._trees(columns, recent, rows, metric, seed)
             promised[metric] = _outcomes(trees, asked, derived_seed(seed, at))
             if running:
                 expected[metric] = np.mean([_predicted(tree, unfinished) for tree in trees], axis=0)
@@ -123,14 +124,14 @@ class Forest:
     def _trees(
         self,
         columns: _Columns,
-        learnt: Sequence[Trial],
+        recent: Sequence[Trial],
         rows: Sequence[Mapping[str, float]],
         metric: str,
         seed: int,
     ) -> list[Any]:
         known = [
             (row, score.step / self.steps, score.values[metric])
-            for trial, row in zip(learnt, rows, strict=True)
+            for trial, row in zip(recent, rows, strict=True)
             for score in trial.scores
             if metric in score.values
         ][-_MOST_ROWS:]
@@ -151,11 +152,7 @@ class Forest:
         self, learnt: Sequence[Trial], running: Sequence[Trial], expected: Mapping[str, FloatArray]
     ) -> FloatArray:
         """Return the front in the unit box, [members, objectives], lower is better; running ones as they promise."""
-        done = [
-            [score.values[one.metric] for one in self.objectives]
-            for trial in learnt
-            if trial.state == "complete" and (score := trial.score) is not None
-        ]
+        done = [self._reached(one) for one in learnt if one.state == "complete"]
         hoped = [
             [
                 float(expected[one.metric][at]) if one.metric in expected else trial.cost.values[one.metric]  # type: ignore[union-attr]
@@ -166,6 +163,14 @@ class Forest:
         values = self._boxed(np.array([*done, *hoped], dtype=np.float64).reshape(-1, len(self.objectives)))
         inside = values[(values < 1).all(axis=1)]
         return inside[non_dominated(inside, ["minimize"] * inside.shape[1])] if len(inside) else inside
+
+    def _reached(self, trial: Trial) -> tuple[float, ...]:
+        """Return the objectives' values of a trial that ended; they are asked for again with each proposal."""
+        key = trial.candidate.sha256
+        if key not in self._values:
+            assert trial.score is not None
+            self._values[key] = tuple(trial.score.values[one.metric] for one in self.objectives)
+        return self._values[key]
 
     def _boxed(self, values: FloatArray) -> FloatArray:
         """Return values as shares of the way from the best (0) to the reference point (1); costs by their logarithm."""
@@ -189,6 +194,16 @@ class Forest:
         ]
         boxed = np.minimum(self._boxed(np.stack(columns, axis=-1)), 1.0)
         return np.asarray(added_volume(boxed.reshape(-1, boxed.shape[-1]), front).reshape(_TREES, -1).mean(axis=0))
+
+
+def _recent(learnt: Sequence[Trial]) -> Sequence[Trial]:
+    """Return the last trials that have as many scores together as trees are fitted to."""
+    scores = 0
+    for at in range(len(learnt) - 1, -1, -1):
+        scores += len(learnt[at].scores)
+        if scores >= _MOST_ROWS:
+            return learnt[at:]
+    return learnt
 
 
 def _fitted(numbers: FloatMatrix, values: FloatArray, seed: int) -> list[Any]:
