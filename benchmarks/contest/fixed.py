@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from evaluators.tabulated import Row, Table
 from search_space.quantities import format_count
 
 _LEAST_CANDIDATES, _LEAST_SEEDS = 4, 3
+
+_NOISE = 1.96 * sqrt(2)
+"""Deviations of the seed that two trainings of equally good candidates differ by at most, in 95 % of cases."""
 
 
 def seed_deviation(table: Table) -> float | None:
@@ -119,11 +123,20 @@ def _verdict(data: Mapping[str, Any]) -> str:
         if not among:
             continue
         name = max(among, key=lambda one: among[one]["validation"])
-        low, beside = among[name]["searched"][1], among[name]["test"]
-        verdict = "beats it" if low > beside else "does not beat it beyond its interval"
-        texts.append(f"{title} is {name}; the search {verdict}: {_deviations(among[name], data['deviation'])}.")
+        verdict = _against(among[name], data["deviation"])
+        texts.append(f"{title} is {name}; the search **{verdict}**: {_deviations(among[name], data['deviation'])}.")
     if data["deviation"] is None:
         texts.append("Differences are in accuracy: the deviation of the seed is not known, its trainings are missing.")
     else:
-        texts.append(f"One deviation of the seed is {data['deviation']:.4f} of test accuracy.")
+        texts.append(
+            f"One deviation of the seed is {data['deviation']:.4f} of test accuracy; within {_NOISE:.1f} of them, the 95 % "
+            "interval of the difference of two trainings, it is a tie."
+        )
     return " ".join(texts)
+
+
+def _against(one: Mapping[str, Any], deviation: float | None) -> str:
+    """Say who is better: by more than two trainings differ by chance, both ends of the interval over searches."""
+    noise = _NOISE * (deviation or 0.0)
+    _, low, high = one["searched"]
+    return "beats it" if low - one["test"] > noise else "loses to it" if one["test"] - high > noise else "ties with it"

@@ -175,6 +175,21 @@ def test_fixed_architectures_are_compared_in_deviations_of_the_seed(arena: Arena
     assert "The best fixed one is head only" in text
 
 
+@pytest.mark.parametrize(
+    ("searched", "deviation", "verdict"),
+    [
+        ((0.9, 0.89, 0.91), None, "beats it"),
+        ((0.9, 0.89, 0.91), 0.01, "beats it"),
+        ((0.9, 0.89, 0.91), 0.05, "ties with it"),
+        ((0.8, 0.78, 0.82), None, "ties with it"),
+        ((0.7, 0.69, 0.71), 0.05, "ties with it"),
+        ((0.7, 0.69, 0.71), 0.01, "loses to it"),
+    ],
+)
+def test_who_is_better_is_said_beyond_what_seeds_do(searched: tuple, deviation: float | None, verdict: str) -> None:
+    assert fixed._against({"test": 0.8, "searched": searched}, deviation) == verdict
+
+
 def test_what_is_missing_for_a_comparison_is_said(arena: Arena) -> None:
     found = [[Finished((at + 1) * arena.full, row) for at, row in enumerate(arena.rows)]]
     message = fixed.numbers(arena, arena.table, found)
