@@ -129,8 +129,8 @@ def _verdict(data: Mapping[str, Any]) -> str:
         texts.append("Differences are in accuracy: the deviation of the seed is not known, its trainings are missing.")
     else:
         texts.append(
-            f"One deviation of the seed is {data['deviation']:.4f} of test accuracy; within {_NOISE:.1f} of them, the 95 % "
-            "interval of the difference of two trainings, it is a tie."
+            f"One deviation of the seed is {data['deviation']:.4f} of test accuracy; within {_NOISE:.1f} of them, the "
+            "95 % interval of the difference of two trainings, it is a tie."
         )
     return " ".join(texts)
 
