@@ -27,12 +27,13 @@ Labels = Mapping[str, NDArray[np.int64]]
 Groups = Mapping[str, NDArray[np.int64]]
 """Numbers of what rows stay together with, by role; empty where they do not."""
 
-_ROLES = ("validation", "calibration")
+JUDGED = ("validation", "calibration")
+"""The roles that a calibrator is fitted or judged on, and whose logits are kept with a candidate."""
 
 
 def groups_in(arrays: Mapping[str, NDArray[Any]]) -> Groups:
     """Return the groups among what a candidate's predictions were saved with."""
-    return {role: arrays[f"{role}_groups"] for role in _ROLES if f"{role}_groups" in arrays}
+    return {role: arrays[f"{role}_groups"] for role in JUDGED if f"{role}_groups" in arrays}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _calibrate_each(
 ) -> Calibrated:
     each = []
     for one in tasks:
-        own = {role: one.own(logits[role], labels[role]) for role in _ROLES}
+        own = {role: one.own(logits[role], labels[role]) for role in JUDGED}
         together = {role: groups[role][one.rows(labels[role])] for role in groups}
         done = calibrate(own, {role: one.own_labels(labels[role]) for role in own}, spec, groups=together)
         assert done is not None  # the study wants one

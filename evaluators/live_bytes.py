@@ -53,8 +53,7 @@ class LiveBytes(TorchDispatchMode):
         size = storage.nbytes()
         self._known[storage] = size
         self.now += size
-        self.peak = max(self.peak, self.now)
-        self._highest = max(self._highest, self.now)
+        self._rise()
         weakref.finalize(storage, self._drop, size)
 
     def mark(self, ended: str) -> None:
@@ -76,14 +75,13 @@ class LiveBytes(TorchDispatchMode):
         for one in tree_leaves(out):
             if isinstance(one, Tensor):
                 self.add(one)
-        self._pass_by(_cast_bytes(func, args))
+        self._rise(_cast_bytes(func, args))
         return out
 
-    def _pass_by(self, size: int) -> None:
-        """Count bytes that are there within one operation, beside what it gives."""
-        if size:
-            self.peak = max(self.peak, self.now + size)
-            self._highest = max(self._highest, self.now + size)
+    def _rise(self, within: int = 0) -> None:
+        """Take note of what is alive, and of bytes beside it that are there within one operation."""
+        self.peak = max(self.peak, self.now + within)
+        self._highest = max(self._highest, self.now + within)
 
 
 def _cast_bytes(func: Any, args: Any) -> int:
@@ -91,8 +89,10 @@ def _cast_bytes(func: Any, args: Any) -> int:
 
     On a CPU an elementwise operation copies those that are not of the common type, as large as they are.
     """
+    if torch.Tag.pointwise not in func.tags:
+        return 0
     operands = [one for one in args if isinstance(one, Tensor) and one.is_floating_point()]
-    if torch.Tag.pointwise not in func.tags or len({one.dtype for one in operands}) < 2:
+    if not operands:
         return 0
     common = max(one.element_size() for one in operands)
     return sum(one.numel() * common for one in operands if one.element_size() != common)

@@ -24,7 +24,7 @@ from torch import nn
 from calibration.calibrators import Calibrator
 from calibration.spec import CalibrationSpec
 from calibration.temperature import fit_temperature
-from evaluators.calibrated import calibrate, groups_in
+from evaluators.calibrated import JUDGED, calibrate, groups_in
 from evaluators.evaluation import PREDICTIONS_FILE
 from evaluators.exported import Predictor, calibrated_probabilities, load_exported, read_about, tasks_in
 from evaluators.measurement import median_ms
@@ -33,7 +33,6 @@ from evaluators.task_calibrator import TaskCalibrator
 from evaluators.tasks import TaskColumns
 from search_space.errors import ExportError
 
-_ROLES = ("validation", "calibration")
 Texts: TypeAlias = Sequence[str] | Sequence[tuple[str, str]]
 
 
@@ -252,10 +251,10 @@ def _fit_of_mean(paths: Sequence[Path], spec: CalibrationSpec, tasks: Sequence[T
     """Fit the calibrator of the mean on what each member recorded."""
     recorded = [_recorded(path) for path in paths]
     for path, arrays in zip(paths, recorded, strict=True):
-        if any(not np.array_equal(arrays[f"{role}_labels"], recorded[0][f"{role}_labels"]) for role in _ROLES):
+        if any(not np.array_equal(arrays[f"{role}_labels"], recorded[0][f"{role}_labels"]) for role in JUDGED):
             raise ExportError(f"{path} was calibrated on other examples than {paths[0]}; export both from one study")
-    logits = {role: pooled_logits([arrays[f"{role}_logits"] for arrays in recorded]) for role in _ROLES}
-    labels = {role: recorded[0][f"{role}_labels"] for role in _ROLES}
+    logits = {role: pooled_logits([arrays[f"{role}_logits"] for arrays in recorded]) for role in JUDGED}
+    labels = {role: recorded[0][f"{role}_labels"] for role in JUDGED}
     done = calibrate(logits, labels, spec, tasks, groups_in(recorded[0]))
     return done.calibrator if done else None
 
@@ -263,7 +262,7 @@ def _fit_of_mean(paths: Sequence[Path], spec: CalibrationSpec, tasks: Sequence[T
 def _recorded(path: Path) -> dict[str, NDArray[Any]]:
     try:
         arrays = safetensors.numpy.load_file(path / PREDICTIONS_FILE)
-        needed = [f"{role}_{kind}" for role in _ROLES for kind in ("logits", "labels")]
+        needed = [f"{role}_{kind}" for role in JUDGED for kind in ("logits", "labels")]
         return arrays | {name: arrays[name] for name in needed}
     except (OSError, SafetensorError, KeyError) as error:
         raise ExportError(f"{path} holds no predictions to calibrate the mean on: {error}") from error

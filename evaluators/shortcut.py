@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from evaluators.dropout import drops_out
 from evaluators.tuners.lst import LstLayer
+from evaluators.tuners.shapes import innermost
 from evaluators.tuners.streams import first_input, first_output
 from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
@@ -44,7 +45,7 @@ class Shortcut:
         self._wanted: Collection[int] = ()
         self._found: dict[int, Tensor] = {}
         for number, name in enumerate(names):  # a weak reference, or dropped candidates would wait for the collector
-            layer = _below_taps(model.get_submodule(name))
+            layer = innermost(model.get_submodule(name))
             layer.forward = partial(self._forward, number, weakref.ref(layer))
 
     @contextmanager
@@ -180,11 +181,6 @@ class Course:
         """Whether a dropout below a depth is on while the model trains."""
         dropping = (name for name, one in self._as_bare(model).items() if drops_out(one))
         return any(self.places.get(name, depth) < depth for name in dropping)
-
-
-def _below_taps(module: nn.Module) -> nn.Module:
-    """Return the layer that a rung of a side network stands around."""
-    return _below_taps(module.base_layer) if isinstance(module, LstLayer) else module
 
 
 def _same(one: nn.Module, other: nn.Module | None) -> bool:

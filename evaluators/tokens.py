@@ -168,12 +168,17 @@ def _tokenise_tasks(examples: Examples, tasks: tuple[TaskColumns, ...], tokenize
     """Tokenise one role; each of several tasks by itself, for some have pairs of texts."""
     if not tasks:
         return _tokenise(examples, tokenizer, max_length)
-    each = [_tokenise(examples.take(np.flatnonzero(one.rows(examples.labels))), tokenizer, max_length) for one in tasks]
+    each = [_tokenise(one, tokenizer, max_length) for one in _of_tasks(examples, tasks)]
     types = None
     if any(one.types is not None for one in each):
         types = tuple(row for one in each for row in one.types or ((0,) * len(ids) for ids in one.ids))
     labels = np.concatenate([one.labels for one in each])
     return Tokens(tuple(row for one in each for row in one.ids), types, labels, each[0].padding, tasks=tasks)
+
+
+def _of_tasks(examples: Examples, tasks: tuple[TaskColumns, ...]) -> list[Examples]:
+    """Return the examples of each task, in the order in which tokens stand; all of them where there is one."""
+    return [examples.take(np.flatnonzero(one.rows(examples.labels))) for one in tasks] or [examples]
 
 
 def _tokenise(examples: Examples, tokenizer: Any, max_length: int) -> Tokens:
@@ -268,13 +273,12 @@ def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Pat
 
 def _groups(task: Task) -> dict[str, list[int]]:
     """Return a number for the group of each example by role, as tokens are ordered; nothing where all are alone."""
-    named = {role: one.groups for role, one in task.roles.items() if one.groups is not None}
     numbers: dict[str, int] = {}
     found = {}
-    for role, names in named.items():
-        labels = task.roles[role].labels
-        order = [at for one in task.tasks for at in np.flatnonzero(one.rows(labels))] or range(len(names))
-        found[role] = [numbers.setdefault(names[at], len(numbers)) for at in order]
+    for role, examples in task.roles.items():
+        names = [name for one in _of_tasks(examples, task.tasks) for name in one.groups or ()]
+        if names:
+            found[role] = [numbers.setdefault(name, len(numbers)) for name in names]
     return found if len(numbers) < sum(map(len, found.values())) else {}
 
 

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.evaluator.journal import Journal
 from benchmarks.evaluator.subject import evaluator_spec
-from evaluators.trained import TrainedEvaluator, TrainedRun
+from evaluators.trained import TrainedEvaluator
 from search_space.notation import parse
 
 CANDIDATES = {
@@ -39,11 +39,11 @@ def measure(journal: Journal, steps: int, train: int, evaluation: int) -> None:
             for size in (2 << 30, 0)
         )
         for name, text in CANDIDATES.items():
-            runs = stored.start(parse(text), 0), whole.start(parse(text), 0)
-            journal.once(f"stored/{name}", lambda runs=runs: _measure(*runs, steps))  # type: ignore[misc]
+            journal.once(f"stored/{name}", lambda text=text: _measure(stored, whole, text, steps))  # type: ignore[misc]
 
 
-def _measure(stored: TrainedRun, whole: TrainedRun, steps: int) -> dict[str, Any]:
+def _measure(with_states: TrainedEvaluator, without: TrainedEvaluator, text: str, steps: int) -> dict[str, Any]:
+    stored, whole = (evaluator.start(parse(text), 0) for evaluator in (with_states, without))
     filled = len(stored.portion.tokens.ids) // stored.evaluator.spec.training.batch_size + 1
     stored.train(filled)  # what is stored is stored by now
     whole.train(1)
