@@ -46,7 +46,7 @@ _TIMED: dict[str, tuple[str, ...]] = {
     "storage writes": tuple(
         f"orchestrator.storage.StudyStore.{name}" for name in ("start", "report", "constrain", "finish")
     ),
-    "early stopping": ("orchestrator.halving.Halving.goes_on",),
+    "early stopping": ("orchestrator.rungs.Rungs.goes_on",),
     "recorder (its own thread)": ("orchestrator.recorder.Recorder.record_trial",),
 }
 

@@ -2,14 +2,10 @@
 
 At a rung a candidate goes on when it is among the best 1 / eta of those that reached the rung, itself included
 (Li et al. 2020, arXiv:1810.05934; several objectives with epsilon-net ties: Schmucker et al. 2021, arXiv:2106.12639),
-or when none of them dominates it. It never waits for others, and it goes on with the state that it has: no step is done
-twice.
+or when none of them dominates it.
 
 Shares of right answers stand still early in training and then jump; the loss falls from the first step on. So where the
 objective is such a share, rungs look at the calibrated loss in its place.
-
-A rung may look at some rows of validation only. Then a score has an error, and a candidate is not stopped while its
-interval reaches those that go on.
 """
 
 from __future__ import annotations
@@ -21,43 +17,26 @@ import numpy as np
 
 from evaluators.score import METRICS, Direction, Score
 from orchestrator.dominance import FloatArray, non_dominated, order
+from orchestrator.rungs import DEVIATIONS, Rungs
 from orchestrator.spec import EarlyStopping, Objective
-
-_DEVIATIONS = 1.2816
-"""How far an interval reaches, in standard errors: by chance alone one in ten lies beyond it on the better side."""
 
 _EARLY = {"accuracy": "calibrated_nll", "macro_f1": "calibrated_nll", "worst_subgroup_accuracy": "worst_subgroup_nll"}
 """What a rung looks at in place of a metric."""
 
 
-class Halving:
-    """The rungs of a study and who passed them.
+class Halving(Rungs):
+    """Rungs at which a share of those that reached them goes on.
 
-    Attributes:
-        steps: Training steps of the rungs, rising; the last is full training.
+    What is measured only after full training (times, bytes, calibrated errors) does not count at earlier rungs; where
+    no objective is known yet, every trial goes on. So do the first `grace` that reach a rung.
     """
 
     def __init__(self, spec: EarlyStopping, objectives: Sequence[Objective], full: int) -> None:
-        self.steps = spec.steps(full)
+        super().__init__(spec, objectives, full)
         self._eta, self._grace = spec.eta, spec.grace
-        self._objectives = tuple(objectives)
-        self._passed: dict[int, dict[int, Score]] = {step: {} for step in self.steps}
 
-    def record(self, number: int, score: Score) -> None:
-        """Note that a trial reached a rung; scores at other fidelities are ignored."""
-        if self._rung(score) in self._passed:
-            self._passed[self._rung(score)][number] = score
-
-    def goes_on(self, number: int, score: Score) -> bool:
-        """Record a score and say whether its trial goes on beyond this rung, as it is or at its interval's good end.
-
-        What is measured only after full training (times, bytes, calibrated errors) does not count at earlier rungs;
-        where no objective is known yet, every trial goes on.
-        """
-        self.record(number, score)
-        if score.full:
-            return False
-        rung = self._passed.get(self._rung(score), {})
+    def _is_kept(self, number: int, score: Score) -> bool:
+        rung = self._at_rung(score)
         looks = self._looks(list(rung.values()))
         if len(rung) <= self._grace or not looks:
             return True
@@ -66,13 +45,13 @@ class Halving:
         if self._among_best(values, place, directions):
             return True
         errors = np.array([score.errors.get(metric, 0.0) for metric in looks])
-        values[place] += _DEVIATIONS * errors * [1.0 if one == "maximize" else -1.0 for one in directions]
+        values[place] += DEVIATIONS * errors * [1.0 if one == "maximize" else -1.0 for one in directions]
         return bool(errors.any()) and self._among_best(values, place, directions)
 
     def _looks(self, scores: Sequence[Score]) -> dict[str, Direction]:
         """Return what tells scores of a rung apart: metrics that all of them have, and which way is better."""
         looks: dict[str, Direction] = {}
-        for one in self._objectives:
+        for one in self.objectives:
             base, *task = one.metric.split("/")
             early = "/".join([_EARLY.get(base, base), *task])
             chosen = early if all(early in score.values for score in scores) else one.metric
@@ -83,7 +62,3 @@ class Halving:
     def _among_best(self, values: FloatArray, place: int, directions: Sequence[Direction]) -> bool:
         kept = math.ceil(len(values) / self._eta)
         return bool(non_dominated(values, directions)[place]) or place in order(values, directions)[:kept]
-
-    def _rung(self, score: Score) -> int:
-        """Return the study's step that a score stands for: a candidate with a shorter training has done fewer."""
-        return round(score.fidelity * self.steps[-1])

@@ -14,9 +14,9 @@ from typing import Protocol
 from evaluators.evaluation import EvaluatorSpec, Run
 from evaluators.score import Score
 from evaluators.tabulated import Fault, Table, TabulatedCoster, TabulatedEvaluator
-from orchestrator.halving import Halving
 from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.preparation import Prepared
+from orchestrator.rungs import rungs_of
 from orchestrator.spec import StudySpec
 from orchestrator.storage import IN_MEMORY, Phase, Storage, StudyStore, Trial
 from orchestrator.work import Bench, SearchWork, Stop
@@ -175,7 +175,7 @@ def simulate(
     Raises:
         ValueError: The study's rungs are not the table's.
     """
-    steps = Halving(spec.search.early_stopping, spec.objectives, table.header.rungs[-1]).steps
+    steps = rungs_of(spec.search.early_stopping, spec.objectives, table.header.rungs[-1]).steps
     if not set(steps) <= set(table.header.rungs):
         raise ValueError(f"the table has rungs {table.header.rungs}, the study wants {steps}")
     prepared, evaluator = _prepared(spec, space, table), TabulatedEvaluator(table, faults)
@@ -197,10 +197,10 @@ def simulate_with(
     clock = SimulatedClock()
     stop = Stop(store, spec.budgets.time, 0.0, clock)
     bench = Bench(store, prepared, Path("simulated"), _Unwatched(), stop, lambda _trial: None)
-    halving = Halving(spec.search.early_stopping, spec.objectives, prepared.evaluator.steps)
+    rungs = rungs_of(spec.search.early_stopping, spec.objectives, prepared.evaluator.steps)
     running = [one for one in store.trials() if one.state == "running"]
-    jobs = [Job(one.key, one.candidate, one.seed, halving.steps) for one in running]
-    work = SearchWork(bench, jobs, halving)
+    jobs = [Job(one.key, one.candidate, one.seed, rungs.steps) for one in running]
+    work = SearchWork(bench, jobs, rungs)
     ended = Simulation(evaluator, clock, at_once, spec.budgets.trial_time).run(work, until)
     if not ended and bench.stop.reason:
         work.settle_running()

@@ -62,18 +62,23 @@ Proposal = Literal["lora", "published"] | Looking
 
 
 class EarlyStopping(Strict):
-    """When a candidate that is dominated stops (successive halving over several objectives).
+    """When a candidate stops before the end of its training.
 
     Attributes:
-        eta: At each rung about 1 / eta of the candidates go on.
+        rule: Who stops: who would be dominated even after a gain that few had (`reach`), or who is not among the best
+            1 / eta at a rung and dominated there (`halving`, successive halving over several objectives).
+        eta: From one rung to the next training is this many times as long.
         rungs: Number of rungs, the last being full training; 1 trains every candidate to the end.
-        grace: Candidates that pass a rung before the first one is stopped there.
+        grace: Candidates that are trained to the end (`reach`) or pass a rung (`halving`) before one is stopped there.
+        chance: With `reach`: share of those trained to the end whose gain was larger than what is hoped for.
         rows: Examples of validation that rungs before the last look at; all of them when None.
     """
 
+    rule: Literal["reach", "halving"] = "reach"
     eta: Annotated[float, Field(gt=1, le=16)] = 3.0
     rungs: Annotated[int, Field(ge=1, le=10)] = 3
     grace: Annotated[int, Field(ge=1, le=1000)] = 3
+    chance: Annotated[float, Field(gt=0, lt=1)] = 0.1
     rows: Annotated[int, Field(ge=30, le=10_000_000)] | None = None
 
     def steps(self, full: int) -> tuple[int, ...]:

@@ -22,12 +22,12 @@ from evaluators.evaluation import PREFIX_FOLDER
 from orchestrator.dominance import order
 from orchestrator.figures import pareto_files
 from orchestrator.front import Front, front_of_study, is_feasible
-from orchestrator.halving import Halving
 from orchestrator.home import Home
 from orchestrator.jobs import Job, in_crews
 from orchestrator.preparation import Prepared, note_facts, prepare, study_home
 from orchestrator.recorder import Recorder
 from orchestrator.recording import Recording
+from orchestrator.rungs import rungs_of
 from orchestrator.runner import cluster, run_jobs
 from orchestrator.storage import Phase, StudyStore, Trial
 from orchestrator.work import Bench, PhaseWork, SearchWork, Stop, Watcher
@@ -94,9 +94,9 @@ class _Driver:
         """Search, then train the finalists."""
         store = self.store
         store.abandon_unstarted()
-        halving = Halving(self.spec.search.early_stopping, self.spec.objectives, self.prepared.evaluator.steps)
-        search = SearchWork(self.bench, [*self._cut_off("search", halving.steps), *self._references()], halving)
-        finalists_cut_off = self._cut_off("finalists", halving.steps[-1:])
+        rungs = rungs_of(self.spec.search.early_stopping, self.spec.objectives, self.prepared.evaluator.steps)
+        search = SearchWork(self.bench, [*self._cut_off("search", rungs.steps), *self._references()], rungs)
+        finalists_cut_off = self._cut_off("finalists", rungs.steps[-1:])
         with cluster(self.spec.resources) as at_once:
             if search.waiting or search.left:
                 self._search(search, at_once)

@@ -12,11 +12,12 @@ from typing import Protocol
 from evaluators.device_memory import corrected_factor
 from evaluators.score import METRICS, Cost, Score
 from orchestrator.beginnings import beginnings
-from orchestrator.halving import Halving
+from orchestrator.front import is_feasible
 from orchestrator.jobs import Failure, Job
 from orchestrator.pick import format_value
 from orchestrator.preparation import Prepared
-from orchestrator.proposals import FOREST, Proposals
+from orchestrator.proposals import Proposals
+from orchestrator.rungs import Rungs
 from orchestrator.samplers import build_sampler, derived_seed
 from orchestrator.storage import Phase, StudyStore, Trial
 from search_space.budgets import violations
@@ -163,11 +164,10 @@ class PhaseWork:
 class SearchWork(PhaseWork):
     """Jobs that the sampler proposes, screened by cost, stopped early by rungs, bounded by budgets."""
 
-    def __init__(self, bench: Bench, jobs: Iterable[Job], halving: Halving) -> None:
+    def __init__(self, bench: Bench, jobs: Iterable[Job], rungs: Rungs) -> None:
         super().__init__(bench, "search", jobs)
-        self.halving = halving
+        self.rungs = rungs
         self._budgets = bench.store.spec.budgets
-        self._one_objective = len(bench.store.spec.objectives) == 1
         trials = bench.store.trials()
         self._trained = sum(one.state != "infeasible" for one in trials)
         self._steps = {one.key: one.steps for one in trials}
@@ -178,7 +178,7 @@ class SearchWork(PhaseWork):
         self._proposals = Proposals(bench.store.spec, bench.prepared, beginnings(bench.store, bench.prepared))
         for trial in trials:
             for score in trial.scores:
-                halving.record(trial.number, score)
+                rungs.record(trial.number, score, feasible=is_feasible(trial, bench.prepared.limits))
 
     @property
     def left(self) -> int:
@@ -195,20 +195,18 @@ class SearchWork(PhaseWork):
         return self._begin(job) if job is not None else None
 
     def on_score(self, job: Job, score: Score) -> bool:
-        """Keep the score and say whether the candidate goes on.
-
-        For a front, what the forest promises is not stopped: its candidates fill gaps, and one gap would be stopped for
-        another. For one objective there are no gaps.
-        """
+        """Keep the score and say whether the candidate goes on."""
         score = self._keep(job, score)
         phase, number = _place(job)
         if phase != "search":
             return True
         self._steps[job.key] = score.step
-        if score.full:
-            self.bench.store.constrain(number, violations(self.bench.prepared.limits, score.values))
-        goes_on = self.halving.goes_on(number, score)
-        return goes_on or (self._tried[number].origin == FOREST and not self._one_objective and not score.full)
+        if not score.full:
+            return self.rungs.goes_on(number, score)
+        limits = self.bench.prepared.limits
+        self.bench.store.constrain(number, violations(limits, score.values))
+        self.rungs.record(number, score, feasible=is_feasible(self._tried[number], limits))
+        return False
 
     def should_stop(self) -> bool:
         """Whether to drop everything now."""
@@ -307,7 +305,7 @@ class SearchWork(PhaseWork):
         cost = store.trial("search", number).cost
         parts = cost.accumulation if cost else None
         return Job(
-            f"search/{number}", candidate, store.spec.search.seed, self.halving.steps, str(folder), accumulation=parts
+            f"search/{number}", candidate, store.spec.search.seed, self.rungs.steps, str(folder), accumulation=parts
         )
 
 

@@ -8,6 +8,8 @@ from search_space.candidate import Candidate, Part
 from search_space.placement import PROJECTIONS
 from search_space.registry import method
 
+_SETTINGS = ("weight_decay", "label_smoothing", "dropout", "mixup", "training_share")
+
 
 def features(candidate: Candidate, n_layers: int) -> dict[str, float]:
     """Return named numbers; a name that is missing counts as 0.
@@ -45,5 +47,5 @@ def _rates(candidate: Candidate) -> dict[str, float]:
     apart = [log10(rate / one) for rate, one in zip(recipe.learning_rates, usual, strict=True)]
     own = {f"rate of {part.method}": one for part, one in zip(candidate.parts, apart, strict=True)}
     shared = {"lowest rate": min(apart), "highest rate": max(apart), "head's rate": log10(recipe.head_learning_rate)}
-    others = {name: float(getattr(recipe, name)) for name in ("weight_decay", "label_smoothing", "dropout")}
+    others = {name: float(getattr(recipe, name)) for name in _SETTINGS}
     return own | shared | others

@@ -24,6 +24,7 @@ from orchestrator.spec import ResourcesSpec
 
 ALL = "all levers"
 LEVERS = (ALL, "no frozen prefix", "padded to the longest length", "backbone loaded for each trial")
+SIDES = ("ours", "bfloat16", "stock")
 
 
 class _Jobs:
@@ -49,7 +50,7 @@ class _Jobs:
 
 
 def compare(journal: Journal, steps: int, train: int, evaluation: int, blocks: int, per_block: int) -> None:
-    """Train the candidates on both sides, block by block in turns.
+    """Train the candidates on every side, block by block in turns: ours, ours under bfloat16, what a user would write.
 
     Args:
         journal: Keeps seconds and accuracies of each block.
@@ -59,22 +60,28 @@ def compare(journal: Journal, steps: int, train: int, evaluation: int, blocks: i
         blocks: Blocks of candidates.
         per_block: Candidates of a block, spread over all of them.
     """
-    keys = [f"{side}/{number}" for number in range(blocks) for side in ("ours", "stock")]
+    keys = [f"{side}/{number}" for number in range(blocks) for side in SIDES]
     if all(key in journal.rows for key in keys):
         return
     from benchmarks.evaluator import stock  # after our runner, which sets what Ray reads when it is imported
 
     resources = ResourcesSpec(cpus=1.0, concurrency=1)
     with tempfile.TemporaryDirectory() as folder, cluster(resources):
-        spec = evaluator_spec(Path(folder), steps, train, evaluation)
+        specs = {
+            side: evaluator_spec(Path(folder, side), steps, train, evaluation, dtype=dtype)
+            for side, dtype in (("ours", "float32"), ("bfloat16", "bfloat16"))
+        }
+
+        def run(side: str, block: Sequence[Lora]) -> list[float]:
+            if side == "stock":
+                return stock.run(block, steps, train, evaluation)
+            return _ours(specs[side], block, steps, resources)
+
         for number in range(blocks):
             block = CANDIDATES[number::blocks][:per_block]
-            sides: list[tuple[str, Callable[[], list[float]]]] = [
-                ("ours", lambda block=block: _ours(spec, block, steps, resources)),  # type: ignore[misc]
-                ("stock", lambda block=block: stock.run(block, steps, train, evaluation)),  # type: ignore[misc]
-            ]
-            for side, run in sides if number % 2 else sides[::-1]:
-                journal.once(f"{side}/{number}", lambda run=run: _timed(run))  # type: ignore[misc]
+            first = number % len(SIDES)
+            for side in SIDES[first:] + SIDES[:first]:
+                journal.once(f"{side}/{number}", lambda side=side, block=block: _timed(lambda: run(side, block)))  # type: ignore[misc]
 
 
 def _ours(spec: EvaluatorSpec, block: Sequence[Lora], steps: int, resources: ResourcesSpec) -> list[float]:

@@ -48,7 +48,8 @@ class Lora:
     def candidate(self) -> Candidate:
         """As Paretune writes it."""
         layers = "" if self.top == 6 else f"[top:{self.top}]"
-        return parse(f"lora(r={self.rank},alpha={2 * self.rank})@{self.place}{layers} | lr={self.rate}")
+        adapter = f"lora(r={self.rank},alpha={2 * self.rank})@{self.place}{layers}"
+        return parse(f"{adapter} | lr={self.rate} head_lr={self.rate}")
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ class Lora:
 
 
 CANDIDATES = tuple(
-    Lora(rank, place, top, rate) for (place, top), rank, rate in product(_PLACES, (2, 4, 8, 16), (1e-3, 4e-3))
+    Lora(rank, place, top, rate) for (place, top), rank, rate in product(_PLACES, (2, 4, 8, 16), (3e-3, 1e-2))
 )
 
 
@@ -71,8 +72,11 @@ def task(train: int, evaluation: int) -> TaskSpec:
     return TaskSpec(dataset="builtin:trec", max_train=train, max_evaluation=evaluation)
 
 
-def evaluator_spec(folder: Path, steps: int, train: int, evaluation: int, **training: object) -> EvaluatorSpec:
+def evaluator_spec(
+    folder: Path, steps: int, train: int, evaluation: int, *, dtype: str = "float32", **training: object
+) -> EvaluatorSpec:
     """Write the tokens into a folder and return what an actor builds."""
+    model = MODEL.model_copy(update={"dtype": dtype})
     chosen = TrainingSpec.model_validate({"steps": steps, "max_length": MAX_LENGTH, **training})
-    write_tokens(read_task(task(train, evaluation)), load_tokenizer(MODEL), chosen, folder)
-    return EvaluatorSpec(MODEL, chosen, CalibrationSpec(method="none"), str(folder), steps)
+    write_tokens(read_task(task(train, evaluation)), load_tokenizer(model), chosen, folder)
+    return EvaluatorSpec(model, chosen, CalibrationSpec(method="none"), str(folder), steps)

@@ -1,11 +1,11 @@
 """A forest over all methods at once, learning from every rung, and expected hypervolume improvement.
 
 One ensemble of extremely randomized trees (Geurts et al. 2006) predicts each objective that has to be measured from
-what every candidate has: its methods, places, layers, learning rates and costs, and from how long it was trained. So a
-candidate that was stopped early teaches too, and one method teaches about another. What is known before training
-(parameters, bytes) is not predicted but taken. Of a pool of new candidates the one is proposed whose predictions, one
-for each tree, add most volume to the front on average (Emmerich et al. 2006); with one objective that is expected
-improvement. Costs count by their logarithm.
+what every candidate has: its methods, places, layers, learning rates and costs. So one method teaches about another. A
+candidate that was stopped at a rung teaches too: it counts as what it had there and the mean of what those trained to
+the end gained from there on. What is known before training (parameters, bytes) is not predicted but taken. Of a pool of
+new candidates the one is proposed whose predictions, one for each tree, add most volume to the front on average
+(Emmerich et al. 2006); with one objective that is expected improvement. Costs count by their logarithm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FloatMatrix = NDArray[np.float32]
 _TREES = 64
 _QUANTILES = np.array([NormalDist().inv_cdf((at + 0.5) / _TREES) for at in range(_TREES)])
 _MOST_ROWS = 800
-_LEAST_TRIALS = 4
+_LEAST_TRIALS, _LEAST_ROWS = 4, 2
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,14 @@ class _Columns:
         names = sorted(set().union(*rows))
         self._places = {name: at for at, name in enumerate(names)}
 
-    def matrix(self, rows: Sequence[Mapping[str, float]], shares: Sequence[float]) -> FloatMatrix:
-        """Return the rows, what a row does not have as 0, and in the last column the logarithm of its training's share.
+    def matrix(self, rows: Sequence[Mapping[str, float]]) -> FloatMatrix:
+        """Return the rows, what a row does not have as 0.
 
         Shape [rows, columns], in the layout that trees are fitted to without a copy.
         """
-        found = np.zeros((len(rows), len(self._places) + 1), dtype=np.float32)
+        found = np.zeros((len(rows), len(self._places)), dtype=np.float32)
         for at, row in enumerate(rows):
             found[at, [self._places[name] for name in row]] = list(row.values())
-        found[:, -1] = np.log10(shares)
         return found
 
 
@@ -82,13 +81,11 @@ class Forest:
     Attributes:
         objectives: What is searched for.
         worst: The reference point: the worst value of each objective that counts.
-        steps: Optimiser steps of full training.
         n_layers: Layers of the model.
     """
 
     objectives: Sequence[Objective]
     worst: Mapping[str, float]
-    steps: int
     n_layers: int
     _numbers: dict[str, dict[str, float]] = field(default_factory=dict)
     _values: dict[str, tuple[float, ...]] = field(default_factory=dict)
@@ -106,37 +103,23 @@ class Forest:
         if len(learnt) < _LEAST_TRIALS:
             return []
         costs = list(options[0].costs)
-        recent, running = _recent(learnt), [one for one in learnt if one.state == "running"]
+        recent, running = learnt[-_MOST_ROWS:], [one for one in learnt if one.state == "running"]
         rows, on_the_way = ([self._row(one, costs) for one in some] for some in (recent, running))
         columns = _Columns([*rows, *on_the_way, *(one.numbers for one in options)])
-        asked = columns.matrix([one.numbers for one in options], [1.0] * len(options))
-        unfinished = columns.matrix(on_the_way, [1.0] * len(running))
+        asked = columns.matrix([one.numbers for one in options])
+        unfinished = columns.matrix(on_the_way)
         promised: dict[str, FloatArray] = {}
         expected: dict[str, FloatArray] = {}
         for at, metric in enumerate(measured):
-            trees = self._trees(columns, recent, rows, metric, seed)
+            known = [pair for pair in zip(rows, ends(recent, metric), strict=True) if pair[1] is not None]
+            if len(known) < _LEAST_ROWS:
+                return []
+            trees = _fitted(columns.matrix([row for row, _ in known]), np.array([value for _, value in known]), seed)
             promised[metric] = _outcomes(trees, asked, derived_seed(seed, at))
             if running:
                 expected[metric] = np.mean([_predicted(tree, unfinished) for tree in trees], axis=0)
         gains = self._gains(options, promised, self._front(learnt, running, expected))
         return list(map(int, np.argsort(-gains, kind="stable")))
-
-    def _trees(
-        self,
-        columns: _Columns,
-        recent: Sequence[Trial],
-        rows: Sequence[Mapping[str, float]],
-        metric: str,
-        seed: int,
-    ) -> list[Any]:
-        known = [
-            (row, score.step / self.steps, score.values[metric])
-            for trial, row in zip(recent, rows, strict=True)
-            for score in trial.scores
-            if metric in score.values
-        ][-_MOST_ROWS:]
-        numbers, shares, values = zip(*known, strict=True)
-        return _fitted(columns.matrix(numbers, shares), np.array(values, dtype=np.float64), seed)
 
     def _row(self, trial: Trial, costs: Sequence[str]) -> Mapping[str, float]:
         """Return the numbers of a trial's candidate; they are asked for again with each proposal."""
@@ -196,14 +179,24 @@ class Forest:
         return np.asarray(added_volume(boxed.reshape(-1, boxed.shape[-1]), front).reshape(_TREES, -1).mean(axis=0))
 
 
-def _recent(learnt: Sequence[Trial]) -> Sequence[Trial]:
-    """Return the last trials that have as many scores together as trees are fitted to."""
-    scores = 0
-    for at in range(len(learnt) - 1, -1, -1):
-        scores += len(learnt[at].scores)
-        if scores >= _MOST_ROWS:
-            return learnt[at:]
-    return learnt
+def ends(trials: Sequence[Trial], metric: str) -> list[float | None]:
+    """Return what each trial came to in a metric; for one that did not get to its end, what it would have come to.
+
+    That is what it has at its last rung and the mean of what others gained from there to their end. None where nothing
+    tells: the metric was not measured, or nobody who passed that rung was trained to the end.
+    """
+    gains: dict[float, list[float]] = {}
+    for one in trials:
+        if one.scores[-1].full and metric in one.scores[-1].values:
+            for score in one.scores:
+                if metric in score.values:
+                    gains.setdefault(score.fidelity, []).append(one.scores[-1].values[metric] - score.values[metric])
+    mean = {fidelity: float(np.mean(some)) for fidelity, some in gains.items()}
+    last = [next((score for score in reversed(one.scores) if metric in score.values), None) for one in trials]
+    return [
+        score.values[metric] + mean[score.fidelity] if score is not None and score.fidelity in mean else None
+        for score in last
+    ]
 
 
 def _fitted(numbers: FloatMatrix, values: FloatArray, seed: int) -> list[Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from evaluators.score import METRICS
 from orchestrator.front import front_of, is_feasible, reference_point
-from orchestrator.halving import Halving
+from orchestrator.rungs import rungs_of
 from orchestrator.spec import EarlyStopping, parse
 from search_space.errors import SpecError
 from tests.orchestrator.made_up import make_score, make_spec, make_trial
@@ -83,14 +83,12 @@ def test_the_loss_stops_and_picks_by_what_is_left_after_calibration(objective: s
     """Raw NLL would drop the better candidate at its rung and recommend the worse one."""
     spec = parse({**LEAST, "objectives": [{"minimize": objective}]})
     values = {name: measured(name) for name in ("sure", "dull")}
-    rungs = Halving(EarlyStopping(eta=2.0, grace=1), spec.objectives, 90)
-    first = rungs.steps[0]
-    scores = {name: make_score(one, step=first) for name, one in values.items()}
     other = "dull" if preferred == "sure" else "sure"
-    rungs.record(0, scores[preferred])
-    assert not rungs.goes_on(1, scores[other])
-    rungs.record(2, scores[other])
-    assert rungs.goes_on(0, scores[preferred])
+    for ended, then, goes_on in ((preferred, other, False), (other, preferred, True)):
+        rungs = rungs_of(EarlyStopping(eta=2.0, grace=1), spec.objectives, 90)
+        rungs.record(0, make_score(values[ended], step=rungs.steps[0]))
+        rungs.record(0, make_score(values[ended], step=90))
+        assert rungs.goes_on(1, make_score(values[then], step=rungs.steps[0])) is goes_on
     trials = [make_trial(number, values[name]) for number, name in enumerate(("sure", "dull"))]
     front = front_of(spec, trials, {})
     assert front.pick is not None

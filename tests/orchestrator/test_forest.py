@@ -61,15 +61,6 @@ def test_it_finds_more_than_chance_on_the_same_steps() -> None:
     assert np.mean([found("forest", seed) for seed in range(3)]) > np.mean([found("random", s) for s in range(3)])
 
 
-def test_what_it_promises_is_not_stopped_and_its_random_beginning_is() -> None:
-    spec = spec_of(search={"sampler": "forest", "startup_trials": 12}, budgets={"trials": 30})
-    trials = simulate(spec, space_of(spec), table_of(200)).trials()
-    promised = [one for one in trials if one.origin == "forest"]
-    assert len(promised) == 18
-    assert {one.state for one in promised} <= {"complete", "failed"}
-    assert "partial" in {one.state for one in trials if one.origin != "forest"}
-
-
 def test_what_it_proposes_follows_from_the_history_alone() -> None:
     table, spec = table_of(80), spec_of(search={"sampler": "forest"})
     space = space_of(spec)

@@ -50,7 +50,7 @@ def test_a_job_has_its_steps_divided_as_its_trial_was_costed() -> None:
     trial = replace(make_trial(3), cost=Cost(1, 1, 500, accumulation=4))
     store = SimpleNamespace(trial=lambda phase, number: trial, spec=make_spec())
     work = SimpleNamespace(
-        bench=SimpleNamespace(store=store, folder=Path("study")), halving=SimpleNamespace(steps=(1, 3))
+        bench=SimpleNamespace(store=store, folder=Path("study")), rungs=SimpleNamespace(steps=(1, 3))
     )
     job = SearchWork._job(work, 3, trial.candidate)  # type: ignore[arg-type]
     assert job.accumulation == 4

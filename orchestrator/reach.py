@@ -1,0 +1,79 @@
+"""Early stopping by what is still within reach, for one objective and for several.
+
+What a candidate gains between a rung and the end of its training is known of those that were trained to the end. Were a
+candidate at a rung to gain as much as all but a tenth of them did, where would it end? If one of them dominates even
+that, it stops: a front would not have it. So a slow start is no reason to stop as long as others gained what it takes,
+and no share of the candidates has to stop or to go on. (Of one objective: predictive termination, Domhan, Springenberg
+& Hutter 2015, IJCAI, with the gains that were seen in the place of a model of the curve.)
+
+Over several objectives small candidates stay on the front that end far below the best, and what starts low gains more.
+So there the gains of a share of right answers are counted in its log odds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import logit
+
+from evaluators.score import METRICS, Score
+from orchestrator.dominance import FloatArray, oriented
+from orchestrator.rungs import DEVIATIONS, Rungs
+from orchestrator.spec import EarlyStopping, Objective
+
+_LEAST = 0.01
+"""Shares count as no less than this and no more than the rest: log odds have no ends."""
+
+
+class Reach(Rungs):
+    """Rungs at which a candidate stops that would be dominated even if it gained more than most.
+
+    What is measured only after full training (times, bytes, calibrated errors) does not count at earlier rungs; where
+    no objective is known yet, every trial goes on. So do all until `grace` of them were trained to the end. One that
+    then broke a budget tells what can be gained, and dominates nobody.
+    """
+
+    def __init__(self, spec: EarlyStopping, objectives: Sequence[Objective], full: int) -> None:
+        super().__init__(spec, objectives, full)
+        self._chance, self._grace = spec.chance, spec.grace
+
+    def _is_kept(self, number: int, score: Score) -> bool:
+        looks = [one for one in self.objectives if one.metric in score.values]
+        whole, here = self._at_end(), self._at_rung(score)
+        ended = [one for one in whole if one in here and all(look.metric in here[one].values for look in looks)]
+        if not looks or len(ended) < self._grace:
+            return True
+        ends = self._costs([whole[one] for one in ended], looks)
+        hope = self._hope(score, looks, self._costs([here[one] for one in ended], looks) - ends)
+        rivals = ends[[one not in self._outside for one in ended]]
+        return not bool(((rivals <= hope).all(axis=1) & (rivals < hope).any(axis=1)).any())
+
+    def _hope(self, score: Score, looks: Sequence[Objective], gains: FloatArray) -> FloatArray:
+        """Return where a candidate would end with more luck than most, less is better, shape [objectives]."""
+        likely = np.quantile(gains, 1.0 - self._chance, axis=0)
+        return np.asarray(self._costs([_at_good_end(score, looks)], looks)[0] - likely)
+
+    def _costs(self, scores: Sequence[Score], looks: Sequence[Objective]) -> FloatArray:
+        """Return the objectives' values so that less is better, shape [scores, objectives]."""
+        values = np.array([[one.values[look.metric] for look in looks] for one in scores], dtype=np.float64)
+        for at, look in enumerate(looks):
+            if len(self.objectives) > 1 and _is_share(look):
+                values[:, at] = logit(np.clip(values[:, at], _LEAST, 1.0 - _LEAST))
+        return oriented(values, [look.direction for look in looks])
+
+
+def _at_good_end(score: Score, looks: Sequence[Objective]) -> Score:
+    """Return a score with the better end of each objective's interval in place of its value."""
+    better = {
+        one.metric: score.values[one.metric]
+        + (1 if one.direction == "maximize" else -1) * DEVIATIONS * score.errors.get(one.metric, 0.0)
+        for one in looks
+    }
+    return replace(score, values={**score.values, **better})
+
+
+def _is_share(look: Objective) -> bool:
+    metric = METRICS[look.metric]
+    return metric.on_split and metric.unit == "1" and metric.direction == "maximize"
