@@ -129,7 +129,7 @@ class PhaseWork:
         elif score is not None and score.full:
             self._tell(store.finish(phase, number, "complete"))
         else:
-            self._tell(store.finish(phase, number, "partial", message="dominated at its rung"))
+            self._tell(store.finish(phase, number, "partial", message="stopped at its rung"))
 
     def _unmeasured(self, score: Score) -> str:
         """Return the objectives that a score lacks, as text."""

@@ -14,12 +14,13 @@ from evaluators.synthetic import SyntheticCoster
 from evaluators.tabulated import Table
 from orchestrator.dominance import hypervolume, non_dominated
 from orchestrator.proposals import Proposals
-from orchestrator.samplers.forest import added_volume
+from orchestrator.samplers.forest import added_volume, ends
 from orchestrator.simulation import _prepared, simulate
 from orchestrator.spec import StudySpec
 from orchestrator.storage import Trial
 from search_space.candidate import Candidate
 from search_space.space import Space
+from tests.orchestrator.made_up import make_score, make_trial
 from tests.orchestrator.tables import space_of, spec_of, table_of
 
 unit = st.floats(0.0, 1.0)
@@ -59,6 +60,24 @@ def test_it_finds_more_than_chance_on_the_same_steps() -> None:
         return hypervolume(np.array(values), [0.5, 5.5], ["maximize", "minimize"])
 
     assert np.mean([found("forest", seed) for seed in range(3)]) > np.mean([found("random", s) for s in range(3)])
+
+
+def test_what_was_stopped_counts_as_what_it_would_have_come_to() -> None:
+    def trial(number: int, *accuracies: float, steps: tuple[int, ...] = (10, 30, 90)) -> Trial:
+        scores = [make_score({"accuracy": one}, step) for one, step in zip(accuracies, steps, strict=False)]
+        return replace(make_trial(number), scores=tuple(scores))
+
+    done = [trial(0, 0.5, 0.7, 0.9), trial(1, 0.6, 0.8, 0.9)]
+    stopped, late, elsewhere = trial(2, 0.4), trial(3, 0.4, 0.6), trial(4, 0.4, steps=(20,))
+    assert ends([*done, stopped, late, elsewhere], "accuracy") == pytest.approx([0.9, 0.9, 0.75, 0.75, None])
+    assert ends([stopped, late], "accuracy") == [None, None]
+    assert ends(done, "latency_ms") == [None, None]
+
+
+def test_a_shorter_training_that_ended_counts_as_it_is() -> None:
+    done = replace(make_trial(0), scores=(make_score({"accuracy": 0.5}, 10), make_score({"accuracy": 0.8}, 90)))
+    half = replace(make_trial(1), scores=(make_score({"accuracy": 0.6}, 45, full=45),))
+    assert ends([done, half], "accuracy") == pytest.approx([0.8, 0.6])
 
 
 def test_what_it_proposes_follows_from_the_history_alone() -> None:

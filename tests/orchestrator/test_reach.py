@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.score import Score
+from orchestrator.halving import Halving
 from orchestrator.reach import Reach
+from orchestrator.rungs import rungs_of
 from orchestrator.spec import EarlyStopping, Objective
 
 ACCURACY = Objective(metric="accuracy", direction="maximize")
@@ -33,6 +35,11 @@ def ended(
     for number, (early, late) in enumerate(courses, first):
         one.record(number, score(early, size=size))
         one.record(number, score(late, FULL, size), feasible=feasible)
+
+
+def test_a_study_file_chooses_the_rule() -> None:
+    chosen = [EarlyStopping(), EarlyStopping(rule="halving")]
+    assert [type(rungs_of(one, (ACCURACY,), FULL)) for one in chosen] == [Reach, Halving]
 
 
 def test_nobody_is_stopped_before_some_were_trained_to_the_end() -> None:

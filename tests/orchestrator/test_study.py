@@ -83,7 +83,7 @@ class TestSearch:
         states = Counter(one.state for one in trained(store))
         assert states["partial"] >= 6
         assert {one.steps for one in trained(store)} <= {10, 30, 90}
-        assert all(one.message == "dominated at its rung" for one in store.trials() if one.state == "partial")
+        assert all(one.message == "stopped at its rung" for one in store.trials() if one.state == "partial")
 
     def test_references_are_trained_once_to_the_end(self, home: Home) -> None:
         store, _ = run(home, "references", budgets={"trials": 2})
