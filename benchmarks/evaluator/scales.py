@@ -151,6 +151,7 @@ def plot(journal: Journal, axes: Mapping[str, tuple[int, ...]], path: Path) -> d
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
 
     exponents = {}
     figure, panels = pyplot.subplots(1, len(axes), figsize=(3 * len(axes), 2.8), layout="constrained")
@@ -158,6 +159,11 @@ def plot(journal: Journal, axes: Mapping[str, tuple[int, ...]], path: Path) -> d
         seconds = np.array([median(journal.rows[f"scale/{axis}/{value}"]["seconds"]) for value in values])
         exponents[axis] = exponent(np.array(values, dtype=np.float64), seconds)
         panel.loglog(values, 1e3 * seconds, "o-")
+        panel.set_xticks(values, labels=map(str, values))
+        panel.set_xticks([], minor=True)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")
         panel.set_xlabel(axis)
         panel.set_title(f"exponent {exponents[axis]:.2f}", fontsize=9)
     np.atleast_1d(panels)[0].set_ylabel("CPU ms")
