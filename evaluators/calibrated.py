@@ -97,9 +97,19 @@ def _calibrate_each(
         done = calibrate(own, {role: one.own_labels(labels[role]) for role in own}, spec, groups=together)
         assert done is not None  # the study wants one
         each.append(done)
-    rows = FittedRows.of(logits["calibration"])
+    rows = FittedRows.of(_fitted_rows(logits, labels, spec, tasks))
     validation = joined(tasks, labels["validation"], [one.validation for one in each])
     return Calibrated(TaskCalibrator(tasks, tuple(one.calibrator for one in each), rows), validation)
+
+
+def _fitted_rows(
+    logits: Logits, labels: Labels, spec: CalibrationSpec, tasks: tuple[TaskColumns, ...]
+) -> NDArray[np.float64]:
+    """Return the rows that the tasks' calibrators were fitted on: those of validation too where a task has few."""
+    calibration, validation = labels["calibration"], labels["validation"]
+    scarce = [one.rows(validation) for one in tasks if one.rows(calibration).sum() < spec.scarce]
+    few = np.any(scarce, axis=0) if scarce else np.zeros(len(validation), dtype=np.bool_)
+    return np.concatenate([logits["calibration"], logits["validation"][few]])
 
 
 def fitted(

@@ -24,20 +24,26 @@ from evaluators.tokens import Batch, Tokens
 _WARM_UP, _RUNS = 3, 20
 
 
-def quality(logits: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec) -> dict[str, float]:
+def quality(
+    logits: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    spec: CalibrationSpec,
+    groups: NDArray[np.int64] | None = None,
+) -> dict[str, float]:
     """Return the quality metrics of some logits before calibration, and the NLL after a cross-fitted temperature.
 
     Args:
         logits: Shape [examples, classes].
         labels: Class indices, shape [examples].
         spec: Bins, folds and draws.
+        groups: Rows of one group stay in one fold.
     """
     probabilities = softmax(logits)
     return {
         "accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
         "macro_f1": macro_f1(logits.argmax(axis=1), labels),
         "nll": nll_from_logits(logits, labels),
-        "calibrated_nll": cross_fitted_nll(logits, labels, folds=spec.folds),
+        "calibrated_nll": cross_fitted_nll(logits, labels, folds=spec.folds, groups=groups),
         "ece": ece(probabilities, labels, bins=spec.bins),
         "debiased_squared_error": debiased_squared_error(probabilities, labels, bins=spec.bins),
         "brier": brier(probabilities, labels),
@@ -47,7 +53,7 @@ def quality(logits: NDArray[np.float64], labels: NDArray[np.int64], spec: Calibr
 def calibrated_quality(
     logits: NDArray[np.float64], after: NDArray[np.float64], labels: NDArray[np.int64], spec: CalibrationSpec
 ) -> dict[str, float]:
-    """Return what calibration adds: `calibrated_ece`, and the floors of ECE before and after.
+    """Return what calibration adds: `calibrated_ece`, and the floors and p-values of ECE before and after.
 
     Args:
         logits: Shape [examples, classes].
@@ -57,13 +63,18 @@ def calibrated_quality(
     """
     before = ece_floor(softmax(logits), labels, bins=spec.bins, draws=spec.floor_draws)
     mended = ece_floor(np.exp(after), labels, bins=spec.bins, draws=spec.floor_draws)
-    floors = {"ece_floor": before.floor_mean, "calibrated_ece_floor": mended.floor_mean}
-    return {"calibrated_ece": mended.ece} | floors
+    return {
+        "calibrated_ece": mended.ece,
+        "ece_floor": before.floor_mean,
+        "ece_p_value": before.p_value,
+        "calibrated_ece_floor": mended.floor_mean,
+        "calibrated_ece_p_value": mended.p_value,
+    }
 
 
 def subgroup_quality(
     logits: NDArray[np.float64], labels: NDArray[np.int64], subgroups: NDArray[np.str_] | None, spec: CalibrationSpec,
-    after: NDArray[np.float64] | None = None,
+    after: NDArray[np.float64] | None = None, groups: NDArray[np.int64] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Return accuracy and NLL of the subgroup where each is worst; nothing where no subgroup has enough rows.
 
@@ -75,10 +86,13 @@ def subgroup_quality(
         subgroups: The name of each example's subgroup; None where there are none.
         spec: How few rows are too few, and the folds.
         after: Calibrated log-probabilities of the same rows; with a cross-fitted temperature when None.
+        groups: Rows of one group stay in one fold.
     """
     if subgroups is None:
         return {}
-    logs = cross_fitted_log_probabilities(logits, labels, folds=spec.folds) if after is None else after
+    logs = after
+    if logs is None:
+        logs = cross_fitted_log_probabilities(logits, labels, folds=spec.folds, groups=groups)
     parts, _, _ = rows_by_subgroup(subgroups, spec.least_subgroup)
     if not parts:
         return {}

@@ -43,7 +43,9 @@ _ALL = (
     Metric("ece", "minimize", "1", True, "expected calibration error, top label, 15 equal-width bins", "ECE"),
     Metric("calibrated_ece", "minimize", "1", True, "ECE after calibration fitted on other data", "cal. ECE"),
     Metric("ece_floor", "minimize", "1", True, "mean ECE that a perfectly calibrated model would show", "ECE floor"),
-    Metric("calibrated_ece_floor", "minimize", "1", True, "the same after calibration", "cal. floor"),
+    Metric("ece_p_value", "maximize", "1", True, "how often a perfectly calibrated model shows as much ECE", "ECE p"),
+    Metric("calibrated_ece_floor", "minimize", "1", True, "the floor after calibration", "cal. floor"),
+    Metric("calibrated_ece_p_value", "maximize", "1", True, "the p-value after calibration", "cal. p"),
     Metric("debiased_squared_error", "minimize", "1", True, "squared calibration error, debiased, signed", "debiased"),
     Metric("brier", "minimize", "1", True, "Brier score, summed over classes", "Brier"),
     Metric(

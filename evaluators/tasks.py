@@ -45,19 +45,27 @@ class TaskColumns:
 
 
 def by_task(
-    tasks: Sequence[TaskColumns], measure: Callable[..., dict[str, float]], labels: Labels, *arrays: Floats
+    tasks: Sequence[TaskColumns],
+    measure: Callable[..., dict[str, float]],
+    labels: Labels,
+    *arrays: Floats,
+    groups: Labels | None = None,
 ) -> dict[str, float]:
     """Return what is measured of each task as `metric/task`, and the mean over the tasks as `metric`.
 
     Args:
         tasks: The tasks; none where there is one only, which is then measured as it is.
-        measure: Takes the arrays and the labels.
+        measure: Takes the arrays and the labels, and `groups` where there are any.
         labels: Class indices, shape [examples].
         arrays: Each of shape [examples, classes].
+        groups: Numbers of what examples stay together with, shape [examples]; None where they do not.
     """
     if not tasks:
-        return measure(*arrays, labels)
-    each = {one.name: measure(*(one.own(array, labels) for array in arrays), one.own_labels(labels)) for one in tasks}
+        return measure(*arrays, labels, **({} if groups is None else {"groups": groups}))
+    each = {}
+    for one in tasks:
+        together = {} if groups is None else {"groups": groups[one.rows(labels)]}
+        each[one.name] = measure(*(one.own(array, labels) for array in arrays), one.own_labels(labels), **together)
     return averaged(each)
 
 

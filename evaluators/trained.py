@@ -154,11 +154,11 @@ class TrainedRun:
         logits = self.predict("test", tokens)
         spec = self.evaluator.spec.calibration
         tasks, after = tokens.tasks, None
-        values = by_task(tasks, partial(quality, spec=spec), tokens.labels, logits)
+        values = by_task(tasks, partial(quality, spec=spec), tokens.labels, logits, groups=tokens.groups)
         if self.calibrated is not None:
             after = held_out_log_probabilities(self.calibrated.calibrator, logits)
             values |= by_task(tasks, partial(held_out_quality, spec=spec), tokens.labels, logits, after)
-        values |= subgroup_quality(logits, tokens.labels, tokens.subgroups, spec, after)
+        values |= subgroup_quality(logits, tokens.labels, tokens.subgroups, spec, after, tokens.groups)
         if folder is not None:
             FinalistLogits(logits, tokens.labels, *make_variants(self._bench(tokens), spec)).save(folder)
         return self._score(values, "test")
@@ -267,14 +267,16 @@ class TrainedRun:
     def _validate(self) -> dict[str, float]:
         tokens = self.evaluator.tokens["validation"]
         self.logits["validation"] = self.predict("validation", tokens)
-        return self._quality(self.logits["validation"], tokens.labels, tokens.subgroups)
+        return self._quality(self.logits["validation"], tokens, np.arange(len(tokens.ids)))
 
-    def _quality(
-        self, logits: NDArray[np.float64], labels: NDArray[np.int64], subgroups: NDArray[np.str_] | None
-    ) -> dict[str, float]:
+    def _quality(self, logits: NDArray[np.float64], tokens: Tokens, rows: NDArray[np.int64]) -> dict[str, float]:
+        """Return the quality of the logits of some rows."""
         spec, tasks = self.evaluator.spec.calibration, self.evaluator.folder.tasks
-        values = by_task(tasks, partial(quality, spec=spec), labels, logits)
-        return values | subgroup_quality(logits, labels, subgroups, spec)
+        labels = tokens.labels[rows]
+        subgroups = None if tokens.subgroups is None else tokens.subgroups[rows]
+        groups = None if tokens.groups is None else tokens.groups[rows]
+        values = by_task(tasks, partial(quality, spec=spec), labels, logits, groups=groups)
+        return values | subgroup_quality(logits, labels, subgroups, spec, groups=groups)
 
     def _look(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return quality on validation, and its standard errors where a rung looks at some rows only."""
@@ -284,10 +286,9 @@ class TrainedRun:
             return self._validate() | self._calibrate(), {}
         if len(rows) == len(tokens.ids):
             return self._validate(), {}
-        logits, labels = self.predict("validation", tokens, rows), tokens.labels[rows]
-        subgroups = None if tokens.subgroups is None else tokens.subgroups[rows]
-        errors = errors_by_task(tokens.tasks, logits, labels, spec, tokens.labels)
-        return self._quality(logits, labels, subgroups), errors
+        logits = self.predict("validation", tokens, rows)
+        errors = errors_by_task(tokens.tasks, logits, tokens.labels[rows], spec, tokens.labels)
+        return self._quality(logits, tokens, rows), errors
 
     def _calibrate(self) -> dict[str, float]:
         """Fit the calibrator, and score validation with it or with others like it."""

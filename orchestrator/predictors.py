@@ -211,7 +211,8 @@ def _scored(
     trials = tuple(sorted({int(one.trial.origin) for one in members}))
     keys = tuple(one.trial.key for one in members)
     name = f"{kind}-{'-'.join(map(str, trials))}"
-    sets = _conformal_each(tasks, logits["calibration"], labels["calibration"], after, labels["test"], spec)
+    groups = (members[0].groups or {}).get("calibration")
+    sets = _conformal_each(tasks, logits["calibration"], labels["calibration"], after, labels["test"], spec, groups)
     of_parts = _by_subgroup(logits, labels, after, members[0].subgroups, spec)
     return PredictorPoint(
         name, kind, trials, keys, passes, dict(costs), values["validation"], values["test"], sets, of_parts
@@ -243,11 +244,11 @@ def _mean_of_rows(values: NDArray[np.float64]) -> Statistic:
 
 def _conformal_each(
     tasks: Sequence[TaskColumns], logits: NDArray[np.float64], labels: NDArray[np.int64], test: NDArray[np.float64],
-    test_labels: NDArray[np.int64], spec: CalibrationSpec,
+    test_labels: NDArray[np.int64], spec: CalibrationSpec, groups: NDArray[np.int64] | None,
 ) -> dict[str, Mapping[str, float] | None]:  # fmt: skip
     """Return what `_conformal` does; where there are several tasks, for each by itself, and the mean over them."""
     if not tasks:
-        return _conformal(logits, labels, test, test_labels, spec)
+        return _conformal(logits, labels, test, test_labels, spec, groups)
     each = {
         one.name: _conformal(
             one.own(logits, labels),
@@ -255,6 +256,7 @@ def _conformal_each(
             one.own(test, test_labels),
             one.own_labels(test_labels),
             spec,
+            None if groups is None else groups[one.rows(labels)],
         )
         for one in tasks
     }
@@ -267,10 +269,10 @@ def _conformal_each(
 
 def _conformal(
     logits: NDArray[np.float64], labels: NDArray[np.int64], test: NDArray[np.float64],
-    test_labels: NDArray[np.int64], spec: CalibrationSpec,
+    test_labels: NDArray[np.int64], spec: CalibrationSpec, groups: NDArray[np.int64] | None,
 ) -> dict[str, Mapping[str, float] | None]:  # fmt: skip
     """Fit sets on the calibration split, as exports have them, and judge them on test."""
-    fits = fit_sets(logits, labels, spec.alpha, kind=spec.method, folds=spec.folds)
+    fits = fit_sets(logits, labels, spec.alpha, kind=spec.method, folds=spec.folds, groups=groups)
     return {
         name: None if fit is None else _coverage(fit.evaluate(np.exp(test), test_labels)) for name, fit in fits.items()
     }

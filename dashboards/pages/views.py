@@ -13,7 +13,8 @@ from orchestrator.member import Estimate, Member
 from orchestrator.pick import format_value
 from search_space.notation import write_parts
 
-PICK_NUMBERS = ("accuracy", "trainable_params", "peak_memory_bytes", "latency_ms", "ece", "calibrated_ece")
+CALIBRATION = ("ece", "ece_floor", "ece_p_value", "calibrated_ece", "calibrated_ece_floor", "calibrated_ece_p_value")
+PICK_NUMBERS = ("accuracy", "trainable_params", "peak_memory_bytes", "latency_ms", *CALIBRATION)
 _NOTHING = "–"
 
 
@@ -78,7 +79,7 @@ class FinalistsView:
         front = report.front
         members = [one for one in (*front.members, *front.neighbours) if one.finalists] if front else []
         quality = [one.metric for one in report.spec.objectives if METRICS[one.metric].on_split]
-        columns = tuple(dict.fromkeys([*quality, "ece", "calibrated_ece"]))
+        columns = tuple(dict.fromkeys([*quality, *CALIBRATION]))
         columns = tuple(name for name in columns if any(name in one.validation for one in members))
         pick = front.pick.number if front and front.pick else None
         rows = tuple(_row(one, columns, one.number == pick) for one in members)

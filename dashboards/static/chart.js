@@ -35,7 +35,7 @@ const Chart = (() => {
 
   function hoverText(one) {
     const name = one.phase === "references" ? `reference ${one.origin}` : `trial ${one.number}, ${one.tag}`;
-    const wanted = [...new Set([y.value, x.value, "ece", "calibrated_ece", "latency_ms"])].filter((key) => key in one.metrics);
+    const wanted = [...new Set([y.value, x.value, "ece", "ece_floor", "calibrated_ece", "calibrated_ece_floor", "calibrated_ece_p_value", "latency_ms"])].filter((key) => key in one.metrics);
     const values = wanted.map((key) => `${Metrics.short(key)} ${Metrics.format(key, one.metrics[key])}`);
     return [wrap(one.parts), name, ...values].map(escape).join("<br>");
   }

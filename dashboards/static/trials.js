@@ -26,7 +26,7 @@ function scaled(value, sizes, plain) {
 
 const Trials = (() => {
   const SHOWN = 200;
-  const USUAL = ["trainable_params", "peak_memory_bytes", "latency_ms", "ece", "calibrated_ece"];
+  const USUAL = ["trainable_params", "peak_memory_bytes", "latency_ms", "ece", "ece_floor", "calibrated_ece", "calibrated_ece_floor", "calibrated_ece_p_value"];
   const ORDER = ["front", "dominated", "partial", "infeasible", "failed", "running", "references"];
   const table = document.getElementById("trials");
   const filters = document.getElementById("filters");

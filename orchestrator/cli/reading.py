@@ -14,7 +14,10 @@ from orchestrator.member import FIRM
 from orchestrator.storage import Storage, StudyStore, Trial
 from search_space.notation import write, write_parts
 
-_EXTRA = ("ece", "calibrated_ece", "peak_memory_bytes", "calibrated_nll", "latency_ms")
+_EXTRA = (
+    "ece", "ece_floor", "calibrated_ece", "calibrated_ece_floor", "calibrated_ece_p_value",
+    "peak_memory_bytes", "calibrated_nll", "latency_ms",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:

@@ -141,9 +141,12 @@ def _write_sets(
 ) -> None:
     """Fit the conformal sets on the calibration split, of each task by itself, and write them beside the calibrator."""
     logits, labels = recorded["calibration_logits"], recorded["calibration_labels"]
+    groups = recorded.get("calibration_groups")
     rows = {one.name: (one.own(logits, labels), one.own_labels(labels)) for one in tasks} or {"": (logits, labels)}
+    within = {one.name: one.rows(labels) for one in tasks} or {"": np.ones(len(labels), dtype=np.bool_)}
     for task, own in rows.items():
-        fits = fit_sets(*own, spec.alpha, kind=spec.method, folds=spec.folds)
+        together = None if groups is None else groups[within[task]]
+        fits = fit_sets(*own, spec.alpha, kind=spec.method, folds=spec.folds, groups=together)
         (aside / sets_file(task)).write_text(json.dumps(sets_to_json(fits), indent=1) + "\n")
 
 

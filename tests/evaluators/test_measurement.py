@@ -10,7 +10,7 @@ from calibration.cross_fitting import cross_fitted_log_probabilities
 from calibration.ece import debiased_squared_error, ece
 from calibration.softmax import log_softmax, softmax
 from calibration.spec import CalibrationSpec
-from calibration.temperature import fit_temperature
+from calibration.temperature import cross_fitted_nll, fit_temperature
 from evaluators.measurement import calibrated_quality, quality, subgroup_quality
 from evaluators.score import METRICS
 
@@ -39,9 +39,21 @@ def test_what_the_end_measures_beside_it() -> None:
     logits, labels = made_up()
     fit = fit_temperature(*made_up(seed=1))
     values = calibrated_quality(logits, log_softmax(fit.apply(logits)), labels, SPEC)
-    assert values.keys() == {"calibrated_ece", "ece_floor", "calibrated_ece_floor"}
+    assert values.keys() == {
+        "ece_floor", "ece_p_value", "calibrated_ece", "calibrated_ece_floor", "calibrated_ece_p_value",
+    }  # fmt: skip
+    assert values.keys() <= METRICS.keys()
+    assert values["ece_p_value"] < 0.01 < values["calibrated_ece_p_value"]
     assert values["calibrated_ece"] == pytest.approx(ece(fit.probabilities(logits), labels, 15))
     assert values["calibrated_ece"] < quality(logits, labels, SPEC)["ece"]
+
+
+def test_the_loss_keeps_rows_that_belong_together_in_one_fold() -> None:
+    """Each row is there twice, so that without groups the other copy is fitted on."""
+    logits, labels = (np.repeat(one, 2, axis=0) for one in made_up(60))
+    groups = np.repeat(np.arange(60), 2)
+    apart, together = (quality(logits, labels, SPEC, groups=one)["calibrated_nll"] for one in (None, groups))
+    assert together == cross_fitted_nll(logits, labels, folds=SPEC.folds, groups=groups) != apart
 
 
 def test_the_debiased_error_is_signed_and_near_0_for_a_model_that_is_right_about_itself() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_each_task_is_measured_by_itself_and_their_mean_is_unweighted() -> None:
     assert values == {"rows": 125.0, "rows/a": 50.0, "rows/b": 200.0, "width": 2.5, "width/a": 2, "width/b": 3}
 
 
+def test_what_stays_together_is_told_of_each_task() -> None:
+    logits, labels = rows(0)
+
+    def measure(own: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+        return {"least": float(groups.min()), "rows": float(len(groups))}
+
+    numbers = np.arange(400)
+    values = by_task(TASKS, measure, labels, logits, groups=numbers)
+    assert (values["least/a"], values["least/b"], values["rows/b"]) == (0.0, 200.0, 200.0)
+    assert by_task((), measure, labels, logits, groups=numbers) == {"least": 0.0, "rows": 400.0}
+
+
 def test_one_task_is_measured_as_it_is() -> None:
     logits, labels = rows(0)
     assert by_task((), lambda own, truth: {"all": float(own.shape[1])}, labels, logits) == {"all": 5.0}
@@ -54,6 +67,19 @@ def test_standard_errors_of_a_mean_over_tasks_are_those_of_independent_samples()
     alone = [standard_errors(task.own(logits, labels), task.own_labels(labels), SPEC, 180)["nll"] for task in TASKS]
     assert [errors["nll/a"], errors["nll/b"]] == alone
     assert errors["nll"] == pytest.approx(np.sqrt(alone[0] ** 2 + alone[1] ** 2) / 2)
+
+
+@pytest.mark.parametrize(("scarce", "refused"), [(1000, True), (0, False)])
+def test_what_was_fitted_on_is_not_judged_where_a_task_has_few_rows(scarce: int, refused: bool) -> None:
+    """With few rows of calibration those of validation are fitted on as well."""
+    parts = {role: rows(seed) for seed, role in enumerate(("validation", "calibration"))}
+    logits, labels = ({role: one[at] for role, one in parts.items()} for at in (0, 1))
+    done = calibrate(logits, labels, CalibrationSpec(scarce=scarce), TASKS)
+    assert done is not None
+    with pytest.raises(SeenRowsError) if refused else nullcontext():
+        held_out_log_probabilities(done.calibrator, logits["validation"])
+    with pytest.raises(SeenRowsError):
+        held_out_log_probabilities(done.calibrator, logits["calibration"])
 
 
 def test_each_task_has_its_own_temperature() -> None:
