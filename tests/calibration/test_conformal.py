@@ -48,7 +48,6 @@ def test_aps_without_chance_keeps_the_promise_too(probabilities) -> None:
 
 @pytest.fixture
 def mapie_classifier():
-    pytest.importorskip("mapie")
     from sklearn.base import BaseEstimator, ClassifierMixin
 
     class Given(ClassifierMixin, BaseEstimator):
@@ -100,8 +99,9 @@ def test_the_aps_threshold_is_mapies_given_its_random_numbers(probabilities, map
 
 
 def test_lac_is_crepes(probabilities) -> None:
-    crepes = pytest.importorskip("crepes")
-    extras = pytest.importorskip("crepes.extras")
+    import crepes
+    from crepes import extras
+
     (p, labels), (fresh, _) = split(probabilities, 250)
     theirs = crepes.ConformalClassifier()
     theirs.fit(extras.hinge(p, np.arange(4), labels))
