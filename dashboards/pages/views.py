@@ -13,8 +13,9 @@ from orchestrator.member import Estimate, Member
 from orchestrator.pick import format_value
 from search_space.notation import write_parts
 
-CALIBRATION = ("ece", "ece_floor", "ece_p_value", "calibrated_ece", "calibrated_ece_floor", "calibrated_ece_p_value")
-PICK_NUMBERS = ("accuracy", "trainable_params", "peak_memory_bytes", "latency_ms", *CALIBRATION)
+PICK_NUMBERS = ("accuracy", "trainable_params", "peak_memory_bytes", "latency_ms", "ece", "calibrated_ece")
+_BINNED = ("ece", "calibrated_ece")
+"""Metrics that mean little without what a perfectly calibrated model would show."""
 _NOTHING = "–"
 
 
@@ -25,13 +26,13 @@ class PickView:
     Attributes:
         number: Its trial.
         parts: Its notation without the recipe.
-        numbers: Metrics and their values.
+        numbers: Metrics, their values, and what stands beside them.
         reason: Why it is recommended.
     """
 
     number: int
     parts: str
-    numbers: tuple[tuple[str, float], ...]
+    numbers: tuple[tuple[str, float, str], ...]
     reason: str
 
     @classmethod
@@ -43,18 +44,27 @@ class PickView:
         number = front.pick.number
         member = next(one for one in (*front.members, *front.neighbours) if one.number == number)
         wanted = dict.fromkeys([*(one.metric for one in report.spec.objectives), *PICK_NUMBERS])
-        numbers = tuple((name, member.value(name)) for name in wanted if name in member.known)
+        known = {name: member.value(name) for name in member.known}
+        numbers = tuple((name, known[name], _beside(known, name)) for name in wanted if name in known)
         return cls(number, write_parts(member.trial.candidate), numbers, front.pick.reason)
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A number as text, and what stands beside it."""
+
+    text: str
+    beside: str = ""
+
+
+@dataclass(frozen=True)
 class FinalistRow:
-    """A candidate that was trained again; a cell is its validation and its test estimate for a metric, as text."""
+    """A candidate that was trained again; cells are its validation and its test estimate for each metric."""
 
     number: int
     parts: str
     pick: bool
-    cells: tuple[tuple[str, str], ...]
+    cells: tuple[tuple[Cell, Cell], ...]
     seeds: int
     firm: float | None
 
@@ -79,7 +89,7 @@ class FinalistsView:
         front = report.front
         members = [one for one in (*front.members, *front.neighbours) if one.finalists] if front else []
         quality = [one.metric for one in report.spec.objectives if METRICS[one.metric].on_split]
-        columns = tuple(dict.fromkeys([*quality, *CALIBRATION]))
+        columns = tuple(dict.fromkeys([*quality, *_BINNED]))
         columns = tuple(name for name in columns if any(name in one.validation for one in members))
         pick = front.pick.number if front and front.pick else None
         rows = tuple(_row(one, columns, one.number == pick) for one in members)
@@ -92,7 +102,7 @@ class PredictorRow:
 
     title: str
     passes: int
-    cells: tuple[str, ...]
+    cells: tuple[Cell, ...]
 
     @classmethod
     def all_of(cls, report: Report) -> list[PredictorRow]:
@@ -103,9 +113,12 @@ class PredictorRow:
 def _predictor(one: Mapping[str, Any]) -> PredictorRow:
     costs = [(name, one["costs"].get(name)) for name in ("checkpoint_bytes", "latency_ms")]
     tested = [(name, one["test"].get(name)) for name in ("accuracy", "nll", "calibrated_nll", "calibrated_ece")]
-    cells = [_NOTHING if value is None else format_value(value, METRICS[name]) for name, value in (*costs, *tested)]
+    cells = [
+        Cell(_NOTHING if value is None else format_value(value, METRICS[name]), _beside(one["test"], name))
+        for name, value in (*costs, *tested)
+    ]
     sets = [one["conformal"].get(method) for method in ("lac", "aps")]
-    covered = [f"{found['coverage']:.3f} ({found['mean_size']:.2f})" if found else _NOTHING for found in sets]
+    covered = [Cell(f"{found['coverage']:.3f} ({found['mean_size']:.2f})" if found else _NOTHING) for found in sets]
     return PredictorRow(one["title"], one["passes"], (*cells, *covered))
 
 
@@ -132,15 +145,24 @@ def short(name: str) -> str:
 
 
 def _row(member: Member, columns: tuple[str, ...], pick: bool) -> FinalistRow:
-    cells = tuple((_text(member.validation, name), _text(member.test, name)) for name in columns)
+    cells = tuple((_cell(member.validation, name), _cell(member.test, name)) for name in columns)
     parts = write_parts(member.trial.candidate)
     return FinalistRow(member.number, parts, pick, cells, len(member.finalists), member.firm)
 
 
-def _text(estimates: Mapping[str, Estimate], name: str) -> str:
+def _cell(estimates: Mapping[str, Estimate], name: str) -> Cell:
     one = estimates.get(name)
     if one is None:
-        return _NOTHING
+        return Cell(_NOTHING)
+    beside = _beside({known: estimate.mean for known, estimate in estimates.items()}, name)
     if one.low is None or one.high is None:
-        return f"{one.mean:.3f}"
-    return f"{one.mean:.3f} ± {(one.high - one.low) / 2:.3f}"
+        return Cell(f"{one.mean:.3f}", beside)
+    return Cell(f"{one.mean:.3f} ± {(one.high - one.low) / 2:.3f}", beside)
+
+
+def _beside(values: Mapping[str, float], name: str) -> str:
+    """Return the floor and the p-value of a calibration error as text; empty for other metrics."""
+    floor, p_value = values.get(f"{name}_floor"), values.get(f"{name}_p_value")
+    if name not in _BINNED or floor is None:
+        return ""
+    return f"floor {floor:.3f}" + ("" if p_value is None else f", p {p_value:.3f}")

@@ -26,7 +26,7 @@ function scaled(value, sizes, plain) {
 
 const Trials = (() => {
   const SHOWN = 200;
-  const USUAL = ["trainable_params", "peak_memory_bytes", "latency_ms", "ece", "ece_floor", "calibrated_ece", "calibrated_ece_floor", "calibrated_ece_p_value"];
+  const USUAL = ["trainable_params", "peak_memory_bytes", "latency_ms", "ece", "calibrated_ece"];
   const ORDER = ["front", "dominated", "partial", "infeasible", "failed", "running", "references"];
   const table = document.getElementById("trials");
   const filters = document.getElementById("filters");
@@ -103,7 +103,7 @@ const Trials = (() => {
     line.className = [isPick ? "picked" : "", ["front", "dominated"].includes(one.tag) ? "" : "muted"].join(" ").trim();
     if (one.key === state.chosen) { line.classList.add("chosen"); line.setAttribute("aria-selected", "true"); }
     line.append(cell(one.phase === "search" ? String(one.number) : "–", "mono"), tagCell(one, isPick), candidateCell(one));
-    for (const name of state.columns) line.append(cell(Metrics.format(name, one.metrics[name]), "number"));
+    for (const name of state.columns) line.append(metricCell(name, one.metrics));
     line.append(cell(one.steps ? String(one.steps) : "–", "number"));
     return line;
   }
@@ -113,6 +113,18 @@ const Trials = (() => {
     one.className = kind;
     one.textContent = text;
     return one;
+  }
+
+  // A binned calibration error means little without what a perfectly calibrated model would show.
+  function metricCell(name, metrics) {
+    const box = cell(Metrics.format(name, metrics[name]), "number");
+    const floor = metrics[`${name}_floor`], p = metrics[`${name}_p_value`];
+    if (floor === undefined) return box;
+    const beside = document.createElement("span");
+    beside.className = "sub";
+    beside.textContent = `floor ${floor.toFixed(3)}` + (p === undefined ? "" : `, p ${p.toFixed(3)}`);
+    box.append(beside);
+    return box;
   }
 
   function tagCell(one, isPick) {
