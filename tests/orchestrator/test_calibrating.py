@@ -276,6 +276,16 @@ def test_bad_logits_are_one_message(tmp_path, monkeypatch, capsys, change, messa
     assert not Path("made").exists()
 
 
+@pytest.mark.parametrize("form", [".3f", ".4f", ".5f", ".6f", ".3g"])
+def test_rounded_probabilities_in_a_csv_file_are_no_logits(tmp_path, monkeypatch, capsys, form):
+    logits, labels = broken("probabilities")
+    texts = np.vectorize(lambda value: format(value, form))(logits)
+    source = write_csv(tmp_path / "rounded.csv", texts, labels)
+    code, _, err = paretune(monkeypatch, capsys, "calibrate", source)
+    assert code == 2
+    assert f"{source}: these look like probabilities, not logits" in err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
