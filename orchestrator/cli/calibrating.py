@@ -154,11 +154,12 @@ class _Done:
 
 def _done(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Settings) -> _Done:
     """Fit, and judge on the other rows; or on the same by cross-fitting where there are none."""
-    from calibration.choice import choose_calibrator
     from calibration.report import report
     from calibration.sets import fit_sets
     from calibration.subgroup_temperatures import fit_subgroup_temperatures
 
+    if judged is None or kind == "auto":
+        _check_folds(fitted, judged, kind, settings.folds)
     how: dict[str, Any] = {"folds": settings.folds, "seed": settings.seed, "groups": fitted.groups, "ids": fitted.ids}
 
     def sets_of(calibrator: Calibrator) -> Fits:
@@ -172,9 +173,35 @@ def _done(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Sett
     if judged is None:
         found = report(fitted.logits, fitted.labels, kind=kind, settings=settings, **_beside(fitted))
         return _Done(found, fitted, said, sets_of(found.calibrator), own)
-    calibrator = choose_calibrator(fitted.logits, fitted.labels, kind=kind, **how).calibrator
+    calibrator = _fit(fitted, kind, how)
     sets = sets_of(calibrator)
     return _Done(_judge(judged, calibrator, settings, sets, own), judged, said, sets, own)
+
+
+def _fit(fitted: LogitRows, kind: Any, how: dict[str, Any]) -> Calibrator:
+    """Fit one kind as it is; nothing is chosen then, so that it needs no folds."""
+    from calibration.calibrators import fit_calibrator
+    from calibration.choice import choose_calibrator
+
+    if kind == "auto":
+        return choose_calibrator(fitted.logits, fitted.labels, **how).calibrator
+    return fit_calibrator(kind, fitted.logits, fitted.labels, ids=fitted.ids)
+
+
+def _check_folds(fitted: LogitRows, judged: LogitRows | None, kind: str, folds: int) -> None:
+    """Refuse rows, or groups, that are too few to be cross-fitted, with the options that need no cross-fitting."""
+    what, count = "rows", len(fitted.labels)
+    if fitted.groups is not None:
+        what, count = "groups", len(set(fitted.groups.tolist()))
+    if count >= folds:
+        return
+    if judged is None:
+        why, instead = "--cross-fit judges", f"give at least {folds}, or judge on other rows with --evaluate"
+    else:
+        why, instead = "--kind auto chooses", f"name one kind, as in --kind temperature, or give at least {folds}"
+        if judged.source == fitted.source:
+            instead += ", or fit on all of the file with --cross-fit"
+    raise InputError(f"{fitted.source}: {count} {what} to fit on, and {why} by {folds} folds of them; {instead}")
 
 
 def _reused(source: Path, folder: Path, settings: Settings) -> _Done:
