@@ -25,7 +25,7 @@ from calibration.errors import OptionError, TooFewRowsError
 from calibration.fitted_rows import Ids
 from calibration.floor import EceFloor
 from calibration.proper_scores import Decomposition, ProperScore, decomposition
-from calibration.rows import BoolArray, FloatArray, IntArray, check_several_classes
+from calibration.rows import BoolArray, FloatArray, IntArray, check_several_classes, check_several_classes_judged
 from calibration.scorecard import (
     DEFAULT_SETTINGS,
     Scorecard,
@@ -128,7 +128,8 @@ def report(
         CalibrationError: Arrays that are not fit to use, too few rows, other options out of range.
     """
     array, targets = labelled_logits(logits, labels, answer_set)
-    check_several_classes(targets)
+    check_classes = check_several_classes if calibrator is None else check_several_classes_judged
+    check_classes(targets)
     before, folds, seed = log_softmax(array), settings.folds, settings.seed
     _check_beside(calibrator, kind, sets, by_subgroup, subgroups)
     choice = None

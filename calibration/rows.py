@@ -148,6 +148,15 @@ def check_several_classes(labels: IntArray) -> None:
         )
 
 
+def check_several_classes_judged(labels: IntArray) -> None:
+    """Raise OneClassError when all labels of the rows that a calibrator is judged on are the same."""
+    if labels.size and np.all(labels == labels[0]):
+        raise OneClassError(
+            f"all {labels.size} labels of the rows to be judged are class {labels[0]}; how well probabilities are "
+            "calibrated is told from rows of at least two classes. Judge on rows drawn from all classes."
+        )
+
+
 def checked_weights(weights: npt.ArrayLike | None, n: int) -> FloatArray:
     """Return weights as float64 of shape (n,) that sum to one; None means equal.
 

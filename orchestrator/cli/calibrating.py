@@ -105,7 +105,7 @@ def _sets(
     source: Path, evaluate: Path | None, cross_fit: bool, settings: Settings
 ) -> tuple[LogitRows, LogitRows | None]:
     """Return the rows to fit on, and those to judge on: None where the first are cross-fitted."""
-    from orchestrator.logit_files import read_export, read_rows
+    from orchestrator.logit_files import read_export, read_judged_rows, read_rows
 
     if evaluate is not None and (cross_fit or source.is_dir()):
         why = "--cross-fit needs no other rows" if cross_fit else "an exported folder holds its own"
@@ -115,7 +115,7 @@ def _sets(
         return fitted, None if cross_fit else judged
     rows = read_rows(source)
     if evaluate is not None:
-        return rows, _fitting(rows, read_rows(evaluate))
+        return rows, _fitting(rows, read_judged_rows(evaluate))
     return (rows, None) if cross_fit else _halves(rows, settings.seed)
 
 
@@ -207,14 +207,14 @@ def _check_folds(fitted: LogitRows, judged: LogitRows | None, kind: str, folds: 
 def _reused(source: Path, folder: Path, settings: Settings) -> _Done:
     """Judge what a folder holds on all rows of a file."""
     from evaluators.fits import read_fits
-    from orchestrator.logit_files import read_rows
+    from orchestrator.logit_files import read_judged_rows
 
     calibrator, sets = read_fits(folder)
     if calibrator is None:
         raise InputError(
             f"{folder} holds no calibrator; give a folder that `paretune export` or `calibrate --to` wrote"
         )
-    judged = read_rows(source)
+    judged = read_judged_rows(source)
     said = f"nothing fitted: the {calibrator.kind} of {folder} judged on all {len(judged.labels)} rows of {source}"
     return _Done(_judge(judged, calibrator, settings, sets), judged, said, sets)
 

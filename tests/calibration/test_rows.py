@@ -100,6 +100,13 @@ def test_one_class_only_is_refused(fit) -> None:
         fit(LOGITS, [1, 1, 1, 1])
 
 
+def test_one_class_only_is_refused_of_judged_rows_in_words_of_their_own() -> None:
+    fit = fit_temperature(LOGITS + np.eye(4, 3), LABELS)
+    with pytest.raises(OneClassError, match="all 4 labels of the rows to be judged are class 1") as refused:
+        report(LOGITS, [1, 1, 1, 1], calibrator=fit)
+    assert "fit" not in str(refused.value)
+
+
 def test_rows_of_weight_zero_do_not_count_as_a_second_class() -> None:
     with pytest.raises(OneClassError):
         fit_temperature(LOGITS, [1, 1, 1, 0], [1.0, 1.0, 1.0, 0.0])

@@ -180,6 +180,23 @@ def test_two_files_are_fit_and_judgement(tmp_path, monkeypatch, capsys):
     assert "200 of 200 rows to be scored are among the 200" in err
 
 
+@pytest.mark.parametrize("way", ["--evaluate", "--with", "export"])
+def test_judged_rows_of_one_class_are_told_so(tmp_path, monkeypatch, capsys, way):
+    fit = write_csv(tmp_path / "fit.csv", *made_up(60))
+    logits, _ = made_up(40, seed=1)
+    ones = np.ones(40, dtype=np.int64)
+    judged = write_csv(tmp_path / "judged.csv", logits, ones)
+    paretune(monkeypatch, capsys, "calibrate", fit, "--kind", "temperature", "--to", "made")
+    words: dict[str, list[object]] = {"--evaluate": [fit, "--evaluate", judged], "--with": [judged, "--with", "made"]}
+    if way == "export":
+        words[way] = [write_export(tmp_path / "export", validation_logits=logits, validation_labels=ones)]
+    code, _, err = paretune(monkeypatch, capsys, "calibrate", *words[way])
+    assert code == 2
+    assert ": all 40 labels of the rows to be judged are class 1; " in err
+    assert ("validation" if way == "export" else str(judged)) in err
+    assert "a fit needs" not in err
+
+
 def test_an_export_brings_its_own_splits(tmp_path, monkeypatch, capsys):
     folder = write_export(tmp_path / "export")
     code, out, _ = paretune(monkeypatch, capsys, "calibrate", folder)
