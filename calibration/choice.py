@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.calibrators import DEFAULT_OPTIONS, Calibrator, FitOptions, Kind, fit_checked
-from calibration.errors import ConvergenceError, TooFewRowsError
+from calibration.errors import ConvergenceError
 from calibration.fitted_rows import FittedRows, Ids
-from calibration.folds import stratified_folds
+from calibration.folds import check_rows_to_fit, stratified_folds
 from calibration.rows import (
     FloatArray,
     IntArray,
@@ -145,8 +145,7 @@ def out_of_fold(
     out = np.empty_like(array)
     for number in np.unique(fold):
         held_out, rest = fold == number, (fold != number) & (share > 0.0)
-        if not rest.any():
-            raise TooFewRowsError("outside one fold no row has a positive weight; use more folds or other weights.")
+        check_rows_to_fit(rest)
         part = share[rest] / share[rest].sum()
         calibrator = fit_checked(kind, array[rest], targets[rest], part, options, FittedRows())
         out[held_out] = log_softmax(calibrator.apply(array[held_out]))

@@ -217,11 +217,21 @@ def crossed_coverage(
     method: Method = "lac",
     *,
     seed: int = 0,
+    answer_set: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
 ) -> Coverage:
     """Return the coverage of sets fitted on one stratified half and judged on the other, both ways round.
 
     The interval takes the rows for independent, which the two halves are only nearly.
+
+    Args:
+        probabilities: Shape (n, k).
+        labels: Class indices of shape (n,).
+        alpha: The miss rate to promise, in (0, 1).
+        method: "lac" or "aps".
+        seed: Decides the halves, and the chance in APS.
+        answer_set: Optional booleans of shape (n, k) or (k,): options outside it are in no set.
+        groups: Optional, shape (n,): rows of one group stay in one half.
 
     Raises:
         CalibrationError: As `fit_conformal`, for each half.
@@ -233,6 +243,8 @@ def crossed_coverage(
     for number in (0, 1):
         fitted, judged = half != number, half == number
         inside[judged] = fit_conformal(array[fitted], targets[fitted], alpha, method, seed=seed).sets(array[judged])
+    if answer_set is not None:
+        inside &= checked_answer_set(answer_set, array)
     return _coverage(inside, targets, 1.0 - alpha)
 
 

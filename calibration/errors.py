@@ -7,7 +7,7 @@
     ├── LogitsError                  probabilities where logits belong; a row with nothing to choose from
     ├── ProbabilityError             outside [0, 1], or a row that does not sum to one
     ├── LabelError                   not an integer, out of range, or outside its row's answer set
-    │   └── OneClassError            a fit was asked for on labels of a single class
+    │   └── OneClassError            a fit, or a judgement, was asked for on labels of a single class
     ├── WeightError                  negative, non-finite, or all zero
     ├── OptionError                  an argument outside what it allows
     ├── UnsupportedTaskError         regression, multi-label or generation: not what this package does
@@ -50,7 +50,7 @@ class LabelError(CalibrationError):
 
 
 class OneClassError(LabelError):
-    """All labels are of one class, so nothing can be fitted."""
+    """All labels are of one class, so nothing can be fitted or judged."""
 
 
 class WeightError(CalibrationError):

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.errors import ShapeError, TooFewRowsError
-from calibration.rows import IntArray, checked_count
+from calibration.rows import BoolArray, IntArray, checked_count
 
 
 def stratified_folds(labels: IntArray, folds: int = 5, seed: int = 0, groups: npt.ArrayLike | None = None) -> IntArray:
@@ -34,6 +34,16 @@ def stratified_folds(labels: IntArray, folds: int = 5, seed: int = 0, groups: np
     if groups is None:
         return _dealt(labels, folds, rng)
     return _dealt_by_group(labels, _group_numbers(groups, labels.size, folds), folds, rng)
+
+
+def check_rows_to_fit(rest: BoolArray) -> None:
+    """Raise TooFewRowsError when no row outside a fold has a positive weight.
+
+    Args:
+        rest: Shape (n,): True for the rows of positive weight in the other folds.
+    """
+    if not rest.any():
+        raise TooFewRowsError("outside one fold no row has a positive weight; use more folds or other weights.")
 
 
 def _dealt(labels: IntArray, folds: int, rng: np.random.Generator) -> IntArray:

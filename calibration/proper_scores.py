@@ -105,6 +105,7 @@ def brier_binary(probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: n
 def decomposition(
     logits: npt.ArrayLike,
     labels: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
     *,
     score: ProperScore = "nll",
     folds: int = 5,
@@ -120,6 +121,7 @@ def decomposition(
     Args:
         logits: Raw logits of shape (n, k); ``-inf`` outside the answer set.
         labels: Class indices of shape (n,), at least two distinct.
+        weights: Optional, shape (n,): of the fits and of the score.
         score: "nll" or "brier" (sum over classes).
         folds: How many, 2 to n.
         seed: Decides the folds.
@@ -131,9 +133,10 @@ def decomposition(
     """
     checked_choice(score, "score", get_args(ProperScore))
     array, targets = labelled_logits(logits, labels, answer_set)
-    scaled = cross_fitted_log_probabilities(array, targets, folds=folds, seed=seed, groups=groups)
+    share = checked_weights(weights, targets.size)
+    scaled = cross_fitted_log_probabilities(array, targets, folds=folds, seed=seed, weights=share, groups=groups)
     rows = squared_errors if score == "brier" else surprises
-    total, refinement = float(rows(log_softmax(array), targets).mean()), float(rows(scaled, targets).mean())
+    total, refinement = (float(share @ rows(logs, targets)) for logs in (log_softmax(array), scaled))
     return Decomposition(total, total - refinement, refinement, score)
 
 

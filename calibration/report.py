@@ -25,7 +25,7 @@ from calibration.errors import OptionError, TooFewRowsError
 from calibration.fitted_rows import Ids
 from calibration.floor import EceFloor
 from calibration.proper_scores import Decomposition, ProperScore, decomposition
-from calibration.rows import FloatArray, IntArray, check_several_classes
+from calibration.rows import BoolArray, FloatArray, IntArray, check_several_classes, check_several_classes_judged
 from calibration.scorecard import (
     DEFAULT_SETTINGS,
     Scorecard,
@@ -128,7 +128,8 @@ def report(
         CalibrationError: Arrays that are not fit to use, too few rows, other options out of range.
     """
     array, targets = labelled_logits(logits, labels, answer_set)
-    check_several_classes(targets)
+    check_classes = check_several_classes if calibrator is None else check_several_classes_judged
+    check_classes(targets)
     before, folds, seed = log_softmax(array), settings.folds, settings.seed
     _check_beside(calibrator, kind, sets, by_subgroup, subgroups)
     choice = None
@@ -144,7 +145,7 @@ def report(
         )
     found = _report(before, after, targets, calibrator, choice, groups, settings)
     if sets is not None:
-        found = replace(found, conformal=_judged(sets, after, targets, ids))
+        found = replace(found, conformal=_judged(sets, after, targets, np.isfinite(array), ids))
     if subgroups is None:
         return found
     asked = {"bins": settings.bins, "draws": settings.draws, "seed": seed}
@@ -194,6 +195,7 @@ def _report(
     groups: npt.ArrayLike | None,
     settings: Settings,
 ) -> Report:
+    answered = np.isfinite(before)
     return Report(
         n=targets.size,
         classes=before.shape[1],
@@ -205,7 +207,7 @@ def _report(
         after=scorecard(after, targets, settings, groups),
         differences=_differences(before, after, targets, groups, settings),
         decompositions=_decompositions(before, targets, groups, settings),
-        conformal={method: _conformal(after, targets, method, groups, settings) for method in get_args(Method)},
+        conformal={one: _conformal(after, targets, one, answered, groups, settings) for one in get_args(Method)},
         settings=settings,
     )
 
@@ -244,10 +246,16 @@ def _decompositions(
 
 
 def _conformal(
-    logs: FloatArray, targets: IntArray, method: Method, groups: npt.ArrayLike | None, settings: Settings
+    logs: FloatArray,
+    targets: IntArray,
+    method: Method,
+    answered: BoolArray,
+    groups: npt.ArrayLike | None,
+    settings: Settings,
 ) -> Coverage | None:
+    p, alpha, seed = np.exp(logs), settings.alpha, settings.seed
     try:
-        return crossed_coverage(np.exp(logs), targets, settings.alpha, method, seed=settings.seed, groups=groups)
+        return crossed_coverage(p, targets, alpha, method, seed=seed, answer_set=answered, groups=groups)
     except TooFewRowsError:
         return None
 
@@ -263,9 +271,13 @@ def _parts(shown: Report) -> list[str]:
     return lines
 
 
-def _judged(sets: Fits, logs: FloatArray, targets: IntArray, ids: Ids | None) -> dict[Method, Coverage | None]:
+def _judged(
+    sets: Fits, logs: FloatArray, targets: IntArray, answered: BoolArray, ids: Ids | None
+) -> dict[Method, Coverage | None]:
+    p = np.exp(logs)
     return {
-        method: None if fit is None else fit.evaluate(np.exp(logs), targets, ids=ids) for method, fit in sets.items()
+        method: None if fit is None else fit.evaluate(p, targets, answer_set=answered, ids=ids)
+        for method, fit in sets.items()
     }
 
 

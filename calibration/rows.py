@@ -25,6 +25,7 @@ from calibration.errors import (
     UnsupportedTaskError,
     WeightError,
 )
+from calibration.rounding import LARGEST_ERROR, rounding_error
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -35,6 +36,10 @@ LARGEST_LOGIT = 1e100
 
 SUM_TOLERANCE = 1e-4
 """How far a row of probabilities may be from summing to one (float32 softmax is within 1e-5)."""
+
+_EXACT_SUM = 1e-6
+_ROWS_TO_TELL = 3
+"""Distinct rows from which on sums near one are no chance: with two classes, each is one in fifty at most."""
 
 
 def checked_logits(logits: npt.ArrayLike, answer_set: npt.ArrayLike | None = None) -> FloatArray:
@@ -68,20 +73,30 @@ def checked_logits(logits: npt.ArrayLike, answer_set: npt.ArrayLike | None = Non
 
 
 def refuse_probabilities(logits: FloatArray) -> None:
-    """Raise LogitsError when every row lies in [0, 1] and sums to one.
+    """Raise LogitsError when every row lies in [0, 1] and sums to one, as nearly as rounding leaves it.
 
     Real logits of that shape are next to impossible beyond a handful of rows; taking them for probabilities, or
-    probabilities for logits, silently changes every number. So neither is guessed.
+    probabilities for logits, silently changes every number. So neither is guessed. In fewer than three distinct rows,
+    such as constant logits have, only exact sums are told.
     """
     if logits.min() < 0.0 and not np.any(np.isneginf(logits)):
         return
     inside = np.where(np.isneginf(logits), 0.0, logits)
-    if inside.min() < 0.0 or inside.max() > 1.0 or np.any(np.abs(inside.sum(axis=1) - 1.0) > 1e-6):
+    if inside.min() < 0.0 or inside.max() > 1.0 or not _sums_to_one(inside):
         return
     raise LogitsError(
-        "these look like probabilities, not logits: every row lies in [0, 1] and sums to one. Pass the raw logits, "
-        "or numpy.log(probabilities); if they truly are logits, subtract each row's maximum first."
+        "these look like probabilities, not logits: every row lies in [0, 1] and sums to one, up to rounding. Pass the "
+        "raw logits, or numpy.log of probabilities that were not rounded; if they truly are logits, subtract each "
+        "row's maximum first."
     )
+
+
+def _sums_to_one(values: FloatArray) -> bool:
+    error = np.abs(values.sum(axis=1) - 1.0).max()
+    if error <= _EXACT_SUM or error > LARGEST_ERROR + _EXACT_SUM:
+        return bool(error <= _EXACT_SUM)
+    rounded = error <= max(SUM_TOLERANCE, rounding_error(values)) + _EXACT_SUM
+    return bool(rounded and len(np.unique(values, axis=0)) >= _ROWS_TO_TELL)
 
 
 def checked_labels(labels: npt.ArrayLike, n: int, k: int) -> IntArray:
@@ -130,6 +145,15 @@ def check_several_classes(labels: IntArray) -> None:
         raise OneClassError(
             f"all {labels.size} labels are class {labels[0]}; a fit needs at least two classes. "
             "Draw the calibration rows stratified by class."
+        )
+
+
+def check_several_classes_judged(labels: IntArray) -> None:
+    """Raise OneClassError when all labels of the rows that a calibrator is judged on are the same."""
+    if labels.size and np.all(labels == labels[0]):
+        raise OneClassError(
+            f"all {labels.size} labels of the rows to be judged are class {labels[0]}; how well probabilities are "
+            "calibrated is told from rows of at least two classes. Judge on rows drawn from all classes."
         )
 
 

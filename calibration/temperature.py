@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from calibration.documents import Fields, headed
 from calibration.fitted_rows import FittedRows, Ids
-from calibration.folds import stratified_folds
+from calibration.folds import check_rows_to_fit, stratified_folds
 from calibration.rows import (
     FloatArray,
     IntArray,
@@ -168,6 +168,7 @@ def cross_fitted_nll(
     folds: int = 5,
     seed: int = 0,
     *,
+    weights: npt.ArrayLike | None = None,
     answer_set: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
 ) -> float:
@@ -182,22 +183,27 @@ def cross_fitted_nll(
         labels: Class indices of shape (n,), at least two distinct.
         folds: How many, 2 to n.
         seed: Decides the folds.
+        weights: Optional, shape (n,), not negative; only their proportions matter. Rows of weight 0 are left out, once
+            they have their fold.
         answer_set: Optional booleans of shape (n, k) or (k,).
         groups: Optional, shape (n,): rows of one group stay in one fold.
 
     Raises:
-        CalibrationError: As `fit_temperature`, or more folds than rows or groups.
+        CalibrationError: As `fit_temperature`; more folds than rows or groups; all the weight in one fold.
     """
     array, targets = labelled_logits(logits, labels, answer_set)
-    check_several_classes(targets)
-    fold = stratified_folds(targets, folds, seed, groups)
-    problem = _Problem.of(array, targets, np.ones(len(array)))
+    share = checked_weights(weights, len(array))
+    counted = share > 0.0
+    check_several_classes(targets[counted])
+    fold = stratified_folds(targets, folds, seed, groups)[counted]
+    problem = _Problem.of(array[counted], targets[counted], share[counted])
     total = 0.0
-    for number in range(folds):
-        beta = _solve(problem.rows(fold != number)).beta
-        held_out = problem.rows(fold == number)
-        total += held_out.at(beta).nll * held_out.picked.size
-    return total / len(array)
+    for number in np.unique(fold):
+        held_out = fold == number
+        check_rows_to_fit(~held_out)
+        beta = _solve(problem.rows(~held_out)).beta
+        total += problem.rows(held_out).at(beta).nll * float(problem.shares[held_out].sum())
+    return total
 
 
 def labelled_logits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from calibration.errors import CalibrationError
-from calibration.rows import check_several_classes
+from calibration.rows import check_several_classes, check_several_classes_judged
 from calibration.temperature import labelled_logits
 from evaluators.evaluation import PREDICTIONS_FILE
 from search_space.errors import InputError, did_you_mean, one_of
@@ -70,11 +70,21 @@ def read_export(folder: Path) -> tuple[LogitRows, LogitRows]:
     except KeyError as error:
         raise InputError(f"{path} lacks {error.args[0]!r}; export a candidate that was trained to the end") from error
     calibration, validation = (_checked(*one) for one in given)
-    return calibration, validation
+    return _of_classes(calibration, check_several_classes), _of_classes(validation, check_several_classes_judged)
+
+
+def read_judged_rows(path: Path) -> LogitRows:
+    """Read labelled logits that a calibrator of other rows is judged on, as `read_rows` does.
+
+    Raises:
+        InputError: The file cannot be read, or lacks something.
+        CalibrationError: What it holds is not labelled logits, or they are of one class.
+    """
+    return _of_classes(_read(path), check_several_classes_judged)
 
 
 def read_rows(path: Path) -> LogitRows:
-    """Read labelled logits from one file.
+    """Read labelled logits to fit on from one file.
 
     An NPZ file holds `logits` (n, k) and `labels` (n,), and may hold `groups`, `ids` and `subgroups`; objects in it are
     refused. A CSV file names its columns in its first line: `label`, perhaps `group`, `id` and `subgroup`, and one
@@ -83,8 +93,12 @@ def read_rows(path: Path) -> LogitRows:
 
     Raises:
         InputError: The file cannot be read, or lacks something.
-        CalibrationError: What it holds is not labelled logits.
+        CalibrationError: What it holds is not labelled logits, or they are of one class.
     """
+    return _of_classes(_read(path), check_several_classes)
+
+
+def _read(path: Path) -> LogitRows:
     if not path.is_file():
         raise InputError(f"{path} is not a file; give an exported folder, a .csv file or a .npz file")
     readers = {".npz": _read_npz, ".csv": _read_csv}
@@ -167,7 +181,6 @@ def _checked(
     """Check everything at the door, and name the source in what is wrong."""
     try:
         array, targets = labelled_logits(logits, labels)
-        check_several_classes(targets)
     except CalibrationError as error:
         raise type(error)(f"{source}: {error}") from error
     for name, values in (("groups", groups), ("ids", ids), ("subgroups", subgroups)):
@@ -176,3 +189,12 @@ def _checked(
     if ids is not None and len(np.unique(ids)) != len(ids):
         raise InputError(f"{source}: an id stands twice; rows that belong together share a group, not an id")
     return LogitRows(source, array, targets, groups, ids, subgroups)
+
+
+def _of_classes(rows: LogitRows, check: Callable[[NDArray[np.int64]], None]) -> LogitRows:
+    """Return rows that are of several classes, by one of the two checks of that."""
+    try:
+        check(rows.labels)
+    except CalibrationError as error:
+        raise type(error)(f"{rows.source}: {error}") from error
+    return rows

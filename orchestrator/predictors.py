@@ -273,8 +273,10 @@ def _conformal(
 ) -> dict[str, Mapping[str, float] | None]:  # fmt: skip
     """Fit sets on the calibration split, as exports have them, and judge them on test."""
     fits = fit_sets(logits, labels, spec.alpha, kind=spec.method, folds=spec.folds, groups=groups)
+    answered = np.isfinite(test)
     return {
-        name: None if fit is None else _coverage(fit.evaluate(np.exp(test), test_labels)) for name, fit in fits.items()
+        name: None if fit is None else _coverage(fit.evaluate(np.exp(test), test_labels, answer_set=answered))
+        for name, fit in fits.items()
     }
 
 

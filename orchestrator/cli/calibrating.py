@@ -105,7 +105,7 @@ def _sets(
     source: Path, evaluate: Path | None, cross_fit: bool, settings: Settings
 ) -> tuple[LogitRows, LogitRows | None]:
     """Return the rows to fit on, and those to judge on: None where the first are cross-fitted."""
-    from orchestrator.logit_files import read_export, read_rows
+    from orchestrator.logit_files import read_export, read_judged_rows, read_rows
 
     if evaluate is not None and (cross_fit or source.is_dir()):
         why = "--cross-fit needs no other rows" if cross_fit else "an exported folder holds its own"
@@ -115,7 +115,7 @@ def _sets(
         return fitted, None if cross_fit else judged
     rows = read_rows(source)
     if evaluate is not None:
-        return rows, _fitting(rows, read_rows(evaluate))
+        return rows, _fitting(rows, read_judged_rows(evaluate))
     return (rows, None) if cross_fit else _halves(rows, settings.seed)
 
 
@@ -154,11 +154,12 @@ class _Done:
 
 def _done(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Settings) -> _Done:
     """Fit, and judge on the other rows; or on the same by cross-fitting where there are none."""
-    from calibration.choice import choose_calibrator
     from calibration.report import report
     from calibration.sets import fit_sets
     from calibration.subgroup_temperatures import fit_subgroup_temperatures
 
+    if judged is None or kind == "auto":
+        _check_folds(fitted, judged, kind, settings.folds)
     how: dict[str, Any] = {"folds": settings.folds, "seed": settings.seed, "groups": fitted.groups, "ids": fitted.ids}
 
     def sets_of(calibrator: Calibrator) -> Fits:
@@ -172,22 +173,48 @@ def _done(fitted: LogitRows, judged: LogitRows | None, kind: Any, settings: Sett
     if judged is None:
         found = report(fitted.logits, fitted.labels, kind=kind, settings=settings, **_beside(fitted))
         return _Done(found, fitted, said, sets_of(found.calibrator), own)
-    calibrator = choose_calibrator(fitted.logits, fitted.labels, kind=kind, **how).calibrator
+    calibrator = _fit(fitted, kind, how)
     sets = sets_of(calibrator)
     return _Done(_judge(judged, calibrator, settings, sets, own), judged, said, sets, own)
+
+
+def _fit(fitted: LogitRows, kind: Any, how: dict[str, Any]) -> Calibrator:
+    """Fit one kind as it is; nothing is chosen then, so that it needs no folds."""
+    from calibration.calibrators import fit_calibrator
+    from calibration.choice import choose_calibrator
+
+    if kind == "auto":
+        return choose_calibrator(fitted.logits, fitted.labels, **how).calibrator
+    return fit_calibrator(kind, fitted.logits, fitted.labels, ids=fitted.ids)
+
+
+def _check_folds(fitted: LogitRows, judged: LogitRows | None, kind: str, folds: int) -> None:
+    """Refuse rows, or groups, that are too few to be cross-fitted, with the options that need no cross-fitting."""
+    what, count = "rows", len(fitted.labels)
+    if fitted.groups is not None:
+        what, count = "groups", len(set(fitted.groups.tolist()))
+    if count >= folds:
+        return
+    if judged is None:
+        why, instead = "--cross-fit judges", f"give at least {folds}, or judge on other rows with --evaluate"
+    else:
+        why, instead = "--kind auto chooses", f"name one kind, as in --kind temperature, or give at least {folds}"
+        if judged.source == fitted.source:
+            instead += ", or fit on all of the file with --cross-fit"
+    raise InputError(f"{fitted.source}: {count} {what} to fit on, and {why} by {folds} folds of them; {instead}")
 
 
 def _reused(source: Path, folder: Path, settings: Settings) -> _Done:
     """Judge what a folder holds on all rows of a file."""
     from evaluators.fits import read_fits
-    from orchestrator.logit_files import read_rows
+    from orchestrator.logit_files import read_judged_rows
 
     calibrator, sets = read_fits(folder)
     if calibrator is None:
         raise InputError(
             f"{folder} holds no calibrator; give a folder that `paretune export` or `calibrate --to` wrote"
         )
-    judged = read_rows(source)
+    judged = read_judged_rows(source)
     said = f"nothing fitted: the {calibrator.kind} of {folder} judged on all {len(judged.labels)} rows of {source}"
     return _Done(_judge(judged, calibrator, settings, sets), judged, said, sets)
 

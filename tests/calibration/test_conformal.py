@@ -187,6 +187,19 @@ def test_both_halves_in_turn(probabilities, method) -> None:
     assert found.coverage == pytest.approx(0.9, abs=0.035)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_masked_options_are_in_no_set_of_both_halves(method) -> None:
+    """Labels of probability zero, one row in five, put the threshold where everything is in every set."""
+    p = np.tile([[0.6, 0.4, 0.0]], (100, 1))
+    labels = np.where(np.arange(100) % 5 == 0, 2, 0)
+    allowed = np.column_stack([np.ones((100, 2), dtype=bool), labels == 2])
+    assert crossed_coverage(p, labels, 0.1, method).mean_size > 2.5
+    found = crossed_coverage(p, labels, 0.1, method, answer_set=allowed)
+    assert found.mean_size <= 2.2
+    with pytest.raises(ShapeError, match="answer_set"):
+        crossed_coverage(p, labels, 0.1, method, answer_set=allowed[:50])
+
+
 def test_too_few_rows_for_the_promise_are_refused(probabilities) -> None:
     p, labels = probabilities(9)
     assert fit_conformal(p, labels, 0.1).n == 9

@@ -100,6 +100,30 @@ def test_refinement_is_the_cross_fitted_nll(draw) -> None:
     assert parts.total == pytest.approx(nll_from_logits(logits, labels), abs=1e-12)
 
 
+@pytest.mark.parametrize("score", ["nll", "brier"])
+def test_whole_weights_of_a_decomposition_are_repetitions(draw, score) -> None:
+    """A fold for each row, and for all repetitions of it."""
+    logits, labels = draw(25, 3, temperature=3.0)
+    weights = np.random.default_rng(0).integers(0, 4, 25)
+    rows = np.repeat(np.arange(25), weights)
+    weighted = decomposition(logits, labels, weights, score=score, folds=25)
+    distinct = int(np.sum(weights > 0))
+    repeated = decomposition(logits[rows], labels[rows], score=score, folds=distinct, groups=rows)
+    for part in ("total", "calibration", "refinement"):
+        assert getattr(weighted, part) == pytest.approx(getattr(repeated, part), abs=1e-9)
+    assert decomposition(logits, labels, score=score).total != pytest.approx(weighted.total, abs=1e-3)
+    even = decomposition(logits, labels, np.full(25, 3.0), score=score)
+    assert even.refinement == pytest.approx(decomposition(logits, labels, score=score).refinement, abs=1e-12)
+
+
+def test_refinement_is_the_cross_fitted_nll_with_weights_too(draw) -> None:
+    logits, labels = draw(200, temperature=3.0)
+    weights = np.random.default_rng(0).random(200) * (np.arange(200) % 4 > 0)
+    parts = decomposition(logits, labels, weights, folds=4, seed=2)
+    assert parts.refinement == pytest.approx(cross_fitted_nll(logits, labels, 4, 2, weights=weights), abs=1e-12)
+    assert parts.total == pytest.approx(nll_from_logits(logits, labels, weights), abs=1e-12)
+
+
 def test_another_score_is_refused(draw) -> None:
     with pytest.raises(OptionError, match="nll, brier"):
         decomposition(*draw(50), score="accuracy")  # type: ignore[arg-type]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from calibration import (
+    ConformalFit,
     Settings,
+    TemperatureFit,
     brier,
     calibrator_from_json,
     cross_fitted_probabilities,
@@ -124,6 +126,18 @@ def test_masked_options_and_groups(draw) -> None:
         settings=QUICK,
     )
     assert found.to_json() == masked.to_json()
+
+
+def test_masked_options_are_in_no_set(draw) -> None:
+    """Sets of everything, given or fitted on probabilities that are far too sure, hold four of five options at most."""
+    logits, labels = draw(300, 5, masked=True)
+    sure = TemperatureFit(1e-4, None, "ok", 1.0, 1.0, 300)
+    everything = ConformalFit("lac", 0.1, 1.0, True, 0, 5, 300)
+    given = report(logits, labels, calibrator=sure, sets={"lac": everything, "aps": None}, settings=QUICK)
+    assert given.conformal["lac"].mean_size == 4.0
+    assert given.conformal["aps"] is None
+    fitted = report(logits, labels, calibrator=sure, settings=QUICK)
+    assert [fitted.conformal[method].mean_size for method in ("lac", "aps")] == [4.0, 4.0]
 
 
 def test_groups_widen_the_intervals(draw) -> None:

@@ -100,6 +100,13 @@ def test_one_class_only_is_refused(fit) -> None:
         fit(LOGITS, [1, 1, 1, 1])
 
 
+def test_one_class_only_is_refused_of_judged_rows_in_words_of_their_own() -> None:
+    fit = fit_temperature(LOGITS + np.eye(4, 3), LABELS)
+    with pytest.raises(OneClassError, match="all 4 labels of the rows to be judged are class 1") as refused:
+        report(LOGITS, [1, 1, 1, 1], calibrator=fit)
+    assert "fit" not in str(refused.value)
+
+
 def test_rows_of_weight_zero_do_not_count_as_a_second_class() -> None:
     with pytest.raises(OneClassError):
         fit_temperature(LOGITS, [1, 1, 1, 0], [1.0, 1.0, 1.0, 0.0])
@@ -178,3 +185,75 @@ def test_every_refusal_is_a_calibration_error() -> None:
 def test_other_number_types_are_taken_at_their_value(dtype) -> None:
     logits = np.array([[2, -1, 0], [0, 1, -2], [3, 0, 1], [-1, 2, 1]]).astype(dtype)
     assert fit_temperature(logits, LABELS).temperature == fit_temperature(logits.astype(float), LABELS).temperature
+
+
+def as_text(values: np.ndarray, form: str) -> np.ndarray:
+    return np.array([[float(format(value, form)) for value in row] for row in values])
+
+
+def as_bfloat16(values: np.ndarray) -> np.ndarray:
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+
+
+ROUNDINGS = {
+    "3 decimals": lambda p: np.round(p, 3),
+    "4 decimals": lambda p: np.round(p, 4),
+    "5 decimals": lambda p: np.round(p, 5),
+    "6 decimals": lambda p: np.round(p, 6),
+    "4 decimals in float32": lambda p: np.round(p, 4).astype(np.float32),
+    "3 digits": lambda p: as_text(p, ".3g"),
+    "float16": lambda p: p.astype(np.float16),
+    "float16 as text": lambda p: np.array([[float(str(value)) for value in row] for row in p.astype(np.float16)]),
+    "bfloat16": as_bfloat16,
+    "bfloat16 as text": lambda p: as_text(as_bfloat16(p), ".9g"),
+    "float32": lambda p: p.astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("k", [2, 3, 10, 150])
+def test_rounded_probabilities_are_no_logits(probabilities, rounding, k) -> None:
+    for seed in range(3):
+        p, labels = probabilities(60, k, seed=seed)
+        p[0] = [1.0] + [5e-324] * (k - 1)
+        with pytest.raises(LogitsError, match="look like probabilities"):
+            fit_temperature(ROUNDINGS[rounding](p), labels)
+
+
+def test_rounded_probabilities_with_masked_options_are_no_logits(probabilities) -> None:
+    p, labels = probabilities(60, 3)
+    masked = np.hstack([np.round(p, 3), np.full((60, 1), -np.inf)])
+    with pytest.raises(LogitsError, match="look like probabilities"):
+        nll_from_logits(masked, labels)
+
+
+def test_three_rounded_rows_are_enough() -> None:
+    rows = np.array([[0.333, 0.333, 0.333], [0.124, 0.374, 0.501], [0.2, 0.5, 0.3]])
+    with pytest.raises(LogitsError, match="up to rounding"):
+        nll_from_logits(rows, [0, 1, 2])
+    assert np.isfinite(nll_from_logits(rows[:2], [0, 1])), "two such rows may be chance"
+    assert np.isfinite(nll_from_logits(rows[[0, 1] * 9], [0, 1] * 9)), "and so may they many times over"
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3, 0.333, 0.4999, 0.5001])
+@pytest.mark.parametrize("k", [2, 3, 2000])
+def test_constant_logits_are_logits(constant, k) -> None:
+    assert fit_temperature(np.full((40, k), constant), np.arange(40) % k).status == "constant"
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_real_logits_are_let_in_however_they_were_rounded(rounding, k) -> None:
+    """Three rows of numbers in [0, 1], which is where chance comes nearest to probabilities."""
+    random, refused = np.random.default_rng(0), 0
+    for _ in range(1000):
+        try:
+            checked_as_logits(ROUNDINGS[rounding](random.random((3, k))))
+        except LogitsError:
+            refused += 1
+    assert refused <= 1
+
+
+def checked_as_logits(logits: np.ndarray) -> None:
+    nll_from_logits(logits, np.arange(len(logits)) % logits.shape[1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.calibration import Case, excess_nll, stress_cases
 from calibration import TemperatureFit, cross_fitted_nll, fit_temperature, nll_from_logits, temperature
-from calibration.errors import DocumentError, OptionError, TooFewRowsError
+from calibration.errors import DocumentError, OneClassError, OptionError, TooFewRowsError, WeightError
 from calibration.folds import stratified_folds
 
 CASES = list(stress_cases())
@@ -217,6 +217,29 @@ def test_cross_fitted_nll_scores_each_fold_with_the_others_temperature(draw) -> 
     assert cross_fitted_nll(logits, labels, 5, 3) == pytest.approx(np.mean(losses), abs=1e-12)
     assert cross_fitted_nll(logits, labels, 5, 3) == cross_fitted_nll(logits, labels, 5, 3)
     assert cross_fitted_nll(logits, labels, 5, 3) > fit_temperature(logits, labels).nll_after
+
+
+def test_whole_weights_of_a_cross_fitted_nll_are_repetitions(draw) -> None:
+    """A fold for each row, and for all repetitions of it."""
+    logits, labels = draw(25, 3, temperature=3.0)
+    weights = np.random.default_rng(0).integers(0, 4, 25)
+    rows = np.repeat(np.arange(25), weights)
+    weighted = cross_fitted_nll(logits, labels, 25, weights=weights)
+    repeated = cross_fitted_nll(logits[rows], labels[rows], int(np.sum(weights > 0)), groups=rows)
+    assert weighted == pytest.approx(repeated, abs=1e-9)
+    assert weighted != pytest.approx(cross_fitted_nll(logits, labels, 25), abs=1e-3)
+    assert cross_fitted_nll(logits, labels, weights=np.full(25, 3.0)) == pytest.approx(cross_fitted_nll(logits, labels))
+
+
+def test_weights_of_a_cross_fitted_nll_are_checked(draw) -> None:
+    logits, labels = draw(30, 2)
+    with pytest.raises(WeightError):
+        cross_fitted_nll(logits, labels, weights=-np.ones(30))
+    with pytest.raises(OneClassError, match="class 1"):
+        cross_fitted_nll(logits, labels, weights=labels == 1)
+    one_fold = stratified_folds(labels, 5, 0) == 0
+    with pytest.raises(TooFewRowsError, match="outside one fold"):
+        cross_fitted_nll(logits, labels, weights=one_fold)
 
 
 def test_cross_fitted_nll_is_near_the_truth_where_raw_nll_is_not(draw) -> None:

@@ -11,8 +11,10 @@ import safetensors.numpy
 
 from calibration.calibrators import calibrator_from_json, fit_calibrator
 from calibration.errors import CalibrationError, SeenRowsError
+from calibration.folds import stratified_folds
 from calibration.report import report
 from calibration.sets import sets_from_json
+from calibration.temperature import fit_temperature
 from orchestrator import cli
 from orchestrator.logit_files import read_export, read_rows
 from search_space.errors import InputError
@@ -130,6 +132,43 @@ def test_few_rows_can_be_cross_fitted(tmp_path, monkeypatch, capsys):
     assert Path("made", "calibration.png").exists()
 
 
+def test_a_fixed_kind_needs_no_folds(tmp_path, monkeypatch, capsys):
+    logits, labels = made_up(200)
+    first = np.flatnonzero(labels == 0)[:4].tolist() + np.flatnonzero(labels == 1)[:4].tolist()
+    source = write_csv(tmp_path / "logits.csv", logits[first], labels[first])
+    code, out, err = paretune(monkeypatch, capsys, "calibrate", source, "--kind", "temperature", "--to", "made")
+    assert (code, err) == (0, "")
+    assert "4 rows, 3 classes; calibrated by temperature" in out
+    fitted = calibrator_from_json(json.loads(Path("made", "calibrator.json").read_text()))
+    assert fitted.n == 4
+    halves = stratified_folds(labels[first], 2, 0) == 0
+    assert fitted == fit_temperature(logits[first][halves], labels[first][halves])
+    code, *_ = paretune(monkeypatch, capsys, "calibrate", source, "--cross-fit")
+    assert code == 0, "which the message below names"
+
+
+@pytest.mark.parametrize(
+    ("rows", "groups", "words", "message"),
+    [
+        (8, None, [], "4 rows to fit on, and --kind auto chooses by 5 folds of them; name one kind, as in --kind temp"),
+        (8, None, [], "or give at least 5, or fit on all of the file with --cross-fit"),
+        (40, 8, [], "4 groups to fit on"),
+        (4, None, ["--cross-fit"], "4 rows to fit on, and --cross-fit judges by 5 folds of them; give at least 5"),
+        (4, None, ["--evaluate", "more.csv"], "as in --kind temperature, or give at least 5"),
+    ],
+)
+def test_too_few_rows_for_folds_are_told_what_works(tmp_path, monkeypatch, capsys, rows, groups, words, message):
+    logits, _ = made_up(rows)
+    beside = {} if groups is None else {"groups": np.arange(rows) % groups}
+    source = write_npz(tmp_path / "logits.npz", logits=logits, labels=np.arange(rows) % 2, **beside)
+    write_csv(tmp_path / "more.csv", *made_up(40, seed=1))
+    code, _, err = paretune(monkeypatch, capsys, "calibrate", source, *words)
+    assert code == 2
+    assert f"{source}: " in err
+    assert message in err
+    assert ("--cross-fit" in err) == (not words or words == ["--cross-fit"])
+
+
 def test_two_files_are_fit_and_judgement(tmp_path, monkeypatch, capsys):
     first = write_csv(tmp_path / "fit.csv", *made_up(200))
     second = write_csv(tmp_path / "judge.csv", *made_up(150, seed=1))
@@ -139,6 +178,23 @@ def test_two_files_are_fit_and_judgement(tmp_path, monkeypatch, capsys):
     code, _, err = paretune(monkeypatch, capsys, "calibrate", first, "--evaluate", first)
     assert code == 2
     assert "200 of 200 rows to be scored are among the 200" in err
+
+
+@pytest.mark.parametrize("way", ["--evaluate", "--with", "export"])
+def test_judged_rows_of_one_class_are_told_so(tmp_path, monkeypatch, capsys, way):
+    fit = write_csv(tmp_path / "fit.csv", *made_up(60))
+    logits, _ = made_up(40, seed=1)
+    ones = np.ones(40, dtype=np.int64)
+    judged = write_csv(tmp_path / "judged.csv", logits, ones)
+    paretune(monkeypatch, capsys, "calibrate", fit, "--kind", "temperature", "--to", "made")
+    words: dict[str, list[object]] = {"--evaluate": [fit, "--evaluate", judged], "--with": [judged, "--with", "made"]}
+    if way == "export":
+        words[way] = [write_export(tmp_path / "export", validation_logits=logits, validation_labels=ones)]
+    code, _, err = paretune(monkeypatch, capsys, "calibrate", *words[way])
+    assert code == 2
+    assert ": all 40 labels of the rows to be judged are class 1; " in err
+    assert ("validation" if way == "export" else str(judged)) in err
+    assert "a fit needs" not in err
 
 
 def test_an_export_brings_its_own_splits(tmp_path, monkeypatch, capsys):
@@ -274,6 +330,16 @@ def test_bad_logits_are_one_message(tmp_path, monkeypatch, capsys, change, messa
     assert err.startswith(f"paretune: {source}: ")
     assert "Traceback" not in err
     assert not Path("made").exists()
+
+
+@pytest.mark.parametrize("form", [".3f", ".4f", ".5f", ".6f", ".3g"])
+def test_rounded_probabilities_in_a_csv_file_are_no_logits(tmp_path, monkeypatch, capsys, form):
+    logits, labels = broken("probabilities")
+    texts = np.vectorize(lambda value: format(value, form))(logits)
+    source = write_csv(tmp_path / "rounded.csv", texts, labels)
+    code, _, err = paretune(monkeypatch, capsys, "calibrate", source)
+    assert code == 2
+    assert f"{source}: these look like probabilities, not logits" in err
 
 
 @pytest.mark.parametrize(

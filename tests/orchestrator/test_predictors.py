@@ -42,7 +42,7 @@ PREDICTORS = ("seeds", "front", "dropout", "laplace", "laplace_diagonal", "lapla
 COSTS = {"checkpoint_bytes": 1000.0, "latency_ms": 2.0, "trainable_params": 100.0}
 
 
-def leave(folder: Path, seed: int) -> dict[str, np.ndarray]:
+def leave(folder: Path, seed: int, sure: float = 3.0, masked: bool = False) -> dict[str, np.ndarray]:
     """What a finalist leaves: a truth that all share, seen through noise of its own, three times too sure."""
     truth, noise = np.random.default_rng(0), np.random.default_rng(100 + seed)
     folder.mkdir(parents=True)
@@ -50,7 +50,10 @@ def leave(folder: Path, seed: int) -> dict[str, np.ndarray]:
     for role, count in ROLES.items():
         scores = 1.5 * truth.normal(size=(count, 3))
         arrays[f"{role}_labels"] = (scores + truth.gumbel(size=scores.shape)).argmax(axis=1)
-        arrays[f"{role}_logits"] = 3.0 * (scores + 0.7 * noise.normal(size=scores.shape))
+        arrays[f"{role}_logits"] = sure * (scores + 0.7 * noise.normal(size=scores.shape))
+        if masked:
+            wrong = (arrays[f"{role}_labels"] + 1 + np.arange(count) % 2) % 3
+            arrays[f"{role}_logits"][np.arange(count), wrong] = -np.inf
     kept = {name: array for name, array in arrays.items() if not name.startswith("test")}
     safetensors.numpy.save_file(kept, folder / "predictions.safetensors")
     softer = {role: arrays[f"{role}_logits"] / 3 for role in ROLES}
@@ -135,6 +138,16 @@ def test_what_was_not_asked_for_or_left_no_files_is_left_out(front: Front, left:
 def test_too_few_rows_promise_nothing(front: Front, left: list, tmp_path: Path) -> None:
     strict = SPEC.model_copy(update={"alpha": 0.0005})
     assert predictor_points(front, tmp_path, strict)[0].conformal == {"lac": None, "aps": None}
+
+
+def test_masked_options_are_in_no_set(front: Front, tmp_path: Path) -> None:
+    """Uncalibrated and so sure that labels have a probability of zero, sets hold every option that may be answered."""
+    for number in range(4):
+        leave(tmp_path / "finalists" / str(number), number, sure=1e5, masked=True)
+    plain = SPEC.model_copy(update={"method": "none", "predictors": ()})
+    for one in predictor_points(front, tmp_path, plain):
+        if one.kind == "single":
+            assert [one.conformal[method]["mean_size"] for method in ("lac", "aps")] == [2.0, 2.0]
 
 
 def test_they_are_marked_in_pictures_and_tables(front: Front, points: dict[str, PredictorPoint]) -> None:
