@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from calibration.spec import CalibrationSpec
 from evaluators.evaluation import EvaluatorSpec
@@ -158,6 +159,8 @@ def test_the_actor_takes_the_next_candidate_after_a_failure() -> None:
     [
         (EvaluationError("diverged", "nan"), "diverged", "EvaluationError: nan"),
         (MemoryError(), "out_of_memory", "MemoryError: "),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory", "RuntimeError: CUDA error: out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out_of_memory", "OutOfMemoryError: CUDA out of memory."),
         (UnsupportedError("no gate"), "unsupported", "UnsupportedError: no gate"),
         (DataError("gone"), "unsupported", "DataError: gone"),
         (KeyError("x"), "raised", "KeyError: 'x' (test_runner.py:"),
