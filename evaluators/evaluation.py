@@ -70,6 +70,9 @@ class Evaluator(Protocol):
         """Bring some of these runs to their end in one forward pass of the backbone, where that is faster.
 
         What is left of a run, or all of it, is done by its own `advance`; so is the failure of one that diverged.
+
+        Raises:
+            EvaluationError: Memory ran out; the runs are of no use any more.
         """
 
 
