@@ -122,7 +122,8 @@ class MetaCoster:
                 return self._tables[parts].cost(candidate)
             return predict_step(attach(self._model, self.anatomy, candidate), self._dtype, load)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
-            what = f"{candidate.method} cannot be trained on {self._load.length} tokens here"
+            tokens = max(self._load.length, self._load.evaluated[1])
+            what = f"{candidate.method} cannot be trained on {tokens} tokens here"
             raise UnsupportedError(f"{what}: {str(error).splitlines()[0]}; lower training.max_length") from error
 
 
@@ -141,7 +142,29 @@ def count_backbone(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in heads)
 
 
-def meta_coster(spec: ModelSpec, classes: int, training: TrainingSpec, length: int, tasks: int = 1) -> MetaCoster:
-    """Make the coster of a model for the batches of a study, whose longest example has so many tokens."""
-    load = Load(training.batch_size, length, training.evaluation_batch_size, training.gradient_checkpointing)
+def meta_coster(
+    spec: ModelSpec,
+    classes: int,
+    training: TrainingSpec,
+    length: int,
+    tasks: int = 1,
+    evaluation_length: int | None = None,
+) -> MetaCoster:
+    """Make the coster of a model for the batches of a study.
+
+    Args:
+        spec: The model.
+        classes: Columns of its logits.
+        training: How candidates are trained.
+        length: Tokens of the longest example that is trained on.
+        tasks: How many tasks share the model.
+        evaluation_length: Tokens of the longest example that is evaluated; `length` when None.
+    """
+    load = Load(
+        training.batch_size,
+        length,
+        training.evaluation_batch_size,
+        training.gradient_checkpointing,
+        evaluation_length=evaluation_length,
+    )
     return MetaCoster(spec, load_config(spec, classes, tasks), load, accumulate=training.accumulate)

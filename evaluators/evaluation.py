@@ -34,13 +34,20 @@ class Run(Protocol):
         """
 
     def save(self, folder: Path) -> None:
-        """Write the trained state, its logits and its calibrator."""
+        """Write the trained state, its logits and its calibrator.
+
+        Raises:
+            EvaluationError: Memory ran out.
+        """
 
     def test(self, folder: Path | None = None) -> Score:
         """Return the score on the test split. Called once, for finalists.
 
         Args:
             folder: Where to leave what it and its variants say of the test split.
+
+        Raises:
+            EvaluationError: The logits are not finite, or memory ran out.
         """
 
 
@@ -63,6 +70,9 @@ class Evaluator(Protocol):
         """Bring some of these runs to their end in one forward pass of the backbone, where that is faster.
 
         What is left of a run, or all of it, is done by its own `advance`; so is the failure of one that diverged.
+
+        Raises:
+            EvaluationError: Memory ran out; the runs are of no use any more.
         """
 
 

@@ -147,7 +147,7 @@ def _inference(attached: Attached, modules: list[nn.Module], load: Load) -> list
     attached.model.eval()
     with _borders(modules, live), torch.no_grad(), live:
         live.mark("")
-        logits = attached.model(**inputs_of(attached.model, load.evaluation_batch, load.length)).logits
+        logits = attached.model(**inputs_of(attached.model, *load.evaluated)).logits
         live.mark("top")
         del logits
     return [live.spans[name] for name in ("stem", *(f"up {at}" for at in range(len(modules))), "top")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,11 @@ class Load:
 
     Attributes:
         batch: Examples of a training step.
-        length: Tokens of the longest example.
+        length: Tokens of the longest example of a training step.
         evaluation_batch: Examples of a forward pass without gradients.
         checkpointing: Whether activations are computed again for the way back.
         accumulated: Whether a step is divided into parts, so that gradients are there before the last of them.
+        evaluation_length: Tokens of the longest example of a forward pass without gradients; `length` when None.
     """
 
     batch: int
@@ -41,6 +43,12 @@ class Load:
     evaluation_batch: int
     checkpointing: bool = False
     accumulated: bool = False
+    evaluation_length: int | None = None
+
+    @property
+    def evaluated(self) -> tuple[int, int]:
+        """Examples and tokens of each in a forward pass without gradients."""
+        return self.evaluation_batch, self.evaluation_length or self.length
 
     def divided(self, parts: int) -> Load:
         """Return the load of one of the parts of a step."""
@@ -91,9 +99,7 @@ def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost
                 optimiser.update(hooks.penalised(loss_of(logits, labels, 0.0)), 1.0)
                 del logits
     tokens = load.batch * load.length
-    return StepCost(
-        live.peak, inference, forward_flops / (load.evaluation_batch * load.length), live.flops / tokens / 2
-    )
+    return StepCost(live.peak, inference, forward_flops / prod(load.evaluated), live.flops / tokens / 2)
 
 
 def _forward(model: nn.Module, load: Load) -> tuple[int, int]:
@@ -101,7 +107,7 @@ def _forward(model: nn.Module, load: Load) -> tuple[int, int]:
     live = counting(model)
     model.eval()
     with torch.no_grad(), live:
-        model(**inputs_of(model, load.evaluation_batch, load.length))
+        model(**inputs_of(model, *load.evaluated))
     return live.peak, live.flops
 
 

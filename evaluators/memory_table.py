@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import torch
@@ -244,7 +245,7 @@ def _added_up(places: Sequence[Traced], load: Load) -> StepCost:
     return StepCost(
         there + max(before + _highest(way), step),
         standing.bytes + _highest([place.inference for place in places]),
-        sum(place.inference.flops for place in places) / (load.evaluation_batch * load.length),
+        sum(place.inference.flops for place in places) / prod(load.evaluated),
         sum(span.flops for span in way) / (load.batch * load.length),
     )
 

@@ -102,8 +102,9 @@ class Pack:
 
     def _step(self, active: Sequence[TrainedRun]) -> dict[TrainedRun, EvaluationError]:
         """Make one step of some runs in one forward pass. Returns those that failed."""
-        began = time.perf_counter()
-        first, forward = active[0], self._forward_of(tuple(active))
+        first = active[0]
+        began, filling = time.perf_counter(), first.clock.seconds["prefix"]
+        forward = self._forward_of(tuple(active))
         batches = [next(run.order) for run in active]
         rows = [row for batch in batches for row in batch]
         first.spent()
@@ -121,7 +122,8 @@ class Pack:
                 run.descend()
             except EvaluationError as error:
                 failed[run] = error
-        seconds, joules = time.perf_counter() - began, first.spent()
+        filling = first.clock.seconds["prefix"] - filling  # no run's own, as in a run that trains alone
+        seconds, joules = time.perf_counter() - began - filling, first.spent()
         for run in active:
             run.note_step(seconds / len(active), joules / len(active))
         return failed

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -71,7 +72,14 @@ class Profile:
         return {**self.__dict__, "trials": [one.to_json() for one in self.trials]}
 
 
-def profile(spec: EvaluatorSpec, candidates: Sequence[Candidate], seed: int, steps: int, rungs: int) -> Profile:
+def profile(
+    spec: EvaluatorSpec,
+    candidates: Sequence[Candidate],
+    seed: int,
+    steps: int,
+    rungs: int,
+    parts: Mapping[Candidate, int | None] = MappingProxyType({}),
+) -> Profile:
     """Train candidates for a few steps and say where the time went.
 
     Args:
@@ -80,33 +88,38 @@ def profile(spec: EvaluatorSpec, candidates: Sequence[Candidate], seed: int, ste
         seed: Seed of their training.
         steps: Steps of each; at most those of full training are done.
         rungs: How often a full trial is scored.
+        parts: Parts that the steps of a candidate are divided into; as the spec says of those that are not in it.
     """
     few = replace(spec, steps=min(steps, spec.steps))
     began = time.perf_counter()
     evaluator = TrainedEvaluator(few)
     load = time.perf_counter() - began
-    _warm_up(evaluator, candidates, seed)
-    trials = tuple(_trial(evaluator, one, seed, spec.steps, rungs) for one in candidates)
+    _warm_up(evaluator, candidates, seed, parts)
+    trials = tuple(_trial(evaluator, one, seed, spec.steps, rungs, parts.get(one)) for one in candidates)
     return Profile(load, few.steps, spec.steps, rungs, _padding(evaluator, seed), trials)
 
 
-def _warm_up(evaluator: TrainedEvaluator, candidates: Sequence[Candidate], seed: int) -> None:
+def _warm_up(
+    evaluator: TrainedEvaluator, candidates: Sequence[Candidate], seed: int, parts: Mapping[Candidate, int | None]
+) -> None:
     """Train a few steps that nobody counts: what happens once in a process is no candidate's."""
     for candidate in candidates:
         try:
-            evaluator.start(candidate, seed).train(_WARM_UP)
+            evaluator.start(candidate, seed, parts.get(candidate)).train(_WARM_UP)
         except ParetuneError:
             continue
         return
 
 
-def _trial(evaluator: TrainedEvaluator, candidate: Candidate, seed: int, full: int, rungs: int) -> TrialProfile:
+def _trial(
+    evaluator: TrainedEvaluator, candidate: Candidate, seed: int, full: int, rungs: int, parts: int | None
+) -> TrialProfile:
     cuda = evaluator.backbone.device.type == "cuda"
     clock = evaluator.clock = Clock(torch.cuda.synchronize if cuda else lambda: None)
     evaluator.prefix.clock = clock
     began = time.perf_counter()
     try:
-        run = evaluator.start(candidate, seed)
+        run = evaluator.start(candidate, seed, parts)
         run.advance(evaluator.spec.steps)
     except ParetuneError as error:
         return TrialProfile(candidate, {}, {}, 0, "", str(error))

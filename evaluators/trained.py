@@ -36,6 +36,7 @@ from evaluators.measurement import (
 )
 from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of, loss_of_recipe
+from evaluators.out_of_memory import out_of_memory_told
 from evaluators.prefix_cache import Portion, PrefixCache
 from evaluators.score import Score, Split
 from evaluators.subset import errors_by_task, some_rows
@@ -48,9 +49,6 @@ from search_space.files import atomic_write
 
 _FIRST_LOOK = 64
 """Examples that a method may look at before it trains."""
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "could not create a memory object")
-"""How torch and its libraries say on a CPU that memory ran out."""
 
 
 class TrainedEvaluator:
@@ -75,7 +73,7 @@ class TrainedEvaluator:
         """Attach a candidate and make its optimiser. Raises UnsupportedError, or EvaluationError without memory."""
         given = self.spec.training.accumulate
         parts = accumulation or (1 if given == "auto" else given)
-        with self.clock.phase("attach"), _classified(0):
+        with self.clock.phase("attach"), out_of_memory_told(0):
             return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed, parts)
 
     def train_together(self, runs: Sequence[Run]) -> None:
@@ -83,7 +81,7 @@ class TrainedEvaluator:
         from evaluators.packing import train_together  # which knows runs
 
         trained = [run for run in runs if isinstance(run, TrainedRun)]
-        with _classified(0):
+        with out_of_memory_told(0):
             train_together(trained, min((run.own_steps(self.spec.steps) for run in trained), default=0))
 
     def portion(self, role: str, tokens: Tokens) -> Portion:
@@ -123,7 +121,7 @@ class TrainedRun:
 
     def advance(self, step: int) -> Score:
         """Train up to the candidate's share of `step`, then score on validation. Raises EvaluationError."""
-        with _classified(self.step):
+        with out_of_memory_told(self.step):
             self.train(self.own_steps(step))
             self.fidelity = min(1.0, step / self.evaluator.spec.steps)
             with self.clock.phase("evaluation"):
@@ -134,7 +132,15 @@ class TrainedRun:
         return replace(self._score(values, "validation"), errors=errors)
 
     def save(self, folder: Path) -> None:
-        """Write the state, the logits of validation and calibration, and the calibrator, each file whole."""
+        """Write the state, the logits of validation and calibration, and the calibrator, each file whole.
+
+        Raises:
+            EvaluationError: Memory ran out.
+        """
+        with out_of_memory_told(self.step):
+            self._save(folder)
+
+    def _save(self, folder: Path) -> None:
         atomic_write(folder / STATE_FILE, safetensors.torch.save(self.saved))
         tokens = {role: self.evaluator.tokens[role] for role in self.logits}
         arrays = {f"{role}_logits": logits for role, logits in self.logits.items()}
@@ -148,7 +154,15 @@ class TrainedRun:
             atomic_write(folder / CALIBRATION_FILE, json.dumps(self.calibrated.calibrator.to_json(), indent=1))
 
     def test(self, folder: Path | None = None) -> Score:
-        """Score on the test split, with the calibrator that was fitted without it; leave logits in the folder."""
+        """Score on the test split, with the calibrator that was fitted without it; leave logits in the folder.
+
+        Raises:
+            EvaluationError: The logits are not finite, or memory ran out.
+        """
+        with out_of_memory_told(self.step):
+            return self._test(folder)
+
+    def _test(self, folder: Path | None) -> Score:
         self.attached.load(self.saved, self.evaluator.backbone.storages)
         tokens = self.evaluator.folder.read("test")
         logits = self.predict("test", tokens)
@@ -324,19 +338,3 @@ class TrainedRun:
 
 def _loss_on(model: nn.Module, batch: Batch) -> Tensor:
     return loss_of(batch.own(model(**batch.inputs).logits), batch.labels, 0.0)
-
-
-@contextmanager
-def _classified(step: int) -> Iterator[None]:
-    """Turn what torch raises when memory runs out into an EvaluationError, without the tensors of its traceback."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise EvaluationError("out_of_memory", f"after step {step}: {error}") from None
-    except MemoryError as error:
-        raise EvaluationError("out_of_memory", f"after step {step}: {error or 'the process has no more'}") from None
-    except RuntimeError as error:
-        if any(words in str(error) for words in _NO_MEMORY):
-            raise EvaluationError("out_of_memory", f"after step {step}: {error}") from None
-        raise

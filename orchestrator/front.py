@@ -27,7 +27,7 @@ from orchestrator.dominance import (
 from orchestrator.member import Estimate, Member
 from orchestrator.pick import Pick, choose, cost_of
 from orchestrator.spec import Objective, StudySpec
-from search_space.budgets import violations
+from search_space.budgets import within
 from search_space.errors import StudyError
 
 if TYPE_CHECKING:
@@ -181,11 +181,9 @@ def limits_of(store: StudyStore) -> dict[str, float]:
 
 
 def is_feasible(trial: Trial, limits: Mapping[str, float]) -> bool:
-    """Whether a trial keeps every limit by prediction and by measurement, and each is known by one of them."""
-    predicted = violations(limits, trial.cost.values if trial.cost else {})
-    measured = violations(limits, trial.score.values if trial.score else {})
-    excess = [*predicted.values(), *measured.values()]
-    return set(limits) <= {*predicted, *measured} and all(one <= 0 for one in excess)
+    """Whether a trial is known to keep every limit: as measured, and where nothing was measured, as predicted."""
+    known = (trial.cost.values if trial.cost else {}) | dict(_values(trial))
+    return set(limits) <= set(known) and within(limits, known)
 
 
 def reference_point(

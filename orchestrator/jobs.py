@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from evaluators.out_of_memory import lacks_memory
 from evaluators.score import Score
 from search_space.candidate import Candidate
 from search_space.errors import Cause, EvaluationError, ParetuneError
@@ -99,7 +100,7 @@ def failure_of(error: Exception) -> Failure:
 def _cause_of(error: Exception) -> Cause:
     if isinstance(error, EvaluationError):
         return error.cause
-    if isinstance(error, MemoryError):
+    if lacks_memory(error):
         return "out_of_memory"
     return "unsupported" if isinstance(error, ParetuneError) else "raised"
 

@@ -274,7 +274,8 @@ def _coster(spec: StudySpec, model: ModelSpec, tokens: TokenFolder | None) -> Co
 
         return SyntheticCoster(len(spec.task.sources))
     classes, tasks = len(tokens.classes), max(1, len(tokens.tasks))
-    return meta_coster(model, classes, spec.training, tokens.longest["train"], tasks)
+    evaluated = max(tokens.longest[role] for role in ("train", "validation", "calibration"))  # test decides nothing
+    return meta_coster(model, classes, spec.training, tokens.longest["train"], tasks, evaluated)
 
 
 def _full_cost(coster: Coster) -> Cost | None:

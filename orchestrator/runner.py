@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,15 +94,19 @@ class CandidateTrainable(tune.Trainable):
             return self._train_crew(self._evaluator) if self._job.mates else self._train(self._evaluator)
 
     def _train_crew(self, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
-        """Train a job and its mates, each to its end. What fails in one of them is that one's result."""
+        """Train a job and its mates, each to its end. What fails in one of them is that one's result.
+
+        Where the memory does not hold all of them at once, they are trained one after another, from the beginning.
+        """
         jobs = self._job.crew
-        runs = [evaluator.start(job.candidate, job.seed, job.accumulation) for job in jobs]
-        evaluator.train_together(runs)
+        runs = _trained_together(evaluator, jobs)
+        if runs is None:
+            return {"crew": {job.key: _alone(evaluator, job) for job in jobs}}, True
         return {"crew": {job.key: _ended(run, job) for job, run in zip(jobs, runs, strict=True)}}, True
 
     def _train(self, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
         if self._run is None:
-            self._run = evaluator.start(self._job.candidate, self._job.seed, self._job.accumulation)
+            self._run = _started(evaluator, self._job)
         self._rung += 1
         if self._rung == len(self._job.rungs):
             return _finished(self._run, self._job), True
@@ -132,6 +136,30 @@ class CandidateTrainable(tune.Trainable):
             self._late.touch()
         finally:
             os._exit(124)
+
+
+def _started(evaluator: Evaluator, job: Job) -> Run:
+    return evaluator.start(job.candidate, job.seed, job.accumulation)
+
+
+def _trained_together(evaluator: Evaluator, jobs: Sequence[Job]) -> list[Run] | None:
+    """Return the runs of jobs, trained together as far as that is faster; None where memory runs out."""
+    try:
+        runs = [_started(evaluator, job) for job in jobs]
+        evaluator.train_together(runs)
+    except Exception as error:
+        if failure_of(error).cause != "out_of_memory":
+            raise
+        return None
+    return runs
+
+
+def _alone(evaluator: Evaluator, job: Job) -> dict[str, Any]:
+    """Train a job from its start, and return what it reports."""
+    try:
+        return _finished(_started(evaluator, job), job)
+    except Exception as error:  # noqa: BLE001  (as below)
+        return {"failure": failure_of(error).__dict__}
 
 
 def _finished(run: Run, job: Job) -> dict[str, Any]:

@@ -294,10 +294,7 @@ class SearchWork(PhaseWork):
 
     def _foreseen(self, cost: Cost) -> dict[str, float]:
         """Return the values of a cost, memory corrected by what the trials so far have measured."""
-        values = cost.values
-        if _MEMORY in values:
-            values[_MEMORY] *= memory_factor(self._budgets.memory_factor, self._tried.values())
-        return values
+        return foreseen(cost, memory_factor(self._budgets.memory_factor, self._tried.values()))
 
     def _job(self, number: int, candidate: Candidate) -> Job:
         folder = self.bench.folder / "search" / str(number)
@@ -307,6 +304,15 @@ class SearchWork(PhaseWork):
         return Job(
             f"search/{number}", candidate, store.spec.search.seed, self.rungs.steps, str(folder), accumulation=parts
         )
+
+
+def foreseen(cost: Cost, factor: float) -> dict[str, float]:
+    """Return the values of a cost, predicted memory multiplied with a factor.
+
+    That of inference is never measured. So it is only raised: what its limit lets in is within it as predicted.
+    """
+    factors = {_MEMORY: factor, "inference_memory_bytes": max(1.0, factor)}
+    return {name: value * factors.get(name, 1.0) for name, value in cost.values.items()}
 
 
 def memory_factor(given: float, trials: Iterable[Trial]) -> float:

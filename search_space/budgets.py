@@ -42,7 +42,8 @@ class BudgetSpec(Strict):
         trainable_params: Trainable parameters without the task's head: a count, or a share of the backbone (`1%`).
         memory: Peak bytes of a training step, predicted before training and measured after.
         memory_factor: What predicted memory is multiplied with before it is compared with `memory`, until three trials
-            are measured; from then on their own ratio of measured to predicted, at its ninth decile.
+            are measured; from then on their own ratio of measured to predicted, at its ninth decile. That of inference
+            is multiplied with it too where it is above 1.
         inference_memory: Peak bytes of a forward pass, predicted before training.
         flops: Operations of the matrix products of a training step for each token, predicted before training.
         latency: Milliseconds for one example at inference, measured.

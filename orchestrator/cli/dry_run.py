@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.cli.output import cell, console, print_json, table
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
+from orchestrator.work import foreseen
 from search_space.budgets import violations
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.knobs import RandomChooser
@@ -61,7 +62,8 @@ def _costed(spec: StudySpec, prepared: Prepared, candidate: Any) -> dict[str, An
         cost = prepared.cost(candidate, spec.budgets.memory_factor)
     except (UnsupportedError, PlacementError) as error:
         return {**about, "cost": {}, "share": None, "rejected": [str(error)]}
-    over = [name for name, excess in violations(prepared.limits, cost.values).items() if excess > 0]
+    excess = violations(prepared.limits, foreseen(cost, spec.budgets.memory_factor))
+    over = [name for name, one in excess.items() if one > 0]
     share = cost.trainable_params / prepared.coster.parameters
     return {**about, "cost": cost.to_json(), "share": share, "rejected": over}
 

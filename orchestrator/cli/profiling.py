@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.output import Json, console, print_json, table
 from orchestrator.cli.running import StudyFile
 from orchestrator.study_file import read_file
-from search_space.errors import InputError
+from search_space.candidate import Candidate
+from search_space.errors import InputError, PlacementError, UnsupportedError
 from search_space.notation import parse, write_parts
 from search_space.quantities import format_seconds
+
+if TYPE_CHECKING:
+    from orchestrator.preparation import Prepared
 
 Candidates = Annotated[
     list[str] | None,
@@ -40,11 +44,20 @@ def profile(file: StudyFile, candidate: Candidates = None, steps: Steps = 20, js
         chosen = [parse(one) for one in candidate or ["head"]]
         chosen = chosen if candidate else [prepared.space.first(), *chosen]
         rungs = len(spec.search.early_stopping.steps(prepared.evaluator.steps))
-        data = measure(prepared.evaluator, chosen, spec.search.seed, steps, rungs).to_json()
+        parts = {one: _parts(prepared, one, spec.budgets.memory_factor) for one in chosen}
+        data = measure(prepared.evaluator, chosen, spec.search.seed, steps, rungs, parts).to_json()
     if json:
         print_json(data)
     else:
         _show(data)
+
+
+def _parts(prepared: Prepared, candidate: Candidate, factor: float) -> int | None:
+    """Return the parts that a study would divide a candidate's steps into; None where it would not."""
+    try:
+        return prepared.cost(candidate, factor).accumulation
+    except (UnsupportedError, PlacementError):  # its profile says why
+        return None
 
 
 def _show(data: dict[str, Any]) -> None:

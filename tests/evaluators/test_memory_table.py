@@ -106,6 +106,18 @@ def test_in_bfloat16_with_eager_attention(text: str) -> None:
     assert_equal(one, whole("bert", text, LOAD, torch.bfloat16, "eager"))
 
 
+def test_examples_that_are_evaluated_may_be_longer_than_those_of_training() -> None:
+    """What training takes is as before; inference takes what it does where all examples are as long."""
+    mixed, short, long = (
+        table("bert", load).cost(parse("lora"))
+        for load in (replace(LOAD, evaluation_length=48), LOAD, replace(LOAD, length=48))
+    )
+    assert (mixed.peak_bytes, mixed.training_flops) == (short.peak_bytes, short.training_flops)
+    assert (mixed.inference_bytes, mixed.forward_flops) == (long.inference_bytes, long.forward_flops)
+    assert mixed.inference_bytes > short.inference_bytes
+    assert_equal(mixed, whole("bert", "lora", replace(LOAD, evaluation_length=48)))
+
+
 def test_dropout_is_another_table() -> None:
     one, text = table("bert"), "lora | lr=0.1 dropout=0.1"
     plain = one.cost(parse("lora"))

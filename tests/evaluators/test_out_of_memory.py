@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from evaluators.out_of_memory import out_of_memory_told
 from search_space.errors import EvaluationError
 from search_space.notation import parse
 from tests.evaluators.tiny import evaluator_spec
@@ -55,6 +58,29 @@ def test_the_next_candidate_has_the_memory_that_one_ran_out_of(tmp_path: Path) -
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["large"] == found["again"] == "out_of_memory"
     assert found["small"] == found["last"]
+
+
+def test_what_the_failed_calls_held_is_gone_before_the_devices_cache_is_emptied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the error itself and of one that was being handled when it came."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    seen: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.extend(one() is not None for one in alive))
+
+    def full(earlier: Callable[[], None] | None = None) -> None:
+        held = torch.zeros(4)
+        alive.append(weakref.ref(held))
+        try:
+            if earlier is not None:
+                earlier()
+        except MemoryError:
+            raise torch.OutOfMemoryError("CUDA out of memory.") from None
+        raise MemoryError
+
+    with pytest.raises(EvaluationError, match="after step 3: CUDA out of memory"), out_of_memory_told(3):
+        full(full)
+    assert seen == [False, False]
 
 
 @pytest.mark.gpu

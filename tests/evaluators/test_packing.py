@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +112,23 @@ def test_the_gain_is_measured_on_steps_that_count(evaluator: TrainedEvaluator) -
         assert one.step == 10 == len(one.step_seconds)
         other.train(10)
         assert_same(one, other)
+
+
+def test_filling_the_frozen_prefix_is_nobodys_training(
+    evaluator: TrainedEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, states = runs_of(evaluator, *TOP), evaluator.prefix.states
+
+    def slow(*given: Any) -> Any:
+        with evaluator.clock.phase("prefix"):
+            time.sleep(1.0)
+        return states(*given)
+
+    monkeypatch.setattr(evaluator.prefix, "states", slow)
+    filled = evaluator.clock.seconds["prefix"]
+    Pack(runs).train(1)
+    assert evaluator.clock.seconds["prefix"] - filled >= 1.0
+    assert 0 < sum(sum(run.step_seconds) for run in runs) < 1.0
 
 
 @pytest.mark.parametrize(("worth", "step"), [(0.0, 12), (float("inf"), 10)])

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
 from calibration.ece import ece
 from calibration.temperature import TemperatureFit
@@ -227,6 +229,9 @@ def test_after_a_divergence_the_next_candidate_is_as_before(evaluator: TrainedEv
             "out_of_memory",
         ),
         (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "out_of_memory"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
         (RuntimeError("shapes do not match"), None),
     ],
 )
@@ -238,10 +243,28 @@ def test_only_memory_that_runs_out_is_called_so(
     def fail(*_: object) -> None:
         raise error
 
-    run._step = fail  # type: ignore[method-assign]
-    with pytest.raises(EvaluationError if cause else type(error)) as raised:
-        run.advance(4)
-    assert getattr(raised.value, "cause", None) == cause
+    run._step = run.predict = fail  # type: ignore[method-assign,assignment]
+    run.saved = run.attached.state(evaluator.backbone.storages)
+    run.logits = None  # type: ignore[assignment]
+    for call in (lambda: run.advance(4), run.test):
+        with pytest.raises(EvaluationError if cause else type(error)) as raised:
+            call()
+        assert getattr(raised.value, "cause", None) == cause
+
+
+def test_memory_that_runs_out_while_a_run_is_saved_is_called_so(
+    evaluator: TrainedEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(evaluator)
+    run.advance(12)
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(safetensors.torch, "save", fail)
+    with pytest.raises(EvaluationError) as raised:
+        run.save(tmp_path)
+    assert raised.value.cause == "out_of_memory"
 
 
 def test_what_the_model_cannot_carry_is_told_at_the_start(evaluator: TrainedEvaluator) -> None:

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from evaluators.builtin import minilm_l6, trec
+from evaluators.trained import TrainedEvaluator
 from orchestrator import cli
 from orchestrator.home import Home
 from orchestrator.storage import Storage
@@ -145,6 +146,18 @@ class TestProfile:
         assert [one["candidate"].partition(" ")[0] for one in data["trials"]] == ["bitfit", "head"]
         assert data["trials"][0]["measured"]["backward"] > 0
         assert 0 < data["padding"]["to_the_longest"] < 1
+
+    def test_steps_are_divided_as_the_study_would_divide_them(
+        self, paretune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A limit that nothing fits divides every step into its eight examples."""
+        started, real = [], TrainedEvaluator.start
+        monkeypatch.setattr(TrainedEvaluator, "start", lambda *given: started.append(real(*given)) or started[-1])
+        file = Path(self.tiny(tmp_path))
+        divided = file.read_text().replace("max_length: 16}", "max_length: 16, accumulate: auto}")
+        file.write_text(divided + "budgets: {memory: 1KiB}\n")
+        told(paretune("profile", str(file), "--candidate", "bitfit", "--steps", "2", "--json"))
+        assert [run.at_once for run in started] == [1] * len(started)
 
     def test_people_get_a_table(self, paretune, tmp_path: Path) -> None:
         code, out, _ = paretune("profile", self.tiny(tmp_path), "--steps", "2")

@@ -46,7 +46,7 @@ def test_what_is_not_complete_feasible_and_whole_is_never_a_member():
         make_trial(1, None, scores=partial, state="partial"),
         make_trial(2, None, scores=partial),
         make_trial(3, values(0.99, 1001)),
-        make_trial(4, values(0.99, 1), cost=Cost(1001, 0)),
+        make_trial(4, values(0.99, 1001), cost=Cost(1001, 0)),
         make_trial(5, None, state="infeasible"),
         make_trial(6, values(0.99, 1), state="failed", cause="diverged"),
         make_trial(7, None, scores=partial, state="running"),
@@ -68,6 +68,15 @@ def test_predicted_memory_stands_in_where_memory_cannot_be_measured():
     limits = {"peak_memory_bytes": 1e9}
     assert is_feasible(make_trial(0, values(0.9), cost=Cost(100, 0, 10**9)), limits)
     assert not is_feasible(make_trial(0, values(0.9, peak_memory_bytes=2e9), cost=Cost(100, 0, 10**9)), limits)
+
+
+def test_a_measurement_replaces_the_prediction_of_the_same_metric_and_of_no_other():
+    limits = {"peak_memory_bytes": 1000.0, "training_flops": 50.0}
+    cost = Cost(100, 0, 1050, training_flops=50)
+    measured = values(0.9, peak_memory_bytes=945.0)
+    assert is_feasible(make_trial(0, measured, cost=cost), limits)
+    assert not is_feasible(make_trial(0, measured, cost=replace(cost, training_flops=51)), limits)
+    assert not is_feasible(make_trial(0, values(0.9), cost=cost), limits)
 
 
 def test_a_repeat_is_not_a_second_member():

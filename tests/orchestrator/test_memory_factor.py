@@ -9,16 +9,17 @@ from types import SimpleNamespace
 import pytest
 
 from evaluators.score import Cost, Score
+from orchestrator.cli.dry_run import _costed
 from orchestrator.front import limits_of
 from orchestrator.jobs import Job
 from orchestrator.preparation import Prepared
 from orchestrator.storage import IN_MEMORY, Storage
-from orchestrator.work import SearchWork
+from orchestrator.work import SearchWork, foreseen
 from search_space.errors import SpecError
 from tests.orchestrator.made_up import make_spec, make_trial
 
 
-def foreseen(ratios: list[float]) -> float:
+def after(ratios: list[float]) -> float:
     """Predict 1,000 bytes after trials that measured so many times of what was predicted."""
     trials = {}
     for number, ratio in enumerate(ratios):
@@ -29,12 +30,30 @@ def foreseen(ratios: list[float]) -> float:
 
 
 def test_the_factor_of_the_study_until_three_trials_are_measured() -> None:
-    assert foreseen([]) == foreseen([1.0, 1.0]) == 1500
+    assert after([]) == after([1.0, 1.0]) == 1500
 
 
 def test_the_factor_of_the_trials_from_then_on() -> None:
-    assert foreseen([1.2, 1.2, 1.2]) == 1200
-    assert foreseen([0.9, 0.9, 0.9, 0.9]) == 900
+    assert after([1.2, 1.2, 1.2]) == 1200
+    assert after([0.9, 0.9, 0.9, 0.9]) == 900
+
+
+def test_memory_of_inference_is_only_raised_for_it_is_never_measured() -> None:
+    cost = Cost(7, 1, 1000, inference_memory_bytes=400)
+    assert [foreseen(cost, factor)["inference_memory_bytes"] for factor in (1.5, 0.9)] == [600, 400]
+    assert [foreseen(cost, factor)["trainable_params"] for factor in (1.5, 0.9)] == [7, 7]
+
+
+def test_a_dry_run_rejects_what_the_search_would() -> None:
+    """Predicted 1,050 bytes under a limit of 1,000: over it as it is and times 1.5, within it times 0.9."""
+    cost = Cost(7, 1, 1050)
+    coster = SimpleNamespace(cost=lambda candidate, within: cost, parameters=100)
+    prepared = Prepared(None, coster, {"peak_memory_bytes": 1000.0}, None, ())  # type: ignore[arg-type]
+    rejected = [
+        _costed(make_spec(budgets={"memory_factor": factor}), prepared, make_trial(0).candidate)["rejected"]
+        for factor in (0.9, 1.5)
+    ]
+    assert rejected == [[], ["peak_memory_bytes"]]
 
 
 def test_steps_are_divided_under_the_limit_and_the_factor() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from evaluators import attention, backbone
-from orchestrator.preparation import model_of, note_facts, prepare
+from evaluators.costing import MetaCoster
+from orchestrator.preparation import _coster, model_of, note_facts, prepare
 from orchestrator.spec import StudySpec, parse
 from orchestrator.storage import IN_MEMORY, Storage
 from tests.evaluators.tiny import questions_file, tiny_folder
@@ -62,3 +64,13 @@ def test_what_the_study_file_says_is_not_measured(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(attention, "_times", lambda *_: pytest.fail("measured"))
     prepared = prepare(spec(folder, attention="eager"), folder)
     assert (prepared.evaluator.model.attention, prepared.attention) == ("eager", None)
+
+
+def test_memory_of_inference_is_for_the_longest_example_outside_of_test(folder: Path) -> None:
+    """The limits decide what is tried, and nothing of the test split may."""
+    one = spec(folder)
+    longest = {"train": 8, "validation": 12, "calibration": 10, "test": 16}
+    tokens = SimpleNamespace(classes=("a", "b", "c"), tasks=(), longest=longest)
+    coster = _coster(one, one.model, tokens)  # type: ignore[arg-type]
+    assert isinstance(coster, MetaCoster)
+    assert (coster._load.length, coster._load.evaluated[1]) == (8, 12)

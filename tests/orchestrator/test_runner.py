@@ -7,19 +7,23 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from calibration.spec import CalibrationSpec
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Score
 from evaluators.spec import ModelSpec, SyntheticSpec, TrainingSpec
+from evaluators.synthetic import SyntheticEvaluator, SyntheticRun
 from orchestrator.jobs import Failure, Job, _cause_of, _describe, in_crews
 from orchestrator.runner import CandidateTrainable, _Jobs, _JobSearcher, _RungScheduler
+from search_space.candidate import Candidate
 from search_space.errors import DataError, EvaluationError, UnsupportedError
 from search_space.notation import parse
 
@@ -123,6 +127,36 @@ def test_what_fails_in_a_crew_fails_by_itself() -> None:
     assert [failure and failure.cause for failure in ends.values()] == ["diverged"] * 3
 
 
+@pytest.mark.parametrize("seeds", [(), (1,)])
+def test_a_crew_that_memory_does_not_hold_is_trained_one_after_another(
+    monkeypatch: pytest.MonkeyPatch, seeds: tuple[int, ...]
+) -> None:
+    """Each begins anew when the one before is gone; who does not fit alone fails alone."""
+    begun: list[weakref.ref[SyntheticRun]] = []
+    alive: list[int] = []
+    start = SyntheticEvaluator.start
+
+    def started(self: SyntheticEvaluator, candidate: Candidate, seed: int, accumulation: int | None = None) -> Any:
+        alive.append(sum(one() is not None for one in begun))
+        if len(begun) >= 3 and seed in seeds:
+            raise EvaluationError("out_of_memory", "too large")
+        run = start(self, candidate, seed, accumulation)
+        begun.append(weakref.ref(run))
+        return run
+
+    def full(*_: object) -> None:
+        raise EvaluationError("out_of_memory", "too many")
+
+    monkeypatch.setattr(SyntheticEvaluator, "start", started)
+    monkeypatch.setattr(SyntheticEvaluator, "train_together", full)
+    (one,) = reports(actor(request(crew_of())))
+    ends = settled(crew_of(), json.loads(one["report"])).ends
+    assert [failure and failure.cause for failure in ends.values()] == [
+        "out_of_memory" if number in seeds else None for number in range(3)
+    ]
+    assert alive == [0, 1, 2, 0, 0, 0]
+
+
 def test_a_crew_whose_process_dies_is_settled_whole() -> None:
     work = Taking()
     jobs = _Jobs(work, 10.0, {}, Path("/nowhere"))  # type: ignore[arg-type]
@@ -158,6 +192,8 @@ def test_the_actor_takes_the_next_candidate_after_a_failure() -> None:
     [
         (EvaluationError("diverged", "nan"), "diverged", "EvaluationError: nan"),
         (MemoryError(), "out_of_memory", "MemoryError: "),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory", "RuntimeError: CUDA error: out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out_of_memory", "OutOfMemoryError: CUDA out of memory."),
         (UnsupportedError("no gate"), "unsupported", "UnsupportedError: no gate"),
         (DataError("gone"), "unsupported", "DataError: gone"),
         (KeyError("x"), "raised", "KeyError: 'x' (test_runner.py:"),
