@@ -18,7 +18,7 @@ from types import FrameType
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.evaluation import PREFIX_FOLDER
+from evaluators.evaluation import PREFIX_FOLDER, WEIGHTS_FOLDER
 from orchestrator.dominance import order
 from orchestrator.figures import pareto_files
 from orchestrator.front import Front, front_of_study, is_feasible
@@ -61,7 +61,7 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
             prepared = prepare(store.spec, folder, store.noted("attention"))
             note_facts(store, prepared)
             recorder = Recorder(home.tracking_uri, home.artifacts, store, folder)
-            with Recording(recorder) as recording, _without_states(Path(prepared.evaluator.tokens) / PREFIX_FOLDER):
+            with Recording(recorder) as recording, _without_shared(Path(prepared.evaluator.tokens)):
                 driver = _Driver(store, prepared, recording, watcher, folder)
                 with _stop_on_signals(driver.bench.stop):
                     driver.run()
@@ -179,13 +179,19 @@ class _Driver:
 
 
 @contextmanager
-def _without_states(folder: Path) -> Iterator[None]:
-    """Begin and end without stored states of the frozen prefix: actors make them again, and they are large."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _without_shared(tokens: Path) -> Iterator[None]:
+    """Begin and end without what actors share beside the tokens: states of the frozen prefix, and converted weights.
+
+    They make them again, and they are large.
+    """
+    folders = [tokens / name for name in (PREFIX_FOLDER, WEIGHTS_FOLDER)]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _best(store: StudyStore, limits: dict[str, float], count: int) -> list[Trial]:
