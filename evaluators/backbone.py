@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from evaluators.builtin import minilm_l6
 from evaluators.loftq import remember
 from evaluators.quantization import hidden_tensors, quantization_config, settle
+from evaluators.shared_weights import are_of, key_of, weight_files, written_once
 from evaluators.spec import ModelSpec
 from evaluators.task_switch import take_tasks, with_tasks
 from search_space.errors import DataError, UnsupportedError
@@ -109,25 +111,46 @@ def has_bfloat16_products() -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def load(spec: ModelSpec, classes: int, tasks: int = 1) -> Backbone:
+def load(spec: ModelSpec, classes: int, tasks: int = 1, shared: Path | None = None) -> Backbone:
     """Load a backbone with a fresh classification head, frozen and in evaluation mode.
 
     Args:
         spec: Which model.
         classes: How many, of all tasks.
         tasks: How many; a model of several takes the number of the task as `task_ids`.
+        shared: A folder where processes share weights that are of another type than the file's: on a CPU, the first
+            one writes them there and all map them. None converts them in this process's own memory.
 
     Raises:
         DataError: The model cannot be read, or has no safetensors.
         UnsupportedError: It would run code of its own, or has no classification head.
     """
     machine = choose_machine(spec)
-    source = _source(spec)
     config = load_config(spec, classes, tasks)
     tokenizer = load_tokenizer(spec)
+    weights = None if shared is None else _shared_weights(spec, config, machine, shared)
+    model, _ = _read(spec, config, machine, weights)
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if spec.quantization == "none":
+        model.to(machine.device)
+    model.eval().requires_grad_(False)
+    take_tasks(model)
+    if spec.quantization != "none":
+        settle(model)
+        remember(model, _source(spec), spec.revision or "main")
+    return Backbone(model, tokenizer, machine.device, machine.dtype)
+
+
+def _read(spec: ModelSpec, config: Any, machine: Machine, weights: Path | None = None) -> tuple[Any, frozenset[str]]:
+    """Read a model, from its own files or from a folder with a copy of its weights. Raises DataError.
+
+    Returns:
+        The model, and the names of the tensors that the files lack or have in another size, which are drawn.
+    """
     try:
         model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-            source,
+            str(weights or _source(spec)),
             config=config,
             revision=spec.revision or "main",
             dtype=machine.dtype,
@@ -140,17 +163,41 @@ def load(spec: ModelSpec, classes: int, tasks: int = 1) -> Backbone:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"model {spec.name!r} cannot be loaded: {error}") from error
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    if spec.quantization == "none":
-        model.to(machine.device)
-    model.eval().requires_grad_(False)
-    take_tasks(model)
-    _refuse_other_sizes(spec.name, report["mismatched_keys"], head_of(model))
-    if spec.quantization != "none":
-        settle(model)
-        remember(model, source, spec.revision or "main")
-    return Backbone(model, tokenizer, machine.device, machine.dtype)
+    model.name_or_path = model.config.name_or_path = _source(spec)  # a copy's folder is nobody's name
+    mismatched = {key for key, *_ in report["mismatched_keys"]}
+    _refuse_other_sizes(spec.name, mismatched, head_of(model))
+    return model, frozenset(mismatched | set(report["missing_keys"]))
+
+
+def _shared_weights(spec: ModelSpec, config: Any, machine: Machine, shared: Path) -> Path | None:
+    """Return the folder of a copy in the machine's type, None where the model's own files do. Raises DataError."""
+    quantised = spec.quantization != "none" or getattr(config, "quantization_config", None) is not None
+    if quantised or machine.device.type != "cpu":
+        return None
+    try:
+        files = weight_files(_source(spec), spec.revision or "main")
+        if are_of(files, machine.dtype):
+            return None
+        key = key_of(files, machine.dtype, config.to_json_string())
+    except (OSError, SafetensorError):  # what is wrong with a file is said where it is loaded
+        return None
+    return written_once(shared, key, lambda folder: _write_converted(spec, config, machine, folder))
+
+
+def _write_converted(spec: ModelSpec, config: Any, machine: Machine, folder: Path) -> bool:
+    """Write what a model's files hold, converted. Returns whether it reads back as the same, to the bit.
+
+    What is drawn is left out, so that it is drawn again wherever the copy is loaded.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model, drawn = _read(spec, copy.deepcopy(config), machine)
+        held = {name: tensor for name, tensor in model.state_dict().items() if name not in drawn}
+        model.save_pretrained(folder, state_dict=dict(held))
+        again, missing = _read(spec, copy.deepcopy(config), machine, folder)
+    there = again.state_dict()
+    return missing == drawn and all(
+        there[name].dtype == one.dtype and torch.equal(there[name], one) for name, one in held.items()
+    )
 
 
 def _quantised(spec: ModelSpec, config: Any, machine: Machine) -> dict[str, Any]:
@@ -162,9 +209,9 @@ def _quantised(spec: ModelSpec, config: Any, machine: Machine) -> dict[str, Any]
     return {"quantization_config": quantization, "device_map": {"": str(machine.device)}}
 
 
-def _refuse_other_sizes(name: str, mismatched: Iterable[tuple[Any, ...]], heads: tuple[str, ...]) -> None:
+def _refuse_other_sizes(name: str, mismatched: Iterable[str], heads: tuple[str, ...]) -> None:
     beside = tuple(f"{head}." for head in heads)
-    if odd := sorted(key for key, *_ in mismatched if not key.startswith(beside)):
+    if odd := sorted(key for key in mismatched if not key.startswith(beside)):
         raise DataError(f"model {name!r} has weights of other sizes than its configuration says: {', '.join(odd[:3])}")
 
 

@@ -22,6 +22,9 @@ TEST_FILE = "test.safetensors"
 PREFIX_FOLDER = "prefix"
 """Where the evaluators of a study keep states of the frozen prefix, in the folder of its tokens."""
 
+WEIGHTS_FOLDER = "weights"
+"""Where they share the backbone's weights in the type that they are used in, beside those states."""
+
 
 class Run(Protocol):
     """One candidate in training. It keeps its state between rungs and is dropped when it ends."""

@@ -24,7 +24,15 @@ from evaluators.backbone import checkpoint_activations, load
 from evaluators.calibrated import Calibrated, calibrate
 from evaluators.clock import Clock
 from evaluators.energy import meter_if_any
-from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, PREFIX_FOLDER, STATE_FILE, EvaluatorSpec, Run
+from evaluators.evaluation import (
+    CALIBRATION_FILE,
+    PREDICTIONS_FILE,
+    PREFIX_FOLDER,
+    STATE_FILE,
+    WEIGHTS_FOLDER,
+    EvaluatorSpec,
+    Run,
+)
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.measurement import (
     calibrated_quality,
@@ -58,7 +66,8 @@ class TrainedEvaluator:
         self.spec = spec
         torch.set_num_threads(max(1, round(spec.cpus)))
         self.folder = TokenFolder.open(Path(spec.tokens))
-        self.backbone = load(spec.model, len(self.folder.classes), max(1, len(self.folder.tasks)))
+        tasks, shared = max(1, len(self.folder.tasks)), self.folder.folder / WEIGHTS_FOLDER
+        self.backbone = load(spec.model, len(self.folder.classes), tasks, shared)
         self.anatomy = anatomy_of(self.backbone.model)
         self.tokens = {role: self.folder.read(role) for role in ("train", "validation", "calibration")}
         validation = self.tokens["validation"].labels

@@ -320,11 +320,12 @@ def cluster(resources: ResourcesSpec) -> Iterator[int]:
 def _room(resources: ResourcesSpec) -> int:
     there = ray.cluster_resources()
     room = there.get("CPU", 1.0) / resources.cpus
-    if resources.gpus:
-        room = min(room, there.get("GPU", 0.0) / resources.gpus)
+    gpus = resources.reserved_gpus
+    if gpus:
+        room = min(room, there.get("GPU", 0.0) / gpus)
     if room < 1:
         raise ParetuneError(
-            f"resources: a trial wants {resources.cpus:g} cpus and {resources.gpus:g} gpus, "
+            f"resources: a trial wants {resources.cpus:g} cpus and {gpus:g} gpus, "
             f"but there are {there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
         )
     return min(int(room), resources.concurrency or int(room))
@@ -347,7 +348,7 @@ def run_jobs(
     """
     scratch = tempfile.mkdtemp(prefix="paretune-ray-")
     jobs = _Jobs(work, seconds, evaluator.to_json(), Path(scratch))
-    wanted = {"cpu": resources.cpus} | ({"gpu": resources.gpus} if resources.gpus else {})
+    wanted = {"cpu": resources.cpus} | ({"gpu": gpus} if (gpus := resources.reserved_gpus) else {})
     tuner = tune.Tuner(
         tune.with_resources(CandidateTrainable, wanted),
         tune_config=tune.TuneConfig(

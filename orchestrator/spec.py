@@ -129,15 +129,21 @@ class ResourcesSpec(Strict):
 
     Attributes:
         cpus: Cores of a trial; fractions are allowed.
-        gpus: GPUs of a trial; fractions share one.
+        gpus: GPUs of a trial; fractions share one. `auto` is the fraction that its memory needs, as predicted, and 0
+            where the device is no CUDA GPU. 0 reserves none: trials share what they see, and nothing is checked.
         concurrency: Trials at once; what the machine has room for when None.
         together: Most seeds of a finalist that are trained in one forward pass, where that is measured to be faster.
     """
 
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
-    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    gpus: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = "auto"
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     together: Annotated[int, Field(ge=1, le=20)] = 1
+
+    @property
+    def reserved_gpus(self) -> float:
+        """GPUs that are reserved for a trial: none while nobody has made a number of `auto`."""
+        return self.gpus if isinstance(self.gpus, float) else 0.0
 
 
 def meters_energy(objectives: Sequence[Objective], budgets: BudgetSpec | None) -> bool:

@@ -18,7 +18,8 @@ from types import FrameType
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.evaluation import PREFIX_FOLDER
+from evaluators.evaluation import PREFIX_FOLDER, WEIGHTS_FOLDER
+from orchestrator.device_share import resources_of
 from orchestrator.dominance import order
 from orchestrator.figures import pareto_files
 from orchestrator.front import Front, front_of_study, is_feasible
@@ -61,7 +62,7 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
             prepared = prepare(store.spec, folder, store.noted("attention"))
             note_facts(store, prepared)
             recorder = Recorder(home.tracking_uri, home.artifacts, store, folder)
-            with Recording(recorder) as recording, _without_states(Path(prepared.evaluator.tokens) / PREFIX_FOLDER):
+            with Recording(recorder) as recording, _without_shared(Path(prepared.evaluator.tokens)):
                 driver = _Driver(store, prepared, recording, watcher, folder)
                 with _stop_on_signals(driver.bench.stop):
                     driver.run()
@@ -83,6 +84,7 @@ class _Driver:
         self.store = store
         self.spec = store.spec
         self.prepared = prepared
+        self.resources = resources_of(store.spec, prepared)
         self.recording = recording
         self._spent = float(store.noted("search_seconds") or 0.0)
         self._began: float | None = None
@@ -97,7 +99,7 @@ class _Driver:
         rungs = rungs_of(self.spec.search.early_stopping, self.spec.objectives, self.prepared.evaluator.steps)
         search = SearchWork(self.bench, [*self._cut_off("search", rungs.steps), *self._references()], rungs)
         finalists_cut_off = self._cut_off("finalists", rungs.steps[-1:])
-        with cluster(self.spec.resources) as at_once:
+        with cluster(self.resources) as at_once:
             if search.waiting or search.left:
                 self._search(search, at_once)
             if self.bench.stop.by_user:
@@ -127,7 +129,7 @@ class _Driver:
 
     def _run(self, work: PhaseWork, at_once: int) -> None:
         if isinstance(work, SearchWork) or work.waiting:
-            run_jobs(work, self.prepared.evaluator, self.spec.resources, at_once, self.spec.budgets.trial_time)
+            run_jobs(work, self.prepared.evaluator, self.resources, at_once, self.spec.budgets.trial_time)
 
     def _settled(self, trial: Trial) -> None:
         """Record a settled trial, and from time to time where the front stands."""
@@ -179,13 +181,19 @@ class _Driver:
 
 
 @contextmanager
-def _without_states(folder: Path) -> Iterator[None]:
-    """Begin and end without stored states of the frozen prefix: actors make them again, and they are large."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _without_shared(tokens: Path) -> Iterator[None]:
+    """Begin and end without what actors share beside the tokens: states of the frozen prefix, and converted weights.
+
+    They make them again, and they are large.
+    """
+    folders = [tokens / name for name in (PREFIX_FOLDER, WEIGHTS_FOLDER)]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _best(store: StudyStore, limits: dict[str, float], count: int) -> list[Trial]:

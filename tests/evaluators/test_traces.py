@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluators.evaluation import EvaluatorSpec
+from evaluators.evaluation import WEIGHTS_FOLDER, EvaluatorSpec
 from evaluators.trained import TrainedEvaluator
 from search_space.candidate import Candidate
 from search_space.errors import UnsupportedError
@@ -112,10 +113,13 @@ def test_memory_does_not_grow_over_two_hundred_candidates(evaluator: TrainedEval
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux to look at the mapped pages")
-def test_the_weights_are_the_file_s_pages_and_stay_so(evaluator: TrainedEvaluator) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_weights_are_a_file_s_pages_and_stay_so(spec: EvaluatorSpec, dtype: str) -> None:
     """Processes of a node share what they map; a page that one of them writes to becomes its own."""
+    model = spec.model.model_copy(update={"dtype": dtype})
+    evaluator = TrainedEvaluator(replace(spec, model=model))
     train(evaluator, 8)
-    pages = mapped_pages(evaluator.spec.model.name)
+    pages = mapped_pages(model.name if dtype == "float32" else str(Path(spec.tokens) / WEIGHTS_FOLDER))
     assert pages
     base = [one for name, one in evaluator.backbone.model.named_parameters() if not name.startswith("classifier")]
     for parameter in base:

@@ -372,12 +372,13 @@ def enter(store: StudyStore, candidate: Candidate) -> None:
     store.start(number, candidate, None, 0, {})
 
 
-def test_stored_states_are_gone_before_and_after_a_run(tmp_path: Path) -> None:
-    folder = tmp_path / "prefix"
+@pytest.mark.parametrize("name", ["prefix", "weights"])
+def test_what_actors_share_is_gone_before_and_after_a_run(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
     folder.mkdir()
-    (folder / "left-by-a-crash.states").touch()
-    with study._without_states(folder):
+    (folder / "left-by-a-crash").touch()
+    with study._without_shared(tmp_path):
         assert not folder.exists()
         folder.mkdir()
-        (folder / "one.states").touch()
+        (folder / "one").touch()
     assert not folder.exists()
