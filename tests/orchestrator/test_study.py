@@ -81,7 +81,7 @@ class TestSearch:
     def test_early_stopping_saves_steps(self, home: Home) -> None:
         store, _ = run(home, "halved", budgets={"trials": 20})
         states = Counter(one.state for one in trained(store))
-        assert states["partial"] >= 6
+        assert states["partial"] >= 2
         assert {one.steps for one in trained(store)} <= {10, 30, 90}
         assert all(one.message == "stopped at its rung" for one in store.trials() if one.state == "partial")
 
