@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.small_data.data import DOMAINS, material
 from calibration.ece import debiased_squared_error, ece
+from calibration.floor import ece_floor
 from calibration.proper_scores import nll_from_logits
 from calibration.softmax import softmax
 from calibration.temperature import TemperatureFit, cross_fitted_nll, fit_temperature
@@ -17,6 +18,7 @@ Floats = NDArray[np.float64]
 JUDGED = ("test", *DOMAINS)
 FEW = (25, 50, 100, 200)
 """Calibration rows, beside all that there are."""
+_FLOOR_DRAWS = 500
 
 
 def measured(task: str, logits: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
@@ -32,6 +34,8 @@ def measured(task: str, logits: Mapping[str, Floats]) -> dict[str, dict[str, flo
     for role in (one for one in JUDGED if one in logits):
         labels = data.judged[role].labels
         found[role] = _scores(logits[role], labels, fit) | {"own_nll": cross_fitted_nll(logits[role], labels)}
+        if role == "test":
+            found[role] |= _floors(logits[role], labels, fit)
         if role in data.positive:
             found[role] |= _against_people(logits, role, data.positive, fit)
     return found
@@ -71,6 +75,15 @@ def _scores(logits: Floats, labels: NDArray[np.int64], fit: TemperatureFit) -> d
         "debiased": debiased_squared_error(before, labels),
         "debiased_after": debiased_squared_error(after, labels),
     }
+
+
+def _floors(logits: Floats, labels: NDArray[np.int64], fit: TemperatureFit) -> dict[str, float]:
+    """Return what ECE a perfectly calibrated model would show, and whether more was seen than chance gives at 5 %."""
+    found = {}
+    for name, said in (("", softmax(logits)), ("_after", fit.probabilities(logits))):
+        floor = ece_floor(said, labels, draws=_FLOOR_DRAWS)
+        found |= {f"floor{name}": floor.floor_mean, f"rejected{name}": float(floor.p_value < 0.05)}
+    return found
 
 
 def _against_people(

@@ -10,7 +10,8 @@ from benchmarks.small_data.figures import NAMES
 
 Row = Mapping[str, Any]
 _HEADS = {"accuracy": "accuracy", "temperature": "T", "nll": "NLL", "nll_after": "after T", "ece": "ECE",
-          "ece_after": "after T", "debiased": "debiased", "debiased_after": "after T"}  # fmt: skip
+          "floor": "floor", "rejected": "p < 0.05", "ece_after": "after T", "floor_after": "floor",
+          "rejected_after": "p < 0.05", "debiased": "debiased", "debiased_after": "after T"}  # fmt: skip
 
 
 def markdown(found: Mapping[str, Any], pictures: Sequence[str]) -> str:
@@ -23,7 +24,8 @@ def markdown(found: Mapping[str, Any], pictures: Sequence[str]) -> str:
         "Each run has 50 steps of 16 examples for 50 examples, 100 for 200, 150 for 1,000, 250 for 5,000 (TREC: 3,659, "
         "all that there are), the methods' default learning rates, bfloat16 autocast. T is fitted on 431 (TREC) or 403 "
         "(sentiment) rows that nothing was trained on, and never on those that it is judged by. "
-        f"{_seeds(found['grid'])} Debiased: squared calibration error less what chance adds, signed.",
+        f"{_seeds(found['grid'])} Floor: the ECE of a perfectly calibrated model; p < 0.05: share of seeds "
+        "with more than chance gives. Debiased: squared calibration error less what chance adds, signed.",
         "",
         *_pictures(pictures),
         *_at_home(found["grid"]),
