@@ -69,7 +69,7 @@ class MetaCoster:
             config.pad_token_id = 0  # a real one comes with the tokenizer; costs are the same
         self._model: nn.Module = build_on_meta(config, machine.attention, machine.dtype)
         self._dtype = machine.dtype
-        self._load = load
+        self._load = replace(load, device=machine.device.type)
         self._divisions = tuple(_divisions(load.batch)) if accumulate == "auto" else (accumulate,)
         self._known: dict[tuple[str, bool, int], Cost] = {}
         self._saved = saved_bytes(self._model, spec.quantization, self._dtype, head_of(self._model), machine.device)

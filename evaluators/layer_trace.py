@@ -111,7 +111,7 @@ def trace(attached: Attached, blocks: list[str], dtype: torch.dtype, load: Load)
 
 
 def _training(attached: Attached, modules: list[nn.Module], load: Load) -> tuple[list[Span], list[Span]]:
-    live = counting(attached.model)
+    live = counting(attached.model, load)
     if load.accumulated:
         give_gradients(one for one in attached.trainable if stepped_as_it_is(one))
     attached.model.train()
@@ -143,7 +143,7 @@ def _down(spans: Mapping[str, Span], count: int) -> list[Span]:
 
 
 def _inference(attached: Attached, modules: list[nn.Module], load: Load) -> list[Span]:
-    live = counting(attached.model)
+    live = counting(attached.model, load)
     attached.model.eval()
     with _borders(modules, live), torch.no_grad(), live:
         live.mark("")

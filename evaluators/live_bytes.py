@@ -5,17 +5,22 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 _CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
+_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
+_HALVES = (torch.bfloat16, torch.float16)
+_MOST_NUMBERS = 2**23
+"""Larger products are not measured: what they copy is a small part of what is there."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,15 @@ class Span:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages that are alive while it is active, and their peak."""
+    """Counts the bytes of storages that are alive while it is active, and their peak.
 
-    def __init__(self) -> None:
+    Args:
+        on_cpu: Whether what oneDNN copies for a matrix product in 16 bits counts as well.
+    """
+
+    def __init__(self, on_cpu: bool = True) -> None:
         super().__init__()
+        self._on_cpu = on_cpu
         self._known: Any = WeakIdKeyDictionary()
         self.now = 0
         self.peak = 0
@@ -75,7 +85,7 @@ class LiveBytes(TorchDispatchMode):
         for one in tree_leaves(out):
             if isinstance(one, Tensor):
                 self.add(one)
-        self._rise(_cast_bytes(func, args))
+        self._rise(_cast_bytes(func, args) + (_product_bytes(func, args) if self._on_cpu else 0))
         return out
 
     def _rise(self, within: int = 0) -> None:
@@ -96,6 +106,42 @@ def _cast_bytes(func: Any, args: Any) -> int:
         return 0
     common = max(one.element_size() for one in operands)
     return sum(one.numel() * common for one in operands if one.element_size() != common)
+
+
+def _product_bytes(func: Any, args: Any) -> int:
+    """Return the bytes that a matrix product in 16 bits holds beside its result on a CPU.
+
+    oneDNN copies operands into blocks of a layout that its kernel likes, which no shape tells: it is measured, once for
+    each product, where that is quickly done. In 32 bits nothing is copied.
+    """
+    if func not in _PRODUCTS:
+        return 0
+    operands = [one for one in args if isinstance(one, Tensor)]
+    if any(one.dtype not in _HALVES for one in operands) or sum(one.numel() for one in operands) > _MOST_NUMBERS:
+        return 0
+    return _measured(func, tuple((tuple(one.shape), tuple(one.stride()), one.dtype) for one in operands))
+
+
+@cache
+def _measured(func: Any, operands: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]) -> int:
+    with _disable_current_modes(), torch.no_grad():
+        real = [torch.empty_strided(shape, stride, dtype=dtype).zero_() for shape, stride, dtype in operands]
+        func(*real)
+        kept: list[Tensor] = []
+        peak = allocated_peak(lambda: kept.append(func(*real)))
+    return max(0, peak - kept[0].untyped_storage().nbytes())
+
+
+def allocated_peak(run: Callable[[], object]) -> int:
+    """Return the most bytes that something allocates on the CPU while it runs, by the profiler's memory events."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
+    now = peak = 0
+    for one in sorted(events, key=lambda one: one.start_ns()):
+        now += one.nbytes()
+        peak = max(peak, now)
+    return peak
 
 
 def has_values(tensor: Tensor) -> bool:

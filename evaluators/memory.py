@@ -18,8 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evaluators.attach import Attached
 from evaluators.backbone import checkpoint_activations
+from evaluators.device_memory import WORKSPACE_BYTES
 from evaluators.hooks import hooks_of
-from evaluators.live_bytes import LiveBytes
+from evaluators.live_bytes import LiveBytes, allocated_peak
 from evaluators.optimisation import build_optimiser, loss_of
 from evaluators.quantization import stored_tensors
 from evaluators.task_switch import tasks_of
@@ -36,6 +37,7 @@ class Load:
         checkpointing: Whether activations are computed again for the way back.
         accumulated: Whether a step is divided into parts, so that gradients are there before the last of them.
         evaluation_length: Tokens of the longest example of a forward pass without gradients; `length` when None.
+        device: `cpu`, or another, where what a CPU's library copies for its products does not count.
     """
 
     batch: int
@@ -44,6 +46,7 @@ class Load:
     checkpointing: bool = False
     accumulated: bool = False
     evaluation_length: int | None = None
+    device: str = "cpu"
 
     @property
     def evaluated(self) -> tuple[int, int]:
@@ -85,7 +88,7 @@ def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost
         hooks = hooks_of(attached)
         hooks.assume()
         inference, forward_flops = _forward(attached.model, load)
-        live = counting(attached.model)
+        live = counting(attached.model, load)
         attached.model.train()
         if load.checkpointing:
             checkpoint_activations(attached.model)
@@ -104,7 +107,7 @@ def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost
 
 def _forward(model: nn.Module, load: Load) -> tuple[int, int]:
     """Return the peak bytes and the operations of a forward pass without gradients."""
-    live = counting(model)
+    live = counting(model, load)
     model.eval()
     with torch.no_grad(), live:
         model(**inputs_of(model, *load.evaluated))
@@ -117,9 +120,9 @@ def give_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = torch.zeros_like(parameter)
 
 
-def counting(model: nn.Module) -> LiveBytes:
+def counting(model: nn.Module, load: Load) -> LiveBytes:
     """Return a count that begins with a model's tensors."""
-    live = LiveBytes()
+    live = LiveBytes(on_cpu=load.device == "cpu")
     for tensor in tensors_of(model):
         live.add(tensor)
     return live
@@ -137,6 +140,8 @@ def measure_peak_bytes(
 ) -> int:
     """Measure the peak bytes of one training step by the allocator's own count.
 
+    On CUDA what it reserves beyond the workspace of cuBLAS: tensors, and the room between them that nothing fits into.
+
     Args:
         model: What is trained.
         state: Tensors of the optimiser.
@@ -144,25 +149,20 @@ def measure_peak_bytes(
         device: Where.
     """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return int(torch.cuda.max_memory_allocated(device))
+        return _reserved_peak(step, device)
     standing = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_of(model)}
     standing |= {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state}
-    return sum(standing.values()) + _profiled_peak(step)
+    return sum(standing.values()) + allocated_peak(step)
 
 
-def _profiled_peak(step: Callable[[], object]) -> int:
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        step()
-    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
-    now = peak = 0
-    for one in sorted(events, key=lambda one: one.start_ns()):
-        now += one.nbytes()
-        peak = max(peak, now)
-    return peak
+def _reserved_peak(step: Callable[[], object], device: torch.device) -> int:
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # what earlier steps reserved and nothing uses is no part of this one
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize(device)
+    reserved = torch.cuda.max_memory_reserved(device) - WORKSPACE_BYTES
+    return int(max(reserved, torch.cuda.max_memory_allocated(device)))
 
 
 def with_fake_tensors(attached: Attached, dtype: torch.dtype) -> Attached:
