@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler says on standard error that it starts and stops
 _CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
 _PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
 _HALVES = (torch.bfloat16, torch.float16)

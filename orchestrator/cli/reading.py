@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +14,9 @@ from orchestrator.member import FIRM
 from orchestrator.storage import Storage, StudyStore, Trial
 from search_space.notation import write, write_parts
 
-_EXTRA = (
-    "ece", "ece_floor", "calibrated_ece", "calibrated_ece_floor", "calibrated_ece_p_value",
-    "peak_memory_bytes", "calibrated_nll", "latency_ms",
-)  # fmt: skip
+_EXTRA = ("ece", "calibrated_ece", "peak_memory_bytes", "calibrated_nll", "latency_ms")
+_BINNED = ("ece", "calibrated_ece")
+"""Metrics that mean little without what a perfectly calibrated model would show, which stands beside them."""
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +80,7 @@ def show(
         )
         return
     metrics = _measured(store, trials)
-    heads = ["trial", "candidate", "steps", *(short(metric) for metric in metrics), "state"]
+    heads = ["trial", "candidate", "steps", *(_head(metric) for metric in metrics), "state"]
     rows = [_trial_row(one, metrics) for one in trials if one.state != "infeasible"]
     console.print(table(heads, rows, right=range(2, len(heads) - 1)))
     rejected = sum(one.state == "infeasible" for one in trials)
@@ -129,7 +128,7 @@ def show_front(store: StudyStore, front: Front, home: Home) -> None:
 
 
 def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[str]]]:
-    heads = ["trial", "candidate", *(short(metric) for metric in metrics), "test", "firm"]
+    heads = ["trial", "candidate", *(_head(metric) for metric in metrics), "test", "firm"]
     rows = []
     for one in front.members:
         values = one.trial.score.values if one.trial.score else None
@@ -141,7 +140,7 @@ def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[
         )
         mark = "➤" if front.pick is not None and front.pick.number == one.number else ""
         firm = "–" if one.firm is None else f"{one.firm:.2f}"
-        cells = [cell(metric, known(values, metric)) for metric in metrics]
+        cells = [_beside_floor(metric, values) for metric in metrics]
         rows.append([f"{mark}{one.number}", write_parts(one.trial.candidate), *cells, shown, firm])
     return heads, rows
 
@@ -170,7 +169,7 @@ def _trust(front: Front) -> Iterator[str]:
 def _show_references(store: StudyStore, metrics: list[str]) -> None:
     trials = store.trials("references")
     if trials:
-        heads = ["reference", "", *(short(metric) for metric in metrics), "state"]
+        heads = ["reference", "", *(_head(metric) for metric in metrics), "state"]
         rows = [[one.origin, *_trial_row(one, metrics)[1:2], *_trial_row(one, metrics)[3:]] for one in trials]
         console.print()
         console.print(table(heads, rows, right=range(2, 2 + len(metrics))))
@@ -182,16 +181,26 @@ def _metrics(store: StudyStore) -> list[str]:
 
 def _measured(store: StudyStore, trials: list[Trial]) -> list[str]:
     """Return the metrics that have a value for some trial, as many as the terminal has room for."""
-    room = max(2, (console.width - 50) // 9)
+    room = max(2, (console.width - 50 - 8 * len(_BINNED)) // 9)
     found = [name for name in _metrics(store) if any(one.score and name in one.score.values for one in trials)]
     return found[:room]
+
+
+def _head(metric: str) -> str:
+    return f"{short(metric)} (floor)" if metric in _BINNED else short(metric)
+
+
+def _beside_floor(metric: str, values: Mapping[str, float] | None) -> str:
+    """Write a metric's value, with the floor of a calibration error where it was measured."""
+    floor = known(values, f"{metric}_floor") if metric in _BINNED else None
+    return cell(metric, known(values, metric)) + ("" if floor is None else f" ({floor:.3f})")
 
 
 def _trial_row(one: Trial, metrics: list[str]) -> list[str]:
     values = one.score.values if one.score else None
     label = str(one.number) if one.phase == "search" else f"{one.phase[:-1]} {one.origin}"
     state = f"{one.state} ({one.cause})" if one.cause else one.state
-    return [label, write_parts(one.candidate), str(one.steps), *(cell(m, known(values, m)) for m in metrics), state]
+    return [label, write_parts(one.candidate), str(one.steps), *(_beside_floor(m, values) for m in metrics), state]
 
 
 def _show_trial(one: Trial) -> None:
