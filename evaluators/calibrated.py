@@ -76,7 +76,7 @@ def calibrate(
     groups = groups or {}
     if tasks:
         return _calibrate_each(logits, labels, spec, tuple(tasks), groups)
-    if len(labels["calibration"]) >= spec.scarce:
+    if not _is_scarce(labels, spec):
         calibrator = fitted(logits["calibration"], labels["calibration"], spec, groups.get("calibration"))
         return Calibrated(calibrator, held_out_log_probabilities(calibrator, logits["validation"]))
     rows = np.concatenate([logits["calibration"], logits["validation"]])
@@ -90,26 +90,24 @@ def calibrate(
 def _calibrate_each(
     logits: Logits, labels: Labels, spec: CalibrationSpec, tasks: tuple[TaskColumns, ...], groups: Groups
 ) -> Calibrated:
-    each = []
+    each, fitted_on = [], [logits["calibration"]]
     for one in tasks:
         own = {role: one.own(logits[role], labels[role]) for role in JUDGED}
         together = {role: groups[role][one.rows(labels[role])] for role in groups}
-        done = calibrate(own, {role: one.own_labels(labels[role]) for role in own}, spec, groups=together)
+        own_labels = {role: one.own_labels(labels[role]) for role in own}
+        done = calibrate(own, own_labels, spec, groups=together)
         assert done is not None  # the study wants one
         each.append(done)
-    rows = FittedRows.of(_fitted_rows(logits, labels, spec, tasks))
+        if _is_scarce(own_labels, spec):
+            fitted_on.append(logits["validation"][one.rows(labels["validation"])])
+    rows = FittedRows.of(np.concatenate(fitted_on))
     validation = joined(tasks, labels["validation"], [one.validation for one in each])
     return Calibrated(TaskCalibrator(tasks, tuple(one.calibrator for one in each), rows), validation)
 
 
-def _fitted_rows(
-    logits: Logits, labels: Labels, spec: CalibrationSpec, tasks: tuple[TaskColumns, ...]
-) -> NDArray[np.float64]:
-    """Return the rows that the tasks' calibrators were fitted on: those of validation too where a task has few."""
-    calibration, validation = labels["calibration"], labels["validation"]
-    scarce = [one.rows(validation) for one in tasks if one.rows(calibration).sum() < spec.scarce]
-    few = np.any(scarce, axis=0) if scarce else np.zeros(len(validation), dtype=np.bool_)
-    return np.concatenate([logits["calibration"], logits["validation"][few]])
+def _is_scarce(labels: Labels, spec: CalibrationSpec) -> bool:
+    """Whether the rows of calibration are so few that those of validation are fitted on as well."""
+    return len(labels["calibration"]) < spec.scarce
 
 
 def fitted(

@@ -101,6 +101,10 @@ METRICS: Mapping[str, Metric] = _Metrics({metric.name: metric for metric in _ALL
 that of one of them; only the former are in it when it is gone through."""
 
 
+BINNED = ("ece", "calibrated_ece")
+"""Metrics that mean little without what a perfectly calibrated model would show: `NAME_floor` and `NAME_p_value`."""
+
+
 def metric(name: str) -> Metric:
     """Return a metric. Raises ValueError with the allowed names and the nearest one."""
     try:

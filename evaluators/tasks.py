@@ -35,6 +35,10 @@ class TaskColumns:
         """Return which examples are of this task, by their labels among the classes of all tasks."""
         return np.asarray((labels >= self.start) & (labels < self.stop))
 
+    def own_groups(self, groups: Labels | None, labels: Labels) -> Labels | None:
+        """Return the groups of this task's examples; None where there are none."""
+        return None if groups is None else groups[self.rows(labels)]
+
     def own(self, array: Floats, labels: Labels) -> Floats:
         """Return this task's part of an array of shape [examples, classes of all tasks]."""
         return array[self.rows(labels), self.start : self.stop]
@@ -64,7 +68,7 @@ def by_task(
         return measure(*arrays, labels, **({} if groups is None else {"groups": groups}))
     each = {}
     for one in tasks:
-        together = {} if groups is None else {"groups": groups[one.rows(labels)]}
+        together = {} if groups is None else {"groups": one.own_groups(groups, labels)}
         each[one.name] = measure(*(one.own(array, labels) for array in arrays), one.own_labels(labels), **together)
     return averaged(each)
 

@@ -256,7 +256,7 @@ def _conformal_each(
             one.own(test, test_labels),
             one.own_labels(test_labels),
             spec,
-            None if groups is None else groups[one.rows(labels)],
+            one.own_groups(groups, labels),
         )
         for one in tasks
     }

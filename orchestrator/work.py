@@ -177,8 +177,9 @@ class SearchWork(PhaseWork):
         self._nothing_new = False
         self._proposals = Proposals(bench.store.spec, bench.prepared, beginnings(bench.store, bench.prepared))
         for trial in trials:
+            feasible = is_feasible(trial, bench.prepared.limits)
             for score in trial.scores:
-                rungs.record(trial.number, score, feasible=is_feasible(trial, bench.prepared.limits))
+                rungs.record(trial.number, score, feasible=feasible)
 
     @property
     def left(self) -> int:

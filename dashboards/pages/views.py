@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dashboards.reports import Report
-from evaluators.score import METRICS
+from evaluators.score import BINNED, METRICS
 from orchestrator.member import Estimate, Member
 from orchestrator.pick import format_value
 from search_space.notation import write_parts
 
 PICK_NUMBERS = ("accuracy", "trainable_params", "peak_memory_bytes", "latency_ms", "ece", "calibrated_ece")
-_BINNED = ("ece", "calibrated_ece")
-"""Metrics that mean little without what a perfectly calibrated model would show."""
 _NOTHING = "–"
 
 
@@ -89,7 +87,7 @@ class FinalistsView:
         front = report.front
         members = [one for one in (*front.members, *front.neighbours) if one.finalists] if front else []
         quality = [one.metric for one in report.spec.objectives if METRICS[one.metric].on_split]
-        columns = tuple(dict.fromkeys([*quality, *_BINNED]))
+        columns = tuple(dict.fromkeys([*quality, *BINNED]))
         columns = tuple(name for name in columns if any(name in one.validation for one in members))
         pick = front.pick.number if front and front.pick else None
         rows = tuple(_row(one, columns, one.number == pick) for one in members)
@@ -163,6 +161,6 @@ def _cell(estimates: Mapping[str, Estimate], name: str) -> Cell:
 def _beside(values: Mapping[str, float], name: str) -> str:
     """Return the floor and the p-value of a calibration error as text; empty for other metrics."""
     floor, p_value = values.get(f"{name}_floor"), values.get(f"{name}_p_value")
-    if name not in _BINNED or floor is None:
+    if name not in BINNED or floor is None:
         return ""
     return f"floor {floor:.3f}" + ("" if p_value is None else f", p {p_value:.3f}")

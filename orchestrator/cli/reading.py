@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from evaluators.score import BINNED
 from orchestrator.cli.output import Json, StudyName, cell, command, console, known, print_json, short, table
 from orchestrator.front import Front, front_of_study
 from orchestrator.home import Home
@@ -15,8 +16,6 @@ from orchestrator.storage import Storage, StudyStore, Trial
 from search_space.notation import write, write_parts
 
 _EXTRA = ("ece", "calibrated_ece", "peak_memory_bytes", "calibrated_nll", "latency_ms")
-_BINNED = ("ece", "calibrated_ece")
-"""Metrics that mean little without what a perfectly calibrated model would show, which stands beside them."""
 
 
 def register(app: typer.Typer) -> None:
@@ -181,18 +180,18 @@ def _metrics(store: StudyStore) -> list[str]:
 
 def _measured(store: StudyStore, trials: list[Trial]) -> list[str]:
     """Return the metrics that have a value for some trial, as many as the terminal has room for."""
-    room = max(2, (console.width - 50 - 8 * len(_BINNED)) // 9)
+    room = max(2, (console.width - 50 - 8 * len(BINNED)) // 9)
     found = [name for name in _metrics(store) if any(one.score and name in one.score.values for one in trials)]
     return found[:room]
 
 
 def _head(metric: str) -> str:
-    return f"{short(metric)} (floor)" if metric in _BINNED else short(metric)
+    return f"{short(metric)} (floor)" if metric in BINNED else short(metric)
 
 
 def _beside_floor(metric: str, values: Mapping[str, float] | None) -> str:
     """Write a metric's value, with the floor of a calibration error where it was measured."""
-    floor = known(values, f"{metric}_floor") if metric in _BINNED else None
+    floor = known(values, f"{metric}_floor") if metric in BINNED else None
     return cell(metric, known(values, metric)) + ("" if floor is None else f" ({floor:.3f})")
 
 

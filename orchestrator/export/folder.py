@@ -142,11 +142,11 @@ def _write_sets(
     """Fit the conformal sets on the calibration split, of each task by itself, and write them beside the calibrator."""
     logits, labels = recorded["calibration_logits"], recorded["calibration_labels"]
     groups = recorded.get("calibration_groups")
-    rows = {one.name: (one.own(logits, labels), one.own_labels(labels)) for one in tasks} or {"": (logits, labels)}
-    within = {one.name: one.rows(labels) for one in tasks} or {"": np.ones(len(labels), dtype=np.bool_)}
-    for task, own in rows.items():
-        together = None if groups is None else groups[within[task]]
-        fits = fit_sets(*own, spec.alpha, kind=spec.method, folds=spec.folds, groups=together)
+    rows = {
+        one.name: (one.own(logits, labels), one.own_labels(labels), one.own_groups(groups, labels)) for one in tasks
+    } or {"": (logits, labels, groups)}
+    for task, (own, own_labels, together) in rows.items():
+        fits = fit_sets(own, own_labels, spec.alpha, kind=spec.method, folds=spec.folds, groups=together)
         (aside / sets_file(task)).write_text(json.dumps(sets_to_json(fits), indent=1) + "\n")
 
 
