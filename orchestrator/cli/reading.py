@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,8 @@ from orchestrator.member import FIRM
 from orchestrator.storage import Storage, StudyStore, Trial
 from search_space.notation import write, write_parts
 
+_WIDTH, _BINNED_WIDTH, _OTHERS_WIDTH = 9, 17, 44
+"""Characters of a metric's column, of one with its floor, and least of the columns beside them."""
 _EXTRA = ("ece", "calibrated_ece", "peak_memory_bytes", "calibrated_nll", "latency_ms")
 
 
@@ -180,9 +183,9 @@ def _metrics(store: StudyStore) -> list[str]:
 
 def _measured(store: StudyStore, trials: list[Trial]) -> list[str]:
     """Return the metrics that have a value for some trial, as many as the terminal has room for."""
-    room = max(2, (console.width - 50 - 8 * len(BINNED)) // 9)
     found = [name for name in _metrics(store) if any(one.score and name in one.score.values for one in trials)]
-    return found[:room]
+    taken = list(accumulate(_BINNED_WIDTH if name in BINNED else _WIDTH for name in found))
+    return [name for at, name in enumerate(found) if at < 2 or taken[at] <= console.width - _OTHERS_WIDTH]
 
 
 def _head(metric: str) -> str:
