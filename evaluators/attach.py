@@ -173,6 +173,7 @@ def _attach_parts(
                 model = _attach_part(model, anatomy, one, each)
         trained[index] = _new_parameters(model, known, candidate.parts[index])
     _activate_all(model)
+    _keep_type(model)
     _train_only(model, {id(parameter) for part in trained.values() for parameter in part})
     return model, tuple(trained[index] for index in range(len(candidate.parts))), own
 
@@ -201,6 +202,17 @@ def _train_only(model: nn.Module, trained: set[int]) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad != (id(parameter) in trained):
             parameter.requires_grad_(id(parameter) in trained)
+
+
+def _keep_type(model: nn.Module) -> None:
+    """Let tuner layers over quantised weights give what they take: several of peft's answer in the adapter's type."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and type(getattr(innermost(module), "weight", None)) is not nn.Parameter:
+            nn.Module.register_forward_hook(module, _as_given)
+
+
+def _as_given(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    return output.to(inputs[0].dtype) if isinstance(output, Tensor) and inputs else output
 
 
 def _activate_all(model: nn.Module) -> None:

@@ -2,13 +2,14 @@
 
 `python -m evaluators.capabilities` tries everything on tiny random models and writes `search_space/capabilities.json`,
 which `search_space.capability` reads; given names of methods, it tries those and leaves the rest of the table as it is.
-Nothing in that table is written by hand.
+With `--quantised cpu` or `--quantised cuda` it tries quantised weights there and nothing else; what a machine without
+CUDA cannot try, the table keeps. Nothing in that table is written by hand.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -40,28 +41,51 @@ from search_space.registry import PER_TASK, Method, method, methods
 _STEPS = 4
 _EQUAL = 1e-5
 _MERGED = 1e-4
+_ROUNDED = 0.02
+"""Tolerance in bfloat16 where peft keeps its adapters in float32."""
 _LORA_RANK = 32
 _QUANTISED = "llama"
 """The architecture that quantised weights are tried on."""
+_ARITHMETIC = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16,)}
+"""What is computed in with quantised weights; on CUDA torchao's 4-bit kernel knows one type."""
 
 
 class CannotError(Exception):
     """A probe found that something cannot be done; the message is the reason."""
 
 
-def probe_method(name: str, family: str, quantization: str = "none") -> dict[str, str]:
+def probe_method(name: str, family: str, device: str = "cpu") -> dict[str, str]:
     """Try everything that a method promises, at its defaults, on a tiny model.
 
     Args:
         name: The method.
         family: The architecture.
-        quantization: Of the model's weights. Counting has no weights, so it is not tried on quantised ones again.
+        device: Where the model is: `cpu` or `cuda`.
 
     Returns:
         The reason why not, by check, for every check in `CHECKS` that fails; that it cannot be attached stands alone.
     """
-    tasks = _tasks(name)
-    model, anatomy = tiny(family, tasks) if quantization == "none" else tiny_quantised(family, quantization, tasks)
+    return _probe(name, family, *tiny(family, _tasks(name), device))
+
+
+def probe_quantised(name: str, kind: str, device: str = "cpu") -> dict[str, str]:
+    """Try everything that a method promises on quantised weights, in every arithmetic that a study may have there.
+
+    Args:
+        name: The method.
+        kind: How the weights are quantised.
+        device: Where they are: `cpu` or `cuda`.
+
+    Returns:
+        As `probe_method`; what fails in any arithmetic fails.
+    """
+    tiny_ones = [tiny_quantised(_QUANTISED, kind, dtype, _tasks(name), device) for dtype in _ARITHMETIC[device]]
+    found = [_probe(name, _QUANTISED, *one) for one in tiny_ones]
+    failed = {check: reason for one in reversed(found) for check, reason in one.items()}
+    return {"attaches": failed["attaches"]} if "attaches" in failed else failed
+
+
+def _probe(name: str, family: str, model: nn.Module, anatomy: Anatomy) -> dict[str, str]:
     before = _contents(model)
     try:
         candidate = _alone(method(name).default_part())
@@ -71,7 +95,7 @@ def probe_method(name: str, family: str, quantization: str = "none") -> dict[str
     failed: dict[str, str] = {}
     steps: dict[str, Callable[[], None]] = {
         "trains": lambda: _train_alone(attached, family, model, before),
-        "counts": lambda: _count(attached, candidate, family, quantization),
+        "counts": lambda: _count(attached, candidate, family, anatomy),
         "reloads": lambda: _reload(attached, model, anatomy, family),
         "merges": lambda: _merge(attached, model, anatomy, family),
     }
@@ -150,24 +174,45 @@ def probe_everything(only: Sequence[str] = (), known: Mapping[str, Any] | None =
         only: Methods to try, and the pairs that they are in; all when empty.
         known: A table whose other entries are kept.
     """
-    names = [name for name, one in methods().items() if one.route in ("inject", "prompt")]
+    names = _names()
     tried = [name for name in names if name in only or not only]
-    empty: dict[str, Any] = {"methods": {}, "quantised": {}, "converts": {}, "per_task": {}, "refused_pairs": {}}
-    known = known if known and only else empty
+    known = known or {}
+    if not only:
+        known = {key: entry for key, entry in known.items() if key == "quantised"}
     alone = {name: {family: probe_method(name, family) for family in SPECIMENS} for name in tried}
-    alone = _kept(known["methods"], names) | alone
-    quantised = {name: {kind: probe_method(name, _QUANTISED, kind) for kind in QUANTIZATIONS} for name in tried}
+    alone = _kept(known.get("methods", {}), names) | alone
     converts = {name: probe_conversion(name) for name in tried}
     per_task = {name: reason for name in tried if (reason := probe_per_task(name))}
-    still = {name: reason for name, reason in known["per_task"].items() if name in names and name not in tried}
-    pairs = {family: _refused(family, alone, tried, known["refused_pairs"].get(family, {})) for family in PAIR_FAMILIES}
+    still = {name: reason for name, reason in known.get("per_task", {}).items() if name in names and name not in tried}
+    pairs = {
+        family: _refused(family, alone, tried, known.get("refused_pairs", {}).get(family, {}))
+        for family in PAIR_FAMILIES
+    }
     return {
         "methods": alone,
-        "quantised": _kept(known["quantised"], names) | quantised,
-        "converts": _kept(known["converts"], names) | converts,
+        "quantised": known.get("quantised", {}) | {"cpu": probe_all_quantised("cpu", tried, known)},
+        "converts": _kept(known.get("converts", {}), names) | converts,
         "per_task": still | per_task,
         "refused_pairs": pairs,
     }
+
+
+def probe_all_quantised(device: str, only: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what methods can do on quantised weights on a device, as JSON data.
+
+    Args:
+        device: `cpu` or `cuda`.
+        only: Methods to try; all when empty.
+        known: A table whose entries for other methods are kept.
+    """
+    names = _names()
+    tried = [name for name in names if name in only or not only]
+    found = {name: {kind: probe_quantised(name, kind, device) for kind in QUANTIZATIONS} for name in tried}
+    return _kept(known.get("quantised", {}).get(device, {}), names) | found
+
+
+def _names() -> list[str]:
+    return [name for name, one in methods().items() if one.route in ("inject", "prompt")]
 
 
 def _kept(known: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -192,11 +237,12 @@ def _refused(
 
 def train(attached: Attached, family: str) -> None:
     """Train a few steps. Raises CannotError unless the loss moves, and the trainable tensors and no others."""
-    batches = [batch_of(family, seed, tasks_of(attached.model)) for seed in range(_STEPS)]
+    tasks, device = tasks_of(attached.model), next(attached.model.parameters()).device
+    batches = [batch_of(family, seed, tasks, device) for seed in range(_STEPS)]
     hooks = hooks_of(attached)
     trained = hooks.begin(attached, Schooling(_STEPS, batches[:2], lambda model, batch: _loss(model, *batch)))
     optimiser = build_optimiser(trained)
-    before = _contents(trained.model)
+    before, started = _contents(trained.model), [one.detach().clone() for one in optimiser.stepped]
     ours = {tensor.data_ptr() for tensor in trained.trainable if tensor.numel()}
     first = _loss(trained.model, *batches[0]).item()
     trained.model.train()
@@ -208,9 +254,10 @@ def train(attached: Attached, family: str) -> None:
     moved = {after[name].data_ptr() for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     if strangers := [name for name in before if after[name].data_ptr() in moved - ours]:
         raise CannotError(f"training changes {strangers[0]}, which is not trainable")
-    names = {parameter.data_ptr(): name for name, parameter in trained.model.named_parameters() if _is_plain(parameter)}
-    if still := ours - moved:
-        raise CannotError(f"training does not change {names[min(still)]}")
+    names = {id(parameter): name for name, parameter in trained.model.named_parameters()}
+    for parameter, one, was in zip(trained.trainable, optimiser.stepped, started, strict=True):
+        if one.numel() and torch.equal(one, was):
+            raise CannotError(f"training does not change {names[id(parameter)]}")
     if _loss(trained.model, *batches[0]).item() == first:
         raise CannotError("training does not change the loss")
 
@@ -223,8 +270,8 @@ def _train_alone(attached: Attached, family: str, model: nn.Module, before: Mapp
         raise CannotError(f"it writes into the shared backbone's {changed[0]}")
 
 
-def _count(attached: Attached, candidate: Candidate, family: str, quantization: str) -> None:
-    if quantization != "none":
+def _count(attached: Attached, candidate: Candidate, family: str, anatomy: Anatomy) -> None:
+    if anatomy.quantization != "none":  # counting has no weights
         return
     bare = without_weights(family, _tasks(candidate.method))
     predicted = attach(bare, anatomy_of(bare), candidate).trainable_params
@@ -242,13 +289,14 @@ def _reload(attached: Attached, model: nn.Module, anatomy: Anatomy, family: str)
 def _merge(attached: Attached, model: nn.Module, anatomy: Anatomy, family: str) -> None:
     if not is_peft(attached.candidate):
         raise CannotError("peft does not know it")
-    backbone = Backbone(model, None, torch.device("cpu"), torch.float32)
+    backbone = Backbone(model, None, next(model.parameters()).device, torch.float32)
     held = as_peft_model(backbone, anatomy, attached.candidate, attached.state(_storages(model)), "tiny")
     if not hasattr(held.base_model, "merge_and_unload"):
         raise CannotError("it is not in the weights")
     wanted = logits_of(attached.model, family)
-    _require_equal(wanted, logits_of(held, family), _EQUAL, "peft's model")
-    _require_equal(wanted, logits_of(merged_model(held), family), _MERGED, "the merged model")
+    equal, merged = (_EQUAL, _MERGED) if held.dtype == torch.float32 else (_ROUNDED, _ROUNDED)
+    _require_equal(wanted, logits_of(held, family), equal, "peft's model")
+    _require_equal(wanted, logits_of(merged_model(held), family), merged, "the merged model")
 
 
 def _error_of(held: Any, model: nn.Module, config: LoraConfig, state: dict[str, Tensor]) -> float:
@@ -341,18 +389,23 @@ def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}.{number}" if number else name, part
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return next(stored_tensors(tensor)) is tensor
-
-
 def _storages(model: nn.Module) -> frozenset[int]:
     return Backbone(model, None, torch.device("cpu"), torch.float32).storages
 
 
 def main() -> None:
     """Write the table, or the rows of the methods that the command names."""
+    parser = argparse.ArgumentParser(prog="python -m evaluators.capabilities")
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="try these alone; all without")
+    parser.add_argument("--quantised", choices=_ARITHMETIC, metavar="DEVICE", help="quantised weights there, no more")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    found = probe_everything(sys.argv[1:], json.loads(TABLE_FILE.read_text()))
+    known = json.loads(TABLE_FILE.read_text())
+    if given.quantised:
+        rows = probe_all_quantised(given.quantised, given.methods, known)
+        found = known | {"quantised": known["quantised"] | {given.quantised: rows}}
+    else:
+        found = probe_everything(given.methods, known)
     atomic_write(Path(TABLE_FILE), json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 

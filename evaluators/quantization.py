@@ -14,10 +14,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from evaluators import int4
 from search_space.errors import UnsupportedError
 
 _NF4_BLOCK = 64  # weights that share one float32 scale
 _INT4_GROUP = 32  # weights that share one scale and one zero point
+_INT4_TILE = (8, 1024)  # what the outputs and inputs of a weight are padded to a multiple of for the CUDA kernel
 _PACKAGES = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "torchao_int8": "torchao", "torchao_int4": "torchao"}
 
 QUANTIZATIONS = tuple(_PACKAGES)
@@ -67,7 +69,8 @@ def _torchao(kind: str, device: torch.device) -> Any:
 
     if kind == "torchao_int8":
         return ao.Int8WeightOnlyConfig()
-    if device.type == "cuda":  # packed for its kernels
+    if device.type == "cuda":  # packed for its kernel
+        int4.differentiate()
         return ao.Int4WeightOnlyConfig(group_size=_INT4_GROUP, int4_packing_format="tile_packed_to_4d")
     return ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=ao.PerGroup(_INT4_GROUP))  # type: ignore[attr-defined]
 
@@ -96,9 +99,10 @@ def _torchao_int8_bytes(weight: Tensor, dtype: torch.dtype, _device: torch.devic
 
 
 def _torchao_int4_bytes(weight: Tensor, dtype: torch.dtype, device: torch.device) -> float:
-    """Count packed pairs on CUDA, with scale and zero point in `dtype`; on a CPU a byte holds one weight."""
+    """Count packed pairs of padded weights on CUDA, with scale and zero point; on a CPU a byte holds one weight."""
     if device.type == "cuda":
-        return weight.numel() * (0.5 + 2 * dtype.itemsize / _INT4_GROUP)
+        outputs, inputs = (-(-size // tile) * tile for size, tile in zip(weight.shape, _INT4_TILE, strict=True))
+        return outputs * inputs * (0.5 + 2 * torch.bfloat16.itemsize / _INT4_GROUP)
     return weight.numel() * (1 + (dtype.itemsize + 1) / _INT4_GROUP)
 
 
@@ -138,6 +142,8 @@ def dequantised(module: Any) -> Tensor:
     if kind == "Int8Params":  # rows scaled by their largest value (Dettmers et al. 2022, section 2.1)
         scales = weight.SCB if weight.SCB is not None else module.state.SCB
         return weight.data.float() * scales.view(-1, 1) / 127
+    if kind == int4.PACKED:
+        return int4.dequantised(weight).float()
     plain: Tensor = weight.dequantize() if hasattr(weight, "__tensor_flatten__") else weight
     return plain.detach().float()
 

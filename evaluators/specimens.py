@@ -102,14 +102,14 @@ TEXT_SPECIMENS = tuple(name for name in SPECIMENS if name not in (*_OF_IMAGES, *
 
 
 @cache
-def tiny(architecture: str, tasks: int = 1) -> tuple[nn.Module, Anatomy]:
-    """Return a tiny frozen classifier with random weights, the same at every call, and its anatomy."""
+def tiny(architecture: str, tasks: int = 1, device: str = "cpu") -> tuple[nn.Module, Anatomy]:
+    """Return a tiny frozen classifier with random weights, the same at every call and on every device, and its anatomy."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _build(architecture, tasks)
         for parameter in model.parameters():
             parameter.data += 0.02 * torch.randn(parameter.shape)  # biases and norms are not all alike
-    model.eval().requires_grad_(False)
+    model.to(device).eval().requires_grad_(False)
     return model, anatomy_of(model)
 
 
@@ -120,15 +120,26 @@ def without_weights(architecture: str, tasks: int = 1) -> nn.Module:
 
 
 @cache
-def tiny_quantised(architecture: str, kind: str, tasks: int = 1) -> tuple[nn.Module, Anatomy]:
-    """Return the tiny model with quantised weights, as a backbone is loaded, and its anatomy."""
+def tiny_quantised(
+    architecture: str, kind: str, dtype: torch.dtype, tasks: int = 1, device: str = "cpu"
+) -> tuple[nn.Module, Anatomy]:
+    """Return the tiny model with quantised weights, as a backbone is loaded on a device, and its anatomy.
+
+    Args:
+        architecture: One of `SPECIMENS`.
+        kind: How the weights are quantised.
+        dtype: Of the arithmetic.
+        tasks: How many.
+        device: `cpu` or `cuda`.
+    """
     model, _ = tiny(architecture, tasks)
     folder = tempfile.mkdtemp(prefix="paretune-specimen-")
     model.save_pretrained(folder)  # type: ignore[operator]
     quantised = transformers.AutoModelForSequenceClassification.from_pretrained(
         folder,
-        quantization_config=quantization_config(kind, torch.float32, head_of(model), torch.device("cpu")),
-        device_map={"": "cpu"},
+        dtype=dtype,
+        quantization_config=quantization_config(kind, dtype, head_of(model), torch.device(device)),
+        device_map={"": device},
     )
     quantised.eval().requires_grad_(False)
     take_tasks(quantised)
@@ -137,10 +148,13 @@ def tiny_quantised(architecture: str, kind: str, tasks: int = 1) -> tuple[nn.Mod
     return quantised, anatomy_of(quantised)
 
 
-def batch_of(architecture: str, seed: int, tasks: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+def batch_of(
+    architecture: str, seed: int, tasks: int = 1, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Tensor], Tensor]:
     """Return inputs and labels of four examples, the same for the same seed; of several tasks each has its turn."""
     inputs, labels = _batch_of(architecture, seed)
-    return inputs | ({"task_ids": torch.full((len(labels),), seed % tasks)} if tasks > 1 else {}), labels
+    inputs |= {"task_ids": torch.full((len(labels),), seed % tasks)} if tasks > 1 else {}
+    return {name: tensor.to(device) for name, tensor in inputs.items()}, labels.to(device)
 
 
 def _batch_of(architecture: str, seed: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -156,11 +170,12 @@ def _batch_of(architecture: str, seed: int) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def logits_of(model: nn.Module, architecture: str = "bert") -> Tensor:
-    """Return what a model says of one batch for each of its tasks, the same at every call."""
+    """Return what a model says of one batch for each of its tasks, the same at every call; on the CPU, in float32."""
     model.eval()
-    tasks = tasks_of(model)
+    tasks, device = tasks_of(model), next(model.parameters()).device
+    inputs = [batch_of(architecture, 99 + task, tasks, device)[0] for task in range(tasks)]
     with torch.inference_mode():
-        return torch.cat([model(**batch_of(architecture, 99 + task, tasks)[0]).logits for task in range(tasks)])
+        return torch.cat([model(**one).logits for one in inputs]).float().cpu()
 
 
 def _build(architecture: str, tasks: int) -> nn.Module:

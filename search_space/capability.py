@@ -25,9 +25,16 @@ def why_not(method: str, check: str, architecture: str) -> str:
     return str(failed.get("attaches") or failed.get(check, ""))
 
 
-def why_not_quantised(method: str, check: str, quantization: str) -> str:
-    """Return why a method fails a check on quantised weights; empty where it does not, or was never tried."""
-    failed = _table()["quantised"].get(method, {}).get(quantization, {})
+def why_not_quantised(method: str, check: str, quantization: str, device: str = "cpu") -> str:
+    """Return why a method fails a check on quantised weights; empty where it does not, or was never tried.
+
+    Args:
+        method: Its name.
+        check: One of `CHECKS`.
+        quantization: How the weights are quantised.
+        device: Where they are: `cpu` or `cuda`, whose kernels are others.
+    """
+    failed = _quantised(method, device).get(quantization, {})
     return str(failed.get("attaches") or failed.get(check, ""))
 
 
@@ -49,14 +56,14 @@ def tried_on() -> tuple[str, ...]:
 
 def quantisations() -> tuple[str, ...]:
     """Return the kinds of quantised weights that methods were tried on."""
-    return tuple(sorted({kind for rows in _table()["quantised"].values() for kind in rows}))
+    return tuple(sorted({kind for rows in _table()["quantised"]["cpu"].values() for kind in rows}))
 
 
-def trains_quantised(method: str) -> tuple[str, ...]:
-    """Return the kinds of quantised weights on which a method can be trained and reloaded."""
-    kinds = _table()["quantised"].get(method, {})
+def trains_quantised(method: str, device: str = "cpu") -> tuple[str, ...]:
+    """Return the kinds of quantised weights on which a method can be trained and reloaded on a device."""
     needed = ("attaches", "trains", "reloads")
-    return tuple(kind for kind in kinds if not any(why_not_quantised(method, check, kind) for check in needed))
+    kinds = _quantised(method, device)
+    return tuple(kind for kind in kinds if not any(why_not_quantised(method, check, kind, device) for check in needed))
 
 
 def conversion_error(method: str) -> float | None:
@@ -78,6 +85,11 @@ def why_not_together(first: str, second: str, layers: Sharing, architecture: str
     refused = _table()["refused_pairs"]
     reasons = (refused.get(one, {}).get(f"{first} + {second}", {}).get(layers, "") for one in asked)
     return str(next(filter(None, reasons), ""))
+
+
+def _quantised(method: str, device: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = _table()["quantised"].get(device, {}).get(method, {})
+    return found
 
 
 @cache

@@ -14,9 +14,9 @@ from evaluators.capabilities import (
     probe_conversion,
     probe_everything,
     probe_hybrid,
-    probe_method,
     probe_pair,
     probe_per_task,
+    probe_quantised,
     train,
 )
 from evaluators.specimens import SPECIMENS, tiny
@@ -57,7 +57,7 @@ both = pytest.mark.skipif(
 
 def test_every_method_is_in_the_table() -> None:
     wanted = [name for name, one in methods().items() if one.route in ("inject", "prompt")]
-    assert wanted == NAMES == sorted(TABLE["quantised"]) == sorted(TABLE["converts"])
+    assert wanted == NAMES == sorted(TABLE["quantised"]["cpu"]) == sorted(TABLE["converts"])
     assert all(tuple(sorted(rows)) == tuple(sorted(SPECIMENS)) for rows in TABLE["methods"].values())
     assert tuple(sorted(TABLE["refused_pairs"])) == PAIR_FAMILIES
 
@@ -92,7 +92,7 @@ def test_the_rows_of_some_methods_are_tried_anew_and_the_others_kept(monkeypatch
     ("name", "kind"), [("lora", "nf4"), ("ia3", "int8"), ("mask", "torchao_int4"), ("loftq", "torchao_int8")]
 )
 def test_a_quantised_row_is_what_trying_gives(name: str, kind: str) -> None:
-    assert set(probe_method(name, "llama", kind)) == set(TABLE["quantised"][name][kind])
+    assert set(probe_quantised(name, kind)) == set(TABLE["quantised"]["cpu"][name][kind])
 
 
 @both
@@ -100,7 +100,7 @@ def test_a_quantised_row_is_what_trying_gives(name: str, kind: str) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("name", "kind"), list(product(NAMES, quantisations())))
 def test_every_quantised_row_is_what_trying_gives(name: str, kind: str) -> None:
-    assert set(probe_method(name, "llama", kind)) == set(TABLE["quantised"][name][kind])
+    assert set(probe_quantised(name, kind)) == set(TABLE["quantised"]["cpu"][name][kind])
 
 
 @pytest.mark.parametrize(("name", "exact"), [("waveft", False), ("qa_lora", True)])
