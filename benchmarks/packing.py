@@ -2,8 +2,9 @@
 
     python -m benchmarks.packing [--quick]
 
-CPU seconds of one process and one thread. The candidates have different learning rates and seeds, so that they see
-different batches, which are padded together. Nothing is stored of the frozen layers.
+CPU seconds of one process and one thread; `python -m benchmarks.cuda` measures the same on a GPU. The candidates have
+different learning rates and seeds, so that they see different batches, which are padded together. Nothing is stored of
+the frozen layers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     settings, turns = (SETTINGS[:1], 2) if given.quick else (SETTINGS, TURNS)
-    rows = [_measure(*setting, turns) for setting in settings]
+    rows = [measure(*setting, turns) for setting in settings]
     result = {"runs": RUNS, "turns": turns, "rows": rows, "quick": given.quick}
     text = markdown(result)
     print(text)
@@ -47,9 +48,11 @@ def main() -> None:
         write("packing", result, text)
 
 
-def _measure(kind: str, dtype: str, batch: int, turns: int) -> dict[str, Any]:
+def measure(kind: str, dtype: str, batch: int, turns: int, device: str = "cpu") -> dict[str, Any]:
+    """Return seconds of steps together and apart, and the gain: of the processor, or of the wall where a GPU works."""
+    clock = time.process_time if device == "cpu" else _wall_clock
     with tempfile.TemporaryDirectory() as folder:
-        spec = evaluator_spec(Path(folder), 1000, 640, 64, batch_size=batch, prefix_cache=0)
+        spec = evaluator_spec(Path(folder), 1000, 640, 64, batch_size=batch, prefix_cache=0, device=device)
         evaluator = TrainedEvaluator(replace(spec, model=spec.model.model_copy(update={"dtype": dtype})))
         runs = [evaluator.start(parse(f"{KINDS[kind]} | lr={1e-3 * (seed + 1):g}"), seed) for seed in range(RUNS)]
         pack = Pack(runs)
@@ -62,12 +65,17 @@ def _measure(kind: str, dtype: str, batch: int, turns: int) -> dict[str, Any]:
         ways: dict[str, Callable[[int], None]] = {"together": pack.train, "apart": apart}
         for turn in range(_WARM_UP + turns):
             for name in sorted(ways, reverse=bool(turn % 2)):
-                began = time.process_time()
+                began = clock()
                 ways[name](runs[0].step + 1)
-                sides[name].append(time.process_time() - began)
+                sides[name].append(clock() - began)
     kept = {name: seconds[_WARM_UP:] for name, seconds in sides.items()}
     gain = ratio_interval(kept["apart"], kept["together"]).to_json()
     return {"kind": kind, "dtype": dtype, "batch": batch, **kept, "gain": gain}
+
+
+def _wall_clock() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def markdown(result: dict[str, Any]) -> str:

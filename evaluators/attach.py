@@ -34,6 +34,7 @@ from evaluators.from_shapes import (
 from evaluators.loftq import start_from_residual
 from evaluators.prefix_gates import gate_prefix
 from evaluators.prefixes import prefix_lengths, restrict_prefix
+from evaluators.quantised_products import untold_of_type
 from evaluators.quantization import is_bookkeeping, stored_tensors
 from evaluators.task_switch import connect
 from evaluators.tuners.shapes import innermost
@@ -268,7 +269,7 @@ def inject(model: nn.Module, part: Part, arguments: Mapping[str, Any], name: str
         residuals = takes_residuals(model, config)
         if rule.rewrites and not residuals:
             own_weights(model, arguments["target_modules"])
-        with shapes_alone(model):
+        with shapes_alone(model), untold_of_type(model, rule.peft_type):
             config = without_values(model, config)
             taken = {name: config} if config.is_adaption_prompt else config
             changed: nn.Module = PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, taken, name).model

@@ -73,7 +73,7 @@ class MetaCoster:
         self._divisions = tuple(_divisions(load.batch)) if accumulate == "auto" else (accumulate,)
         self._known: dict[tuple[str, bool, int], Cost] = {}
         self._saved = saved_bytes(self._model, spec.quantization, self._dtype, head_of(self._model), machine.device)
-        self.anatomy = replace(anatomy_of(self._model), quantization=spec.quantization)
+        self.anatomy = replace(anatomy_of(self._model), quantization=spec.quantization, device=machine.device.type)
         self.parameters = count_backbone(self._model)
         self._counter = Counter(self._model, self.anatomy)
         self._tables: dict[int, MemoryTable] = {}

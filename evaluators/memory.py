@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evaluators.attach import Attached
 from evaluators.backbone import checkpoint_activations
-from evaluators.device_memory import WORKSPACE_BYTES
+from evaluators.device_memory import WORKSPACE_BYTES, tensor_bytes
 from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes, allocated_peak
 from evaluators.optimisation import build_optimiser, loss_of
@@ -140,7 +140,9 @@ def measure_peak_bytes(
 ) -> int:
     """Measure the peak bytes of one training step by the allocator's own count.
 
-    On CUDA what it reserves beyond the workspace of cuBLAS: tensors, and the room between them that nothing fits into.
+    On CUDA it is read from what is reserved, so that the room between tensors that nothing fits into counts, and freed
+    of what is not tensors (`device_memory`) and of what is there beside this candidate: others, and the weights that
+    it has its own copy of.
 
     Args:
         model: What is trained.
@@ -148,21 +150,23 @@ def measure_peak_bytes(
         step: Does one whole step; gradients must not exist before.
         device: Where.
     """
+    standing = {
+        one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in (*tensors_of(model), *state)
+    }
     if device.type == "cuda":
-        return _reserved_peak(step, device)
-    standing = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_of(model)}
-    standing |= {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state}
+        return _peak_on_cuda(step, device, sum(standing.values()))
     return sum(standing.values()) + allocated_peak(step)
 
 
-def _reserved_peak(step: Callable[[], object], device: torch.device) -> int:
+def _peak_on_cuda(step: Callable[[], object], device: torch.device, own: int) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # what earlier steps reserved and nothing uses is no part of this one
     torch.cuda.reset_peak_memory_stats(device)
+    others = max(0, torch.cuda.memory_allocated(device) - WORKSPACE_BYTES - own)
     step()
     torch.cuda.synchronize(device)
-    reserved = torch.cuda.max_memory_reserved(device) - WORKSPACE_BYTES
-    return int(max(reserved, torch.cuda.max_memory_allocated(device)))
+    reserved, allocated = torch.cuda.max_memory_reserved(device), torch.cuda.max_memory_allocated(device)
+    return int(max(tensor_bytes(reserved), allocated - WORKSPACE_BYTES)) - others
 
 
 def with_fake_tensors(attached: Attached, dtype: torch.dtype) -> Attached:

@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from evaluators import int4
+from evaluators import quantised_products
 from search_space.errors import UnsupportedError
 
 _NF4_BLOCK = 64  # weights that share one float32 scale
@@ -70,7 +70,6 @@ def _torchao(kind: str, device: torch.device) -> Any:
     if kind == "torchao_int8":
         return ao.Int8WeightOnlyConfig()
     if device.type == "cuda":  # packed for its kernel
-        int4.differentiate()
         return ao.Int4WeightOnlyConfig(group_size=_INT4_GROUP, int4_packing_format="tile_packed_to_4d")
     return ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=ao.PerGroup(_INT4_GROUP))  # type: ignore[attr-defined]
 
@@ -115,7 +114,8 @@ _TAKEN: Mapping[str, Callable[[Tensor, torch.dtype, torch.device], float]] = {
 
 
 def settle(model: nn.Module) -> None:
-    """Run one token through a quantised model: bitsandbytes lays weights out for the device at their first use."""
+    """Make a quantised model ready: bitsandbytes lays weights out for the device at their first use, so one is made."""
+    quantised_products.free_of_inputs(model)
     device = next(model.parameters()).device
     with torch.no_grad():
         model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
@@ -142,9 +142,7 @@ def dequantised(module: Any) -> Tensor:
     if kind == "Int8Params":  # rows scaled by their largest value (Dettmers et al. 2022, section 2.1)
         scales = weight.SCB if weight.SCB is not None else module.state.SCB
         return weight.data.float() * scales.view(-1, 1) / 127
-    if kind == int4.PACKED:
-        return int4.dequantised(weight).float()
-    plain: Tensor = weight.dequantize() if hasattr(weight, "__tensor_flatten__") else weight
+    plain = quantised_products.dequantised(weight) if hasattr(weight, "__tensor_flatten__") else weight
     return plain.detach().float()
 
 

@@ -103,7 +103,7 @@ TEXT_SPECIMENS = tuple(name for name in SPECIMENS if name not in (*_OF_IMAGES, *
 
 @cache
 def tiny(architecture: str, tasks: int = 1, device: str = "cpu") -> tuple[nn.Module, Anatomy]:
-    """Return a tiny frozen classifier with random weights, the same at every call and on every device, and its anatomy."""
+    """Return a tiny frozen classifier with random weights, the same on every device, and its anatomy."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _build(architecture, tasks)

@@ -13,6 +13,7 @@ from orchestrator.spec import ResourcesSpec, StudySpec
 from search_space.budgets import within
 from search_space.candidate import Candidate
 from search_space.errors import PlacementError, UnsupportedError
+from search_space.registry import method
 from search_space.space import at_defaults
 
 _LOOKS = 16
@@ -65,18 +66,25 @@ def most_needed_bytes(spec: StudySpec, prepared: Prepared) -> int:
     """Return the bytes of a CUDA device that the trial with the largest predicted peak needs.
 
     The budget of memory says it where there is one, of what is searched; else some candidates are drawn. The references
-    are trained whatever the budget says, so they count as they are.
+    are trained whatever the budget says, so they count as they are. The backbone stays for the next trial: beside what
+    trains weights of its own it is there twice.
     """
+    from evaluators.backbone import choose_machine
     from evaluators.device_memory import needed_bytes
 
     factor = spec.budgets.memory_factor
     costs = [*_costs(prepared, map(at_defaults, spec.search.references), factor)]
     if spec.budgets.memory is None:
-        costs += (
-            one for one in _costs(prepared, _drawn(spec, prepared), factor) if within(prepared.limits, one.values)
-        )
-    most = needed_bytes(max((one.peak_memory_bytes or 0 for one in costs), default=0), "cuda", factor)
-    return max(most, spec.budgets.memory or 0)
+        drawn = _costs(prepared, _drawn(spec, prepared), factor)
+        costs += (pair for pair in drawn if within(prepared.limits, pair[1].values))
+    weights = prepared.coster.parameters * choose_machine(spec.model).dtype.itemsize
+    peaks = ((cost.peak_memory_bytes or 0) + weights * _has_weights(one) for one, cost in costs)
+    return max(needed_bytes(max(peaks, default=0), "cuda", factor), spec.budgets.memory or 0)
+
+
+def _has_weights(candidate: Candidate) -> bool:
+    """Whether a candidate trains weights of the backbone, which it has copies of."""
+    return any(method(part.method).route == "full" for part in candidate.parts)
 
 
 def _drawn(spec: StudySpec, prepared: Prepared) -> Iterator[Candidate]:
@@ -85,8 +93,8 @@ def _drawn(spec: StudySpec, prepared: Prepared) -> Iterator[Candidate]:
     yield from (one for _ in range(_LOOKS) if (one := fitting.draw()) is not None)
 
 
-def _costs(prepared: Prepared, candidates: Iterable[Candidate], factor: float) -> Iterator[Cost]:
-    """Yield the costs of those candidates that the model carries."""
+def _costs(prepared: Prepared, candidates: Iterable[Candidate], factor: float) -> Iterator[tuple[Candidate, Cost]]:
+    """Yield those candidates that the model carries, with their costs."""
     for candidate in candidates:
         with suppress(UnsupportedError, PlacementError):
-            yield prepared.cost(candidate, factor)
+            yield candidate, prepared.cost(candidate, factor)

@@ -18,14 +18,14 @@ def require_carried(rule: Method, anatomy: Anatomy) -> None:
         UnsupportedError: It cannot; the message says why, and what can.
     """
     require_quantised(rule, anatomy)
-    quantised = trains_quantised(rule.name)
+    quantised = trains_quantised(rule.name, anatomy.device)
     for check in _TO_TRAIN:
         if not rule.quantised_only and (reason := why_not(rule.name, check, anatomy.architecture)):
             instead = instead_of(rule, anatomy.architecture)
             raise UnsupportedError(
                 f"{rule.name} cannot be trained on {anatomy.architecture}: {_without_advice(reason)}; {instead} can"
             )
-        if reason := why_not_quantised(rule.name, check, anatomy.quantization):
+        if reason := why_not_quantised(rule.name, check, anatomy.quantization, anatomy.device):
             instead = f"{rule.name} can on {' or '.join(('none', *quantised))}"
             raise UnsupportedError(
                 f"{rule.name} cannot be trained on {anatomy.quantization} weights: {_without_advice(reason)}; {instead}"

@@ -185,6 +185,7 @@ class Anatomy:
         blocks: Every layer, by number.
         head: Paths of the modules after the backbone (classifier, score, lm_head), outermost only.
         quantization: How the frozen weights are quantised, as a study file says it; `none` where they are not.
+        device: Where they will be, `cpu`, `cuda` or another: kernels for quantised weights are not the same everywhere.
         tasks: How many tasks the model is for.
     """
 
@@ -195,6 +196,7 @@ class Anatomy:
     blocks: tuple[Block, ...]
     head: tuple[str, ...]
     quantization: str = "none"
+    device: str = "cpu"
     tasks: int = 1
 
     @property

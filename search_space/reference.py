@@ -79,8 +79,11 @@ def converts(one: Method) -> str:
 
 
 def quantised(one: Method) -> str:
-    """Return the kinds of quantised weights on which a method can be trained."""
-    return ", ".join(trains_quantised(one.name)) or "no"
+    """Return the kinds of quantised weights on which a method can be trained, and where, if not everywhere."""
+    on_cpu, on_cuda = (trains_quantised(one.name, device) for device in ("cpu", "cuda"))
+    both = [kind for kind in on_cpu if kind in on_cuda]
+    alone = [f"{kind} (CPU)" for kind in on_cpu if kind not in both]
+    return ", ".join([*both, *alone, *(f"{kind} (CUDA)" for kind in on_cuda if kind not in both)]) or "no"
 
 
 def tasks(one: Method) -> str:

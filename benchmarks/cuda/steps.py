@@ -8,25 +8,24 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.evaluator.journal import Journal
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
 from evaluators.backbone import checkpoint_activations, head_of
-from evaluators.device_memory import needed_bytes, reserved_bytes
-from evaluators.memory import Load, inputs_of
+from evaluators.device_memory import WORKSPACE_BYTES
+from evaluators.memory import Load, inputs_of, tensors_of
 from evaluators.memory_table import MemoryTable
-from evaluators.optimisation import build_optimiser, loss_of
+from evaluators.optimisation import Optimiser, build_optimiser, loss_of
 from evaluators.quantization import quantization_config, saved_bytes, settle
 from search_space.notation import parse
 
@@ -169,14 +168,7 @@ def _free() -> None:
 
 
 def _predicted(table: MemoryTable, text: str, saved: int) -> dict[str, Any]:
-    began = time.process_time()
-    peak = table.cost(parse(text)).peak_bytes - saved
-    return {
-        "predicted_bytes": peak,
-        "predicted_reserved_bytes": reserved_bytes(peak),
-        "predicted_needed_bytes": needed_bytes(peak, "cuda"),
-        "prediction_seconds": time.process_time() - began,
-    }
+    return {"predicted_bytes": table.cost(parse(text)).peak_bytes - saved}
 
 
 def _trained(model: nn.Module, text: str, subject: Subject) -> dict[str, Any]:
@@ -216,24 +208,25 @@ def _steps(model: nn.Module, text: str, subject: Subject) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    standing = torch.cuda.memory_allocated()
+    own = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in _tensors(one.model, optimiser, inputs)}
+    beside = torch.cuda.memory_allocated() - WORKSPACE_BYTES - sum(one.nbytes() for one in own.values())
+    del own
     step()
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     return {
         "trainable": one.trainable_params,
         "seconds": median(seconds),
-        "standing_bytes": standing,
+        "beside_bytes": beside,
         "allocated_bytes": torch.cuda.max_memory_allocated(),
         "reserved_bytes": torch.cuda.max_memory_reserved(),
         "outside_bytes": total - free - torch.cuda.memory_reserved(),
     }
 
 
+def _tensors(model: nn.Module, optimiser: Optimiser, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    return [*tensors_of(model), *optimiser.tensors, *inputs.values()]
+
+
 def _shape(subject: Subject) -> tuple[int, int]:
     return subject.load.batch, subject.load.length
-
-
-def main(path: str) -> None:
-    """For a first look."""
-    measure(Journal(Path(path)))

@@ -73,10 +73,17 @@ def task(train: int, evaluation: int) -> TaskSpec:
 
 
 def evaluator_spec(
-    folder: Path, steps: int, train: int, evaluation: int, *, dtype: str = "float32", **training: object
+    folder: Path,
+    steps: int,
+    train: int,
+    evaluation: int,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    **training: object,
 ) -> EvaluatorSpec:
     """Write the tokens into a folder and return what an actor builds."""
-    model = MODEL.model_copy(update={"dtype": dtype})
+    model = MODEL.model_copy(update={"dtype": dtype, "device": device})
     chosen = TrainingSpec.model_validate({"steps": steps, "max_length": MAX_LENGTH, **training})
     write_tokens(read_task(task(train, evaluation)), load_tokenizer(model), chosen, folder)
     return EvaluatorSpec(model, chosen, CalibrationSpec(method="none"), str(folder), steps)

@@ -69,7 +69,7 @@ def test_trials_are_bounded_by_cpus(resources: dict[str, Any], cpus: int, device
     assert trials_for_a_device(ResourcesSpec.model_validate(resources), cpus, devices) == trials
 
 
-def costs(peaks: dict[str, int], drawn: list[str], limits: dict[str, float] | None = None) -> Any:
+def costs(peaks: dict[str, int], drawn: list[str], limits: dict[str, float] | None = None, parameters: int = 0) -> Any:
     """A prepared study of made-up peaks: by method, `lora` with as many trainable parameters as its rank."""
 
     def cost(candidate: Candidate, _factor: float) -> Cost:
@@ -80,7 +80,8 @@ def costs(peaks: dict[str, int], drawn: list[str], limits: dict[str, float] | No
     queue = iter([candidate_of(one) for one in drawn])
     fitting = SimpleNamespace(draw=lambda: next(queue, None))
     space = SimpleNamespace(first=lambda: candidate_of("bitfit"))
-    return SimpleNamespace(cost=cost, fitting=lambda _seed: fitting, space=space, limits=limits or {})
+    coster = SimpleNamespace(parameters=parameters)
+    return SimpleNamespace(cost=cost, fitting=lambda _seed: fitting, space=space, limits=limits or {}, coster=coster)
 
 
 def study_of(**given: Any) -> StudySpec:
@@ -105,12 +106,21 @@ def test_what_is_over_a_limit_is_not_trained_and_does_not_count() -> None:
     assert most_needed_bytes(study_of(), prepared) == needed_bytes(GIB, "cuda")
 
 
+def test_weights_that_are_trained_stand_beside_the_backbones() -> None:
+    parameters = 10**9
+    spec = study_of(model={"name": "m", "dtype": "float32", "device": "cpu"})
+    alone = costs({"head": GIB, "full": 9 * GIB, "lora": 12 * GIB}, ["lora"], parameters=parameters)
+    assert most_needed_bytes(spec, alone) == needed_bytes(9 * GIB + 4 * parameters, "cuda")
+    without = costs({"head": GIB, "lora": 12 * GIB}, ["lora"], parameters=parameters)
+    assert most_needed_bytes(spec, without) == needed_bytes(12 * GIB, "cuda")
+
+
 def test_a_budget_of_memory_bounds_what_is_searched_and_not_the_references() -> None:
     prepared = costs({"head": GIB, "full": 9 * GIB, "lora": 40 * GIB}, ["lora"])
     assert most_needed_bytes(study_of(budgets={"memory": "20GiB"}), prepared) == 20 * GIB
     assert most_needed_bytes(study_of(budgets={"memory": "2GiB"}), prepared) == needed_bytes(9 * GIB, "cuda")
-    without = study_of(budgets={"memory": "2GiB"}, search={"references": ["head"]})
-    assert most_needed_bytes(without, prepared) == 2 * GIB
+    without = study_of(budgets={"memory": "3GiB"}, search={"references": ["head"]})
+    assert most_needed_bytes(without, prepared) == 3 * GIB
 
 
 def on_gpus(monkeypatch: pytest.MonkeyPatch, *memory: int) -> None:
