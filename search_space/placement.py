@@ -265,7 +265,7 @@ class Anatomy:
         Raises:
             DataError: The value has another form.
         """
-        given = {"quantization": "none", "tasks": 1} | data if isinstance(data, dict) else data
+        given = {"quantization": "none", "device": "cpu", "tasks": 1} | data if isinstance(data, dict) else data
         record = _record(given, "anatomy", _ANATOMY_FIELDS, DataError)
         sites = tuple(_site(item) for item in record.pop("sites"))
         blocks = tuple(_block(item) for item in record.pop("blocks"))
@@ -374,6 +374,7 @@ _ANATOMY_FIELDS: _Fields = {
     "blocks": (list,),
     "head": (list,),
     "quantization": (str,),
+    "device": (str,),
     "tasks": (int,),
 }
 
