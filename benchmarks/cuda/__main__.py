@@ -72,7 +72,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['device']}, one process. Random weights; AdamW in float32; batches as they are given, one "
         "token of padding. *Tensors*: the allocator's peak without the workspaces of cuBLAS and those weights of "
         "the backbone that a candidate trains copies of, over the prediction. *Reserved*: `max_memory_reserved`, "
-        "likewise, over what `evaluators/device_memory.py` makes of the prediction; below 0 the device needs less than was said.",
+        "likewise, over what `evaluators/device_memory.py` makes of the prediction; below 0 the device needs less "
+        "than was said.",
         "",
         f"Of {len(trained)} trainings the tensors differ from the prediction by {_median(plain)} in the median, "
         f"{_share(plain, 0.02)} by at most 2 %, {_share(plain, 0.1)} by at most 10 %, the worst by "
