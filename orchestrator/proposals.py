@@ -66,7 +66,7 @@ class Proposals:
     def _forest(self) -> Forest:
         backbone = self.prepared.coster.parameters
         worst = reference_point(self.spec, self.prepared.limits, self.prepared.most_classes, backbone)
-        return Forest(self.spec.objectives, worst, self._layers)
+        return Forest(self.spec.objectives, worst, self._layers, self.prepared.limits)
 
     def _pool(self, number: int) -> list[str]:
         """Return the identities that may be proposed: a table's points, or draws within the budget of parameters.

@@ -6,6 +6,7 @@ candidate that was stopped at a rung teaches too: it counts as what it had there
 the end gained from there on. What is known before training (parameters, bytes) is not predicted but taken. Of a pool of
 new candidates the one is proposed whose predictions, one for each tree, add most volume to the front on average
 (Emmerich et al. 2006); with one objective that is expected improvement. Costs count by their logarithm.
+What speaks against a candidate is in `orchestrator/odds.py`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 
 from evaluators.score import METRICS
 from orchestrator.dominance import non_dominated
+from orchestrator.front import is_feasible
+from orchestrator.odds import Odds, telling_failures
 from orchestrator.samplers import derived_seed
 from orchestrator.spec import Objective
 from orchestrator.storage import Trial
+from orchestrator.trees import Columns, FloatArray, FloatMatrix, fitted, measured, moments, predicted
 from search_space.candidate import Candidate
 from search_space.features import features
 
-FloatArray = NDArray[np.float64]
-FloatMatrix = NDArray[np.float32]
 _TREES = 64
 _QUANTILES = np.array([NormalDist().inv_cdf((at + 0.5) / _TREES) for at in range(_TREES)])
 _MOST_ROWS = 800
@@ -56,24 +57,6 @@ class Option:
         return cls(features(candidate, n_layers) | logs, costs)
 
 
-class _Columns:
-    """Puts named numbers into the columns of a matrix, in an order that follows from the names alone."""
-
-    def __init__(self, rows: Sequence[Mapping[str, float]]) -> None:
-        names = sorted(set().union(*rows))
-        self._places = {name: at for at, name in enumerate(names)}
-
-    def matrix(self, rows: Sequence[Mapping[str, float]]) -> FloatMatrix:
-        """Return the rows, what a row does not have as 0.
-
-        Shape [rows, columns], in the layout that trees are fitted to without a copy.
-        """
-        found = np.zeros((len(rows), len(self._places)), dtype=np.float32)
-        for at, row in enumerate(rows):
-            found[at, [self._places[name] for name in row]] = list(row.values())
-        return found
-
-
 @dataclass
 class Forest:
     """Ranks options by what they promise.
@@ -82,13 +65,16 @@ class Forest:
         objectives: What is searched for.
         worst: The reference point: the worst value of each objective that counts.
         n_layers: Layers of the model.
+        limits: Hard limits by metric.
     """
 
     objectives: Sequence[Objective]
     worst: Mapping[str, float]
     n_layers: int
+    limits: Mapping[str, float] = field(default_factory=dict)
     _numbers: dict[str, dict[str, float]] = field(default_factory=dict)
     _values: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    _within: dict[str, bool] = field(default_factory=dict)
 
     def ranked(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> list[int]:
         """Return the options' positions, the most promising first; none while there is too little to learn from.
@@ -99,27 +85,34 @@ class Forest:
             seed: Seed of this proposal.
         """
         learnt = [one for one in trials if one.scores and one.cost is not None]
-        measured = [one.metric for one in self.objectives if one.metric not in options[0].costs]
         if len(learnt) < _LEAST_TRIALS:
             return []
-        costs = list(options[0].costs)
+        costs, ended = list(options[0].costs), telling_failures(trials)
         recent, running = learnt[-_MOST_ROWS:], [one for one in learnt if one.state == "running"]
-        rows, on_the_way = ([self._row(one, costs) for one in some] for some in (recent, running))
-        columns = _Columns([*rows, *on_the_way, *(one.numbers for one in options)])
-        asked = columns.matrix([one.numbers for one in options])
-        unfinished = columns.matrix(on_the_way)
+        rows, on_the_way, settled = ([self._row(one, costs) for one in some] for some in (recent, running, ended))
+        offered = [one.numbers for one in options]
+        columns = Columns([*rows, *on_the_way, *settled, *offered])
+        known, unfinished, asked = (columns.matrix(some) for some in (rows, on_the_way, offered))
         promised: dict[str, FloatArray] = {}
         expected: dict[str, FloatArray] = {}
-        for at, metric in enumerate(measured):
-            known = [pair for pair in zip(rows, ends(recent, metric), strict=True) if pair[1] is not None]
-            if len(known) < _LEAST_ROWS:
+        for at, metric in enumerate(one.metric for one in self.objectives if one.metric not in costs):
+            places, values = measured(ends(recent, metric))
+            if len(places) < _LEAST_ROWS:
                 return []
-            trees = _fitted(columns.matrix([row for row, _ in known]), np.array([value for _, value in known]), seed)
+            trees = fitted(known[places], values, seed, _TREES)
             promised[metric] = _outcomes(trees, asked, derived_seed(seed, at))
             if running:
-                expected[metric] = np.mean([_predicted(tree, unfinished) for tree in trees], axis=0)
-        gains = self._gains(options, promised, self._front(learnt, running, expected))
-        return list(map(int, np.argsort(-gains, kind="stable")))
+                expected[metric] = predicted(trees, unfinished).mean(axis=0)
+        odds = Odds.learnt(
+            known, {metric: ends(recent, metric) for metric in self.limits if metric not in costs}, self.limits,
+            columns.matrix(settled), [one.state == "failed" for one in ended], seed,
+        )  # fmt: skip
+        done = [one for one in learnt if one.state == "complete" and self._is_within(one)]
+        box = _Box(self.objectives, self.worst, _least(self.objectives, self.worst, learnt, options))
+        front = self._front(box, done, running, expected, odds.keeps(unfinished))
+        gains = self._gains(box, options, promised, front)
+        worth = odds.weighed(gains, asked, nothing_kept=not done)
+        return list(map(int, np.argsort(-worth, kind="stable")))
 
     def _row(self, trial: Trial, costs: Sequence[str]) -> Mapping[str, float]:
         """Return the numbers of a trial's candidate; they are asked for again with each proposal."""
@@ -132,18 +125,20 @@ class Forest:
         return self._numbers[key]
 
     def _front(
-        self, learnt: Sequence[Trial], running: Sequence[Trial], expected: Mapping[str, FloatArray]
-    ) -> FloatArray:
+        self, box: _Box, done: Sequence[Trial], running: Sequence[Trial], expected: Mapping[str, FloatArray],
+        keeps: Sequence[bool],
+    ) -> FloatArray:  # fmt: skip
         """Return the front in the unit box, [members, objectives], lower is better; running ones as they promise."""
-        done = [self._reached(one) for one in learnt if one.state == "complete"]
         hoped = [
             [
                 float(expected[one.metric][at]) if one.metric in expected else trial.cost.values[one.metric]  # type: ignore[union-attr]
                 for one in self.objectives
             ]
             for at, trial in enumerate(running)
+            if keeps[at]
         ]
-        values = self._boxed(np.array([*done, *hoped], dtype=np.float64).reshape(-1, len(self.objectives)))
+        reached = [self._reached(one) for one in done]
+        values = box.of(np.array([*reached, *hoped], dtype=np.float64).reshape(-1, len(self.objectives)))
         inside = values[(values < 1).all(axis=1)]
         return inside[non_dominated(inside, ["minimize"] * inside.shape[1])] if len(inside) else inside
 
@@ -155,19 +150,16 @@ class Forest:
             self._values[key] = tuple(trial.score.values[one.metric] for one in self.objectives)
         return self._values[key]
 
-    def _boxed(self, values: FloatArray) -> FloatArray:
-        """Return values as shares of the way from the best (0) to the reference point (1); costs by their logarithm."""
-        columns = []
-        for at, one in enumerate(self.objectives):
-            worst, column = self.worst[one.metric], values[..., at]
-            if METRICS[one.metric].on_split:
-                best = 1.0 if one.direction == "maximize" else 0.0
-                columns.append((column - best) / (worst - best))
-            else:
-                columns.append(np.log10(np.maximum(column, 1.0)) / log10(max(worst, 10.0)))
-        return np.stack(columns, axis=-1)
+    def _is_within(self, trial: Trial) -> bool:
+        """Return whether a trial that ended keeps every limit; it is asked for again with each proposal."""
+        key = trial.candidate.sha256
+        if key not in self._within:
+            self._within[key] = is_feasible(trial, self.limits)
+        return self._within[key]
 
-    def _gains(self, options: Sequence[Option], promised: Mapping[str, FloatArray], front: FloatArray) -> FloatArray:
+    def _gains(
+        self, box: _Box, options: Sequence[Option], promised: Mapping[str, FloatArray], front: FloatArray
+    ) -> FloatArray:
         """Return the mean gain of each option over the trees, shape [options]."""
         columns = [
             promised[one.metric]
@@ -175,8 +167,55 @@ class Forest:
             else np.broadcast_to([option.costs[one.metric] for option in options], (_TREES, len(options)))
             for one in self.objectives
         ]
-        boxed = np.minimum(self._boxed(np.stack(columns, axis=-1)), 1.0)
+        boxed = np.minimum(box.of(np.stack(columns, axis=-1)), 1.0)
         return np.asarray(added_volume(boxed.reshape(-1, boxed.shape[-1]), front).reshape(_TREES, -1).mean(axis=0))
+
+
+@dataclass(frozen=True)
+class _Box:
+    """The unit box that volume is measured in: from the best (0) to the reference point (1).
+
+    Attributes:
+        objectives: Its axes.
+        worst: The reference point, by metric.
+        least: Where the axis of a cost that is no count of parameters begins, by metric.
+    """
+
+    objectives: Sequence[Objective]
+    worst: Mapping[str, float]
+    least: Mapping[str, float]
+
+    def of(self, values: FloatArray) -> FloatArray:
+        """Return values [..., objectives] as shares of the way from best to worst; costs by their logarithm."""
+        columns = []
+        for at, one in enumerate(self.objectives):
+            worst, column = self.worst[one.metric], values[..., at]
+            if METRICS[one.metric].on_split:
+                best = 1.0 if one.direction == "maximize" else 0.0
+                columns.append((column - best) / (worst - best))
+            elif one.metric in self.least:
+                least = self.least[one.metric]
+                columns.append(np.log10(np.maximum(column, least) / least) / log10(worst / least))
+            else:
+                columns.append(np.log10(np.maximum(column, 1.0)) / log10(max(worst, 10.0)))
+        return np.stack(columns, axis=-1)
+
+
+def _least(
+    objectives: Sequence[Objective], worst: Mapping[str, float], learnt: Sequence[Trial], options: Sequence[Option]
+) -> dict[str, float]:
+    """Return where the axis of each cost begins, by metric: a decade below the least that is known of any candidate.
+
+    Nothing that is proposed is far below that, and what is seen then differs, whatever the unit. A candidate may have
+    one parameter, so counts begin there.
+    """
+    found = {}
+    for one in objectives:
+        if not METRICS[one.metric].on_split and METRICS[one.metric].unit != "parameters":
+            seen = [option.costs[one.metric] for option in options if one.metric in option.costs]
+            seen += [trial.scores[-1][one.metric] for trial in learnt if one.metric in trial.scores[-1].values]
+            found[one.metric] = min([worst[one.metric], *(value for value in seen if value > 0)]) / 10.0
+    return found
 
 
 def ends(trials: Sequence[Trial], metric: str) -> list[float | None]:
@@ -199,41 +238,15 @@ def ends(trials: Sequence[Trial], metric: str) -> list[float | None]:
     ]
 
 
-def _fitted(numbers: FloatMatrix, values: FloatArray, seed: int) -> list[Any]:
-    """Return extremely randomized trees, each fitted to a bootstrap sample.
-
-    What scikit-learn's forest does, without its checks of every tree's parameters and input: they take most of the time
-    of a forest as small as this one.
-    """
-    import sklearn
-    from sklearn.tree import ExtraTreeRegressor
-
-    random = np.random.RandomState(seed)
-    trees = []
-    with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
-        for _ in range(_TREES):
-            weights = np.bincount(random.randint(0, len(values), len(values)), minlength=len(values)).astype(np.float64)
-            tree = ExtraTreeRegressor(min_samples_leaf=2, max_features=0.5, random_state=random.randint(2**31 - 1))
-            trees.append(tree.fit(numbers, values.reshape(-1, 1), sample_weight=weights, check_input=False))
-    return trees
-
-
 def _outcomes(trees: Sequence[Any], numbers: FloatMatrix, seed: int) -> FloatArray:
     """Return what each row may come to, equally likely, shape [trees, rows].
 
-    Quantiles of a normal distribution with the mean of the trees, and with the variance between them and within their
-    leaves (law of total variance; Hutter et al. 2014, section 4.3.2). What the trees say themselves never is better
-    than the best that was seen, so it would promise nothing where there is one objective.
+    Quantiles of a normal distribution with the moments of the trees. What the trees say themselves never is better than
+    the best that was seen, so it would promise nothing where there is one objective.
     """
-    means = np.stack([_predicted(tree, numbers) for tree in trees])
-    within = np.stack([tree.tree_.impurity[tree.tree_.apply(numbers)] for tree in trees])
-    deviations = np.sqrt(means.var(axis=0) + within.mean(axis=0))
+    means, deviations = moments(trees, numbers)
     quantiles = np.random.RandomState(seed).permutation(_QUANTILES)  # in another order for each objective
-    return np.asarray(means.mean(axis=0) + deviations * quantiles[:, None])
-
-
-def _predicted(tree: Any, numbers: FloatMatrix) -> FloatArray:
-    return np.asarray(tree.tree_.predict(numbers)).reshape(-1)
+    return np.asarray(means + deviations * quantiles[:, None])
 
 
 def added_volume(points: FloatArray, front: FloatArray) -> FloatArray:

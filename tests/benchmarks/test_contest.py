@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.contest import budget, fixed, report, transfer
 from benchmarks.contest.arena import Arena, Finished
-from benchmarks.contest.contests import Contest
+from benchmarks.contest.contests import Contest, contests
 from benchmarks.contest.journal import Entry, digest, read, write
 from benchmarks.contest.measures import course_of, interval, steps_to
 from benchmarks.contest.searches import SEARCHES, UNDER_BUDGET
@@ -47,6 +47,16 @@ def test_every_search_keeps_the_rules(arena: Arena, name: str) -> None:
     assert all(one.at <= STEPS for one in found)
     assert [one.at for one in found] == sorted(one.at for one in found)
     assert all(late.at - early.at >= RUNGS[-1] for early, late in pairwise(found))
+
+
+@pytest.mark.parametrize("name", ["forest", "forest, early stopping"])
+def test_the_default_search_finds_what_is_in_the_journal(name: str) -> None:
+    """No limit there is on what is measured only, and next to nothing fails: neither may change what is proposed."""
+    contest = next(one for one in contests("movie") if one.kind == "budget")
+    known = {entry.key: entry for entry in read()}
+    entry = known[contest.arena.name, digest(contest.arena), name, 0, contest.steps]
+    found = contest.searches[name](contest.arena, contest.steps, 0)
+    assert tuple((one.at, one.row.candidate.sha256) for one in found) == tuple(map(tuple, entry.found))
 
 
 def test_the_whole_table_is_one(arena: Arena) -> None:

@@ -14,9 +14,9 @@ from evaluators.synthetic import SyntheticCoster
 from evaluators.tabulated import Table
 from orchestrator.dominance import hypervolume, non_dominated
 from orchestrator.proposals import Proposals
-from orchestrator.samplers.forest import added_volume, ends
+from orchestrator.samplers.forest import Option, _Box, _least, added_volume, ends
 from orchestrator.simulation import _prepared, simulate
-from orchestrator.spec import StudySpec
+from orchestrator.spec import Objective, StudySpec
 from orchestrator.storage import Trial
 from search_space.candidate import Candidate
 from search_space.space import Space
@@ -165,3 +165,21 @@ def test_what_was_found_to_be_over_the_budget_does_not_change_what_a_resumed_stu
     proposals = Proposals(spec, free)
     uninterrupted = [proposals.propose(number, trials, set()) for number in range(20, 26)]
     assert uninterrupted == [Proposals(spec, free).propose(number, trials, set()) for number in range(20, 26)]
+
+
+@pytest.mark.parametrize(("metric", "scale", "worst"), [("latency_ms", 0.1, 3.0), ("latency_ms", 1e3, 1e4)])
+def test_costs_are_told_apart_whatever_their_unit(metric: str, scale: float, worst: float) -> None:
+    """Latencies below a millisecond were all alike while the axis of each cost began at 1."""
+    objective = Objective(metric=metric, direction="minimize")
+    trials = [make_trial(number, {metric: scale * value}) for number, value in enumerate((1.0, 5.0, 9.0))]
+    box = _Box([objective], {metric: worst}, _least([objective], {metric: worst}, trials, [Option({}, {})]))
+    values = box.of(np.array([[0.0], [scale], [5 * scale], [9 * scale], [worst]]))[:, 0]
+    assert values[0] == 0.0
+    assert values[-1] == pytest.approx(1.0)
+    assert np.diff(values).min() > 0.02
+
+
+def test_parameters_count_from_one() -> None:
+    size = Objective(metric="trainable_params", direction="minimize")
+    box = _Box([size], {size.metric: 1e4}, _least([size], {size.metric: 1e4}, [make_trial(0)], [Option({}, {})]))
+    assert box.of(np.array([[0.0], [1.0], [100.0], [1e4]]))[:, 0] == pytest.approx([0.0, 0.0, 0.5, 1.0])
