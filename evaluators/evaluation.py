@@ -92,6 +92,7 @@ class EvaluatorSpec:
         cpus: Cores that a trial may use.
         synthetic: Set for the closed-form evaluator.
         rung_rows: Examples of validation that rungs before the last look at; all of them when None.
+        rung_latency: Whether a candidate's latency is measured at its first rung too: training does not change it.
     """
 
     model: ModelSpec
@@ -102,12 +103,13 @@ class EvaluatorSpec:
     cpus: float = 1.0
     synthetic: SyntheticSpec | None = None
     rung_rows: int | None = None
+    rung_latency: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON data."""
         parts = {name: getattr(self, name).model_dump(mode="json") for name in ("model", "training", "calibration")}
         synthetic = self.synthetic.model_dump(mode="json") if self.synthetic else None
-        plain = {name: getattr(self, name) for name in ("tokens", "steps", "cpus", "rung_rows")}
+        plain = {name: getattr(self, name) for name in ("tokens", "steps", "cpus", "rung_rows", "rung_latency")}
         return {**parts, **plain, "synthetic": synthetic}
 
     @classmethod
@@ -122,6 +124,7 @@ class EvaluatorSpec:
             cpus=data["cpus"],
             synthetic=SyntheticSpec.model_validate(data["synthetic"]) if data["synthetic"] else None,
             rung_rows=data["rung_rows"],
+            rung_latency=data["rung_latency"],
         )
 
 

@@ -27,6 +27,8 @@ objective that is not reported, no answer for ever, a process that ends."""
 
 SCHEMA_VERSION = 1
 _KIND = "paretune search table"
+_UNTRAINED = ("latency_ms",)
+"""What was measured at the end and is the same at every rung: a study that is about it measures it at the first."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ class Table:
     def score(self, row: Row, rung: int, split: Split) -> Score:
         """Return what a row scored at a rung, counted from 0. What needs the end of training stands at the last only.
 
+        The latency, which does not, stands at every rung.
+
         Raises:
             EvaluationError: The training had failed before that rung.
         """
@@ -186,8 +190,8 @@ class Table:
         values = dict(zip(self.header.quality, (row.test if split == "test" else row.validation)[rung], strict=True))
         steps = self.header.rungs
         values |= {name: value for name, value in row.cost.values.items() if name != "peak_memory_bytes"}
-        if rung == len(steps) - 1:
-            values |= row.measured
+        last = rung == len(steps) - 1
+        values |= {name: value for name, value in row.measured.items() if last or name in _UNTRAINED}
         return Score(values, steps[rung], steps[rung] / steps[-1], split, row.seed)
 
 

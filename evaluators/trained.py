@@ -125,6 +125,7 @@ class TrainedRun:
         self.random = {name: torch.Generator(name).manual_seed(seed).get_state() for name in devices}
         self.step_seconds: list[float] = []
         self.joules = 0.0
+        self.latency: dict[str, float] = {}
         self.logits: dict[str, NDArray[np.float64]] = {}
         self.calibrated: Calibrated | None = None
 
@@ -138,6 +139,10 @@ class TrainedRun:
             if self.fidelity >= 1.0:
                 with self.clock.phase("measurement"):
                     values |= self._measure()
+            elif self.evaluator.spec.rung_latency:
+                with self.clock.phase("measurement"):
+                    self.latency = self.latency or self._latency()
+                    values |= self.latency
         return replace(self._score(values, "validation"), errors=errors)
 
     def save(self, folder: Path) -> None:
@@ -336,13 +341,17 @@ class TrainedRun:
             "training_seconds": sum(self.step_seconds),
             "train_step_ms": 1e3 * median(self.step_seconds),
             **({"training_joules": self.joules} if self.evaluator.meter else {}),
-            "latency_ms": latency_ms(self.attached.model, tokens, device),
+            **self._latency(),
         }
         self.attached.model.train()
         longest = tokens.by_length(self.evaluator.spec.training.batch_size)[0]
         whole = partial(self._step, longest, lambda _portion, _part, batch: self.forward.whole(batch))
         peak = measure_peak_bytes(self.attached.model, self.optimiser.tensors, whole, device)  # nothing is stored
         return values | {"peak_memory_bytes": float(peak)}
+
+    def _latency(self) -> dict[str, float]:
+        tokens, device = self.evaluator.tokens["train"], self.evaluator.backbone.device
+        return {"latency_ms": latency_ms(self.attached.model, tokens, device)}
 
 
 def _loss_on(model: nn.Module, batch: Batch) -> Tensor:

@@ -27,8 +27,8 @@ _EARLY = {"accuracy": "calibrated_nll", "macro_f1": "calibrated_nll", "worst_sub
 class Halving(Rungs):
     """Rungs at which a share of those that reached them goes on.
 
-    What is measured only after full training (times, bytes, calibrated errors) does not count at earlier rungs; where
-    no objective is known yet, every trial goes on. So do the first `grace` that reach a rung.
+    What is not known cannot be dominated: where an objective is measured only after full training (training time,
+    energy, calibrated errors), every trial goes on at earlier rungs. So do the first `grace` that reach a rung.
     """
 
     def __init__(self, spec: EarlyStopping, objectives: Sequence[Objective], full: int) -> None:
@@ -36,9 +36,9 @@ class Halving(Rungs):
         self._eta, self._grace = spec.eta, spec.grace
 
     def _is_kept(self, number: int, score: Score) -> bool:
-        rung = self._at_rung(score)
+        rung = {one: passed for one, passed in self._at_rung(score).items() if self._tells(passed)}
         looks = self._looks(list(rung.values()))
-        if len(rung) <= self._grace or not looks:
+        if number not in rung or len(rung) <= self._grace or not looks:
             return True
         values = np.array([[one.values[metric] for metric in looks] for one in rung.values()])
         directions, place = list(looks.values()), list(rung).index(number)
@@ -48,12 +48,15 @@ class Halving(Rungs):
         values[place] += DEVIATIONS * errors * [1.0 if one == "maximize" else -1.0 for one in directions]
         return bool(errors.any()) and self._among_best(values, place, directions)
 
+    def _tells(self, score: Score) -> bool:
+        """Whether every objective is known, or what is looked at in its place."""
+        return all(one.metric in score.values or _early(one.metric) in score.values for one in self.objectives)
+
     def _looks(self, scores: Sequence[Score]) -> dict[str, Direction]:
         """Return what tells scores of a rung apart: metrics that all of them have, and which way is better."""
         looks: dict[str, Direction] = {}
         for one in self.objectives:
-            base, *task = one.metric.split("/")
-            early = "/".join([_EARLY.get(base, base), *task])
+            early = _early(one.metric)
             chosen = early if all(early in score.values for score in scores) else one.metric
             if all(chosen in score.values for score in scores):
                 looks[chosen] = one.direction if chosen == one.metric else METRICS[chosen].direction
@@ -62,3 +65,9 @@ class Halving(Rungs):
     def _among_best(self, values: FloatArray, place: int, directions: Sequence[Direction]) -> bool:
         kept = math.ceil(len(values) / self._eta)
         return bool(non_dominated(values, directions)[place]) or place in order(values, directions)[:kept]
+
+
+def _early(metric: str) -> str:
+    """Return what a rung looks at in place of a metric."""
+    base, *task = metric.split("/")
+    return "/".join([_EARLY.get(base, base), *task])

@@ -148,6 +148,7 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
         cpus=spec.resources.cpus,
         synthetic=spec.synthetic,
         rung_rows=spec.search.early_stopping.rows,
+        rung_latency=_is_about(spec, "latency_ms"),
     )
     classes = tokens.classes if tokens else ("a", "b")
     limits = spec.budgets.limits(coster.parameters)
@@ -157,6 +158,11 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
     if "trainable_params" in prepared.limits:
         require_fitting(space, prepared.tally, prepared.limits["trainable_params"])
     return prepared
+
+
+def _is_about(spec: StudySpec, metric: str) -> bool:
+    """Whether a study searches on a metric or limits it."""
+    return metric in spec.budgets.limits(1) or any(one.metric == metric for one in spec.objectives)
 
 
 def _require_meter(spec: StudySpec) -> None:

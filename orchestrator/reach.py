@@ -30,9 +30,9 @@ _LEAST = 0.01
 class Reach(Rungs):
     """Rungs at which a candidate stops that would be dominated even if it gained more than most.
 
-    What is measured only after full training (times, bytes, calibrated errors) does not count at earlier rungs; where
-    no objective is known yet, every trial goes on. So do all until `grace` of them were trained to the end. One that
-    then broke a budget tells what can be gained, and dominates nobody.
+    What is not known cannot be dominated: where an objective is measured only after full training (training time,
+    energy, calibrated errors), every trial goes on at earlier rungs. So do all until `grace` of them were trained to
+    the end. One that then broke a budget tells what can be gained, and dominates nobody.
     """
 
     def __init__(self, spec: EarlyStopping, objectives: Sequence[Objective], full: int) -> None:
@@ -40,23 +40,27 @@ class Reach(Rungs):
         self._chance, self._grace = spec.chance, spec.grace
 
     def _is_kept(self, number: int, score: Score) -> bool:
-        looks = [one for one in self.objectives if one.metric in score.values]
         whole, here = self._at_end(), self._at_rung(score)
-        ended = [one for one in whole if one in here and all(look.metric in here[one].values for look in looks)]
-        if not looks or len(ended) < self._grace:
+        ended = [one for one in whole if one in here and self._tells(whole[one]) and self._tells(here[one])]
+        if not self._tells(score) or len(ended) < self._grace:
             return True
-        ends = self._costs([whole[one] for one in ended], looks)
-        hope = self._hope(score, looks, self._costs([here[one] for one in ended], looks) - ends)
+        ends = self._costs([whole[one] for one in ended])
+        hope = self._hope(score, self._costs([here[one] for one in ended]) - ends)
         rivals = ends[[one not in self._outside for one in ended]]
         return not bool(((rivals <= hope).all(axis=1) & (rivals < hope).any(axis=1)).any())
 
-    def _hope(self, score: Score, looks: Sequence[Objective], gains: FloatArray) -> FloatArray:
+    def _tells(self, score: Score) -> bool:
+        """Whether every objective is known."""
+        return all(one.metric in score.values for one in self.objectives)
+
+    def _hope(self, score: Score, gains: FloatArray) -> FloatArray:
         """Return where a candidate would end with more luck than most, less is better, shape [objectives]."""
         likely = np.quantile(gains, 1.0 - self._chance, axis=0)
-        return np.asarray(self._costs([_at_good_end(score, looks)], looks)[0] - likely)
+        return np.asarray(self._costs([_at_good_end(score, self.objectives)])[0] - likely)
 
-    def _costs(self, scores: Sequence[Score], looks: Sequence[Objective]) -> FloatArray:
+    def _costs(self, scores: Sequence[Score]) -> FloatArray:
         """Return the objectives' values so that less is better, shape [scores, objectives]."""
+        looks = self.objectives
         values = np.array([[one.values[look.metric] for look in looks] for one in scores], dtype=np.float64)
         for at, look in enumerate(looks):
             if len(self.objectives) > 1 and _is_share(look):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -179,7 +179,7 @@ class SearchWork(PhaseWork):
         for trial in trials:
             feasible = is_feasible(trial, bench.prepared.limits)
             for score in trial.scores:
-                rungs.record(trial.number, score, feasible=feasible)
+                rungs.record(trial.number, _with_predictions(score, trial), feasible=feasible)
 
     @property
     def left(self) -> int:
@@ -203,10 +203,11 @@ class SearchWork(PhaseWork):
             return True
         self._steps[job.key] = score.step
         if not score.full:
-            return self.rungs.goes_on(number, score)
+            return self.rungs.goes_on(number, _with_predictions(score, self._tried[number]))
         limits = self.bench.prepared.limits
         self.bench.store.constrain(number, violations(limits, score.values))
-        self.rungs.record(number, score, feasible=is_feasible(self._tried[number], limits))
+        trial = self._tried[number]
+        self.rungs.record(number, _with_predictions(score, trial), feasible=is_feasible(trial, limits))
         return False
 
     def should_stop(self) -> bool:
@@ -324,6 +325,15 @@ def memory_factor(given: float, trials: Iterable[Trial]) -> float:
         if one.cost and one.score and _MEMORY in one.cost.values and _MEMORY in one.score.values
     ]
     return corrected_factor(given, [pair[0] for pair in both], [pair[1] for pair in both])
+
+
+def _with_predictions(score: Score, trial: Trial) -> Score:
+    """Return a score with what was predicted of its candidate and is not measured at that rung: bytes, memory.
+
+    So a rung knows more objectives. What lies between prediction and measurement counts as gained by training.
+    """
+    predicted = trial.cost.values if trial.cost else {}
+    return replace(score, values={**predicted, **score.values})
 
 
 def _place(job: Job) -> tuple[Phase, int]:

@@ -134,6 +134,21 @@ def test_the_measures_are_those_of_the_candidate(evaluator: TrainedEvaluator) ->
     assert score["latency_ms"] > 0
 
 
+def test_a_study_about_latency_measures_it_at_the_first_rung_and_trains_the_same(evaluator: TrainedEvaluator) -> None:
+    plain = run_of(evaluator)
+    early = [plain.advance(step) for step in (4, 8, 12)]
+    evaluator.spec = replace(evaluator.spec, rung_latency=True)
+    try:
+        run = run_of(evaluator)
+        first, second, last = (run.advance(step) for step in (4, 8, 12))
+    finally:
+        evaluator.spec = replace(evaluator.spec, rung_latency=False)
+    assert "latency_ms" not in early[0].values
+    assert 0 < first["latency_ms"] == second["latency_ms"]
+    assert last["latency_ms"] > 0
+    assert [one["nll"] for one in (first, second, last)] == [one["nll"] for one in early]
+
+
 def test_what_is_saved_is_whole_and_fits_together(evaluator: TrainedEvaluator, tmp_path: Path) -> None:
     run = run_of(evaluator)
     score = run.advance(12)

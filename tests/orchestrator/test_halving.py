@@ -100,6 +100,19 @@ def test_what_nobody_dominates_goes_on_however_many_these_are() -> None:
     assert not one.goes_on(10, with_loss(0.3, 1.495, size=1e9)), "larger and worse than most"
 
 
+def test_what_is_not_known_cannot_be_dominated() -> None:
+    energy = Objective(metric="training_joules", direction="minimize")
+    one = halving(ACCURACY, energy, eta=3.0)
+    for number in range(8):
+        one.record(number, with_loss(0.3, 1.0))
+    assert one.goes_on(8, with_loss(0.1, 2.0))
+    told = with_loss(0.3, 1.0)
+    for number in range(20, 28):
+        one.record(number, replace(told, values={**told.values, "training_joules": 5.0}))
+    assert not one.goes_on(9, replace(told, values={**told.values, "calibrated_nll": 2.0, "training_joules": 6.0}))
+    assert one.goes_on(10, with_loss(0.1, 2.0))
+
+
 def test_the_loss_of_a_task_stands_for_the_accuracy_on_it() -> None:
     one = halving(Objective(metric="accuracy/trec", direction="maximize"), eta=3.0)
     step = one.steps[0]
@@ -146,18 +159,6 @@ def test_who_is_not_dominated_goes_on_whatever_the_order() -> None:
     assert one.goes_on(20, score(0.9, one.steps[0], size=100.0))
     assert one.goes_on(21, score(0.3, one.steps[0], size=0.1))
     assert not one.goes_on(22, score(0.1, one.steps[0], size=200.0))
-
-
-def test_what_is_measured_only_at_the_end_does_not_count_before() -> None:
-    """Latency is not known at a rung: accuracy alone decides there, and alone it decides nothing."""
-    latency = Objective(metric="latency_ms", direction="minimize")
-    both, alone = halving(ACCURACY, latency), halving(latency)
-    for number in range(8):
-        both.record(number, score(number / 10))
-        alone.record(number, score(number / 10))
-    assert both.goes_on(8, score(0.9))
-    assert not both.goes_on(9, score(0.05))
-    assert alone.goes_on(9, score(0.05))
 
 
 def test_what_a_resumed_study_records_counts() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from evaluators import attention, backbone
 from evaluators.costing import MetaCoster
+from evaluators.evaluation import EvaluatorSpec
 from orchestrator.preparation import _coster, model_of, note_facts, prepare
 from orchestrator.spec import StudySpec, parse
 from orchestrator.storage import IN_MEMORY, Storage
 from tests.evaluators.tiny import questions_file, tiny_folder
+from tests.orchestrator.tables import spec_of
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +77,16 @@ def test_memory_of_inference_is_for_the_longest_example_outside_of_test(folder: 
     coster = _coster(one, one.model, tokens)  # type: ignore[arg-type]
     assert isinstance(coster, MetaCoster)
     assert (coster._load.length, coster._load.evaluated[1]) == (8, 12)
+
+
+@pytest.mark.parametrize(
+    ("given", "early"),
+    [({}, False), ({"budgets": {"latency": "3ms"}}, True), ({"objectives": [{"minimize": "latency_ms"}]}, True)],
+)
+def test_a_study_about_latency_measures_it_at_the_first_rung(
+    given: dict[str, Any], early: bool, tmp_path: Path
+) -> None:
+    objectives = [{"maximize": "accuracy"}, *given.get("objectives", [{"minimize": "trainable_params"}])]
+    evaluator = prepare(spec_of(**{**given, "objectives": objectives}), tmp_path).evaluator
+    assert evaluator.rung_latency is early
+    assert EvaluatorSpec.from_json(evaluator.to_json()) == evaluator

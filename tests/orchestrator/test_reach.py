@@ -184,15 +184,31 @@ def test_a_step_between_rungs_decides_nothing() -> None:
     assert one.goes_on(9, score(0.1, step=11))
 
 
-def test_what_is_measured_only_at_the_end_does_not_count_before() -> None:
-    """Latency is not known at a rung: accuracy alone decides there, and alone it decides nothing."""
+def test_what_is_not_known_cannot_be_dominated() -> None:
+    """The energy is not known at a rung: a candidate of little accuracy may be the one that takes least."""
+    energy = Objective(metric="training_joules", direction="minimize")
+    one = rungs(ACCURACY, energy)
+    for number in (100, 101):
+        one.record(number, score(0.7))
+        one.record(number, replace(score(0.9, FULL), values={"accuracy": 0.9, "training_joules": 5.0}))
+    assert one.goes_on(9, score(0.05))
+
+
+def test_those_who_know_less_at_a_rung_are_nobody_to_compare_with() -> None:
+    """Latency was measured at the end only when the first of a resumed study ended."""
     latency = Objective(metric="latency_ms", direction="minimize")
-    both, alone = rungs(ACCURACY, latency), rungs(latency)
-    for one in (both, alone):
-        ended(one, (0.7, 0.9))
-    assert both.goes_on(8, score(0.8))
-    assert not both.goes_on(9, score(0.05))
-    assert alone.goes_on(9, score(0.05))
+    one = rungs(ACCURACY, latency)
+
+    def at(accuracy: float, milliseconds: float, step: int = 10) -> Score:
+        return Score({"accuracy": accuracy, "latency_ms": milliseconds}, step, step / FULL, "validation", 0)
+
+    one.record(100, score(0.7))
+    one.record(100, at(0.9, 5.0, FULL))
+    assert one.goes_on(1, at(0.1, 6.0))
+    one.record(101, at(0.7, 5.0))
+    one.record(101, at(0.9, 5.0, FULL))
+    assert not one.goes_on(2, at(0.1, 6.0))
+    assert one.goes_on(3, at(0.1, 4.0)), "faster than all"
 
 
 def test_what_a_resumed_study_records_counts() -> None:

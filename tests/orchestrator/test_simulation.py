@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from itertools import count
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.synthetic import synthetic_params
 from evaluators.tabulated import Fault, Table
+from orchestrator.dominance import non_dominated
 from orchestrator.simulation import simulate
 from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
 from search_space.candidate import Candidate
@@ -159,3 +162,43 @@ def test_trials_at_once_take_less_time_on_the_clock(table: Table) -> None:
 def test_other_rungs_than_the_tables_are_refused(table: Table) -> None:
     with pytest.raises(ValueError, match=r"the table has rungs \(10, 30, 90\)"):
         searched(table, search={"early_stopping": {"eta": 2}})
+
+
+def test_early_stopping_keeps_a_front_over_what_training_does_not_change(table: Table) -> None:
+    """Latency was told at the end only, so accuracy alone decided at rungs: the fast stopped."""
+    rows = {
+        key: replace(row, measured={**row.measured, "latency_ms": math.log10(synthetic_params(row.candidate))})
+        for key, row in table.rows.items()
+    }
+    objectives = [{"maximize": "accuracy"}, {"minimize": "latency_ms"}]
+
+    def members(seed: int) -> tuple[int, int]:
+        given = {"search": {"sampler": "random", "seed": seed}, "budgets": {"trials": 60}, "objectives": objectives}
+        trials = searched(Table(table.header, rows), **given)
+        ended = [one for one in trials if one.state == "complete"]
+        values = [[row.validation[-1][0], row.measured["latency_ms"]] for row in rows.values()]
+        front = {
+            row.candidate.sha256
+            for row, on in zip(rows.values(), non_dominated(values, ["maximize", "minimize"]), strict=True)
+            if on
+        }
+        assert any(one.state == "partial" for one in trials)
+        return len(front & {one.candidate.sha256 for one in ended}), len(front)
+
+    found = [members(seed) for seed in range(3)]
+    assert sum(kept for kept, _ in found) >= 0.8 * sum(there for _, there in found)
+
+
+def test_a_rung_knows_what_is_predicted_where_it_is_measured_at_the_end_only(table: Table) -> None:
+    rows = {
+        key: replace(
+            row,
+            cost=replace(row.cost, peak_memory_bytes=2 * row.cost.trainable_params),
+            measured={**row.measured, "peak_memory_bytes": 2.1 * row.cost.trainable_params},
+        )
+        for key, row in table.rows.items()
+    }
+    objectives = [{"maximize": "accuracy"}, {"minimize": "peak_memory_bytes"}]
+    trials = searched(Table(table.header, rows), objectives=objectives, budgets={"trials": 40})
+    assert any(one.state == "partial" for one in trials)
+    assert all("peak_memory_bytes" not in one.scores[0].values for one in trials)
