@@ -5,13 +5,13 @@ They are chosen once, before the first trial, and kept with the study, so that a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.allocations import Allocations
 from orchestrator.dominance import non_dominated
-from orchestrator.front import front_of_study
+from orchestrator.front import front_of_study, is_feasible
 from orchestrator.preparation import Prepared
 from orchestrator.spec import Objective, Proposal
 from orchestrator.storage import StudyStore, Trial
@@ -55,14 +55,17 @@ def beginnings(store: StudyStore, prepared: Prepared) -> list[Beginning]:
     return [Beginning(Candidate.from_json(one["candidate"]), one["origin"]) for one in kept]
 
 
-def mistrusted(source: str, trials: Sequence[Trial], objectives: Sequence[Objective]) -> bool:
+def mistrusted(
+    source: str, trials: Sequence[Trial], objectives: Sequence[Objective], limits: Mapping[str, float]
+) -> bool:
     """Whether what a source gave did no good here: a guard against negative transfer.
 
     So it is once two of its candidates have ended and none of them is among the non-dominated that were trained to the
-    end: they were stopped early, failed, or are dominated.
+    end and keep the limits: they were stopped early, failed, broke a limit, or are dominated.
     """
     ended = [one for one in trials if _source(one.origin) == source and one.state != "running"]
-    whole = [one for one in trials if one.state == "complete" and one.score is not None]
+    ended_whole = [one for one in trials if one.state == "complete" and one.score is not None]
+    whole = [one for one in ended_whole if is_feasible(one, limits)]
     if len(ended) < _LEAST_TO_JUDGE or not whole:
         return len(ended) >= _LEAST_TO_JUDGE
     values = [[one.scores[-1][objective.metric] for objective in objectives] for one in whole]

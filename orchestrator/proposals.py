@@ -48,7 +48,7 @@ class Proposals:
             return Beginning(self.prepared.space.first(), "")
         free = [one for one in self.beginnings if one.candidate.sha256 not in taken]
         for source in dict.fromkeys(one.source for one in free):
-            if not mistrusted(source, trials, self.spec.objectives):
+            if not mistrusted(source, trials, self.spec.objectives, self.prepared.limits):
                 return next(one for one in free if one.source == source)
         if self.spec.search.sampler != "forest" or number < self.spec.search.startup_trials:
             return None

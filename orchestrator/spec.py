@@ -206,6 +206,14 @@ class StudySpec(Strict):
             )
         return objectives
 
+    @field_validator("search")
+    @classmethod
+    def _begins_with_another(cls, search: SearchSpec, info: ValidationInfo) -> SearchSpec:
+        name = info.data.get("name")
+        if name is not None and search.warm_start == name:
+            raise ValueError(f"warm_start names this study, {name!r}; name another one of the storage, or leave it out")
+        return search
+
     @field_validator("training")
     @classmethod
     def _divided_by_a_limit(cls, training: TrainingSpec, info: ValidationInfo) -> TrainingSpec:

@@ -25,6 +25,7 @@ from search_space.published import lora, published
 from search_space.space import bind
 from search_space.spec import SpaceSpec
 from tests.evaluators.tiny import CLASSES, evaluator_spec
+from tests.orchestrator.made_up import make_trial
 from tests.orchestrator.tables import space_of, spec_of, table_of
 
 
@@ -102,18 +103,30 @@ class TestTheGuard:
 
     def test_one_that_ended_is_not_enough(self, trials: list[Trial]) -> None:
         stopped = replace(trials[1], origin="study x: trial 1", state="partial")
-        assert not mistrusted("study x", [trials[0], stopped], spec_of().objectives)
+        assert not mistrusted("study x", [trials[0], stopped], spec_of().objectives, {})
 
     def test_two_that_were_stopped_are(self, trials: list[Trial]) -> None:
         stopped = [replace(one, origin=f"study x: trial {one.number}", state="partial") for one in trials[1:3]]
-        assert mistrusted("study x", [trials[0], *stopped], spec_of().objectives)
-        assert not mistrusted("published", [trials[0], *stopped], spec_of().objectives)
+        assert mistrusted("study x", [trials[0], *stopped], spec_of().objectives, {})
+        assert not mistrusted("published", [trials[0], *stopped], spec_of().objectives, {})
 
     def test_one_on_the_front_is_trusted(self, trials: list[Trial]) -> None:
         best = max(trials, key=lambda one: one.scores[-1]["accuracy"])
         named = [replace(one, origin="study x: a") if one is best else one for one in trials]
         named[-1] = replace(named[-1], origin="study x: b", state="failed") if named[-1] is not best else named[-1]
-        assert not mistrusted("study x", named, spec_of().objectives)
+        assert not mistrusted("study x", named, spec_of().objectives, {})
+
+    def test_what_is_better_and_breaks_a_limit_is_nobody_to_be_beaten_by(self) -> None:
+        def trial(number: int, accuracy: float, latency: float, origin: str = "") -> Trial:
+            values = {"accuracy": accuracy, "trainable_params": 100.0, "latency_ms": latency}
+            return make_trial(number, values, origin=origin)
+
+        over = trial(0, 0.95, 9.0)
+        named = [trial(number, 0.9, 2.0, f"study x: trial {number}") for number in (1, 2)]
+        assert mistrusted("study x", [over, *named], spec_of().objectives, {})
+        assert not mistrusted("study x", [over, *named], spec_of().objectives, {"latency_ms": 3.0})
+        better = trial(3, 0.92, 2.5)
+        assert mistrusted("study x", [over, *named, better], spec_of().objectives, {"latency_ms": 3.0})
 
     def test_the_rest_of_a_mistrusted_source_is_passed_over(self, table: Table) -> None:
         faults = {row.candidate.sha256: "raise" for row in table.main() if row.candidate.method == "lora"}
@@ -148,3 +161,8 @@ def test_a_model_that_cannot_be_looked_at_is_an_error_that_says_what_to_do(monke
 def test_a_study_without_a_model_has_no_gradients() -> None:
     with pytest.raises(SpecError, match=r"synthetic: it has no model to look at; take 'eva' out of search\.proposals"):
         spec_of(search={"proposals": ["lora", "eva"]})
+
+
+def test_a_study_cannot_begin_with_itself() -> None:
+    with pytest.raises(SpecError, match=r"search: warm_start names this study, 'simulated'; name another one"):
+        spec_of(search={"warm_start": "simulated"})
