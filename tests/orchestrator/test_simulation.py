@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from dataclasses import replace
@@ -202,3 +203,17 @@ def test_a_rung_knows_what_is_predicted_where_it_is_measured_at_the_end_only(tab
     trials = searched(Table(table.header, rows), objectives=objectives, budgets={"trials": 40})
     assert any(one.state == "partial" for one in trials)
     assert all("peak_memory_bytes" not in one.scores[0].values for one in trials)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_sampler_warns_of_what_nobody_can_change(table: Table, sampler: str) -> None:
+    """Optuna's loggers have handlers of their own, on a stream that is taken before a test captures it."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("optuna").addHandler(handler)
+    try:
+        searched(table, search={"sampler": sampler}, budgets={"trials": 12})
+    finally:
+        logging.getLogger("optuna").removeHandler(handler)
+    assert said == []
