@@ -9,7 +9,8 @@ candidate of each hybrid; where they differ, whole builds it stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
@@ -35,6 +36,10 @@ _SUMS: tuple[Law, ...] = ("alone", "shared")
 _WIDE = 2
 """Layers that a wide candidate is put on: enough to see what layers share."""
 _HEADER_SHARE = 0.01
+_COVERED = ".base_layer"
+"""What peft calls a module within its wrapper."""
+_WITHIN_PROMPT = "base_model."
+"""What it calls the model that a prompt stands before."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Counts:
         trainable_params: Trained, without the head.
         head_params: Trained, of the head.
         deployed_params: Saved beside the backbone, without the head; frozen projections go along.
-        checkpoint_bytes: Size of the saved candidate, head included.
+        checkpoint_bytes: Size of the saved candidate, head included. Where parts wrap whole layers, names in the file
+            make it a little larger; how AdaMSS's clusters divide the rows, known only from values, changes digits.
     """
 
     trainable_params: int
@@ -214,8 +220,9 @@ class Counter:
 
     def _tried_before(self, plan: _Plan) -> Law | None:
         """Return the way that holds for this method at other knobs, where stubs tell that it is the right one here."""
-        alone, shared = self._add(plan, "alone"), self._add(plan, "shared")
-        if alone is None or shared is None or (plan.rule.name, "alone") not in self._tried:
+        wide = next(self._twins(plan.part, _WIDE), None) if (plan.rule.name, "alone") in self._tried else None
+        alone, shared = (None, None) if wide is None else (self._add(wide, "alone"), self._add(wide, "shared"))
+        if alone is None or shared is None:
             return None
         return "alone" if (alone.trained, len(alone.saved)) == (shared.trained, len(shared.saved)) else None
 
@@ -225,21 +232,29 @@ class Counter:
 
     def _wide(self, part: Part, most: int | None = None) -> tuple[_Plan, Held] | None:
         """Put a part on all that its method is for, in the first layers or in all; None where it cannot be."""
+        for twin in self._twins(part, most):
+            with suppress(UnsupportedError, PlacementError):
+                return twin, self._built((twin.part,))
+        return None
+
+    def _twins(self, part: Part, most: int | None = None) -> Iterator[_Plan]:
+        """Yield a part where its method may go, widest first, in the first layers or in all."""
         rule = method(part.method)
         layers = Layers("first", (most,)) if most and most < self._anatomy.n_layers else Layers()
         everything = [one for text in rule.placement.projections for one in Placement.parse(text).projections]
         present = set(self._anatomy.projections)
         for projections in ([one for one in everything if one in present], part.placement.projections):
-            twin = replace(part, placement=Placement(tuple(dict.fromkeys(projections)), layers))
-            try:
-                return self._plan(twin), self._built((twin,))
-            except (UnsupportedError, PlacementError):
-                continue
-        return None
+            with suppress(UnsupportedError, PlacementError):
+                yield self._plan(replace(part, placement=Placement(tuple(dict.fromkeys(projections)), layers)))
 
-    def _sum(self, plans: Iterable[_Plan], names: Iterable[str]) -> Held:
+    def _sum(self, plans: Sequence[_Plan], names: Iterable[str]) -> Held:
         held = [self._held(plan) for plan in plans]
-        saved = (_named(one, name) for name, part in zip(names, held, strict=True) for one in part.saved)
+        within = _WITHIN_PROMPT if any(plan.rule.route == "prompt" for plan in plans) else ""
+        saved = (
+            _named(one, name, covers, "" if plan.rule.route == "prompt" else within)
+            for name, plan, part, covers in zip(names, plans, held, _wrapped(plans), strict=True)
+            for one in part.saved
+        )
         head = next((one.head for one in held if one.head), ())
         return Held(sum(one.trained for one in held), tuple(saved), head)
 
@@ -384,5 +399,31 @@ def _joined(one: Any, other: Any) -> Any:
     return {**one, **other} if isinstance(other, Mapping) else [*one, *other]
 
 
-def _named(saved: Saved, part: str) -> Saved:
-    return saved._replace(name=saved.name.replace("part0", part))
+def _named(saved: Saved, part: str, covers: Mapping[str, int], within: str) -> Saved:
+    """Return a tensor under the name that it has as one of several parts."""
+    name = saved.name.replace("part0", part)
+    site = next((one for one in _prefixes(name) if one in covers), "")
+    covered = site + _COVERED * covers[site] if site else ""
+    return saved._replace(name=within + covered + name[len(site) :])
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """Yield the names of the modules that something is in, outermost first."""
+    return (name[:at] for at, letter in enumerate(name) if letter == ".")
+
+
+def _wrapped(plans: Sequence[_Plan]) -> list[dict[str, int]]:
+    """Return for each part how many layers of other types stand around its own, by the names of the modules.
+
+    A part of the type that wraps a module last goes into that wrapper; any other wraps it once more.
+    """
+    around: dict[str, list[str]] = {}
+    levels: list[dict[str, int]] = []
+    for plan in plans:
+        for site in plan.sites:
+            types = around.setdefault(site.name, [])
+            if types[-1:] != [plan.rule.peft_type]:
+                types.append(plan.rule.peft_type)
+        levels.append({site.name: len(around[site.name]) for site in plan.sites})
+    found = ({name: len(around[name]) - level for name, level in one.items()} for one in levels)
+    return [{name: count for name, count in one.items() if count} for one in found]

@@ -81,7 +81,7 @@ def differences(name: str, count: int) -> list[str]:
         same = (counted.trainable_params, counted.head_params, counted.deployed_params) == (
             true.trainable_params, true.head_params, true.deployed_params,
         )  # fmt: skip
-        slack = 0 if len(candidate.parts) == 1 else 0.03
+        slack = 0.01 if "adamss" in candidate.method else 0  # the weights' values say how its clusters divide the rows
         if not same or abs(counted.checkpoint_bytes / true.checkpoint_bytes - 1) > slack:
             found.append(f"{write_parts(candidate)}: {counted} instead of {true}")
     return found
@@ -139,6 +139,26 @@ def test_a_sum_that_is_wrong_is_found_out_and_not_used(monkeypatch: pytest.Monke
     one = counter("bert")
     for text in ("lora", "lora(r=4)@linear", "ia3 + bitfit"):
         assert one.count(parse(text)).trainable_params == trained("bert", parse(text)).trainable_params
+
+
+def test_the_way_that_a_method_adds_up_is_not_taken_from_a_module_that_shares_with_none() -> None:
+    one = counter("bert")
+    one.count(parse("compacter(per_layer=true)"))
+    for text in ("compacter(dense=true,n=2)@mlp.down[top:1]", "compacter(dense=true,n=2)@attention.output,mlp.down"):
+        assert one.count(parse(text)) == trained("bert", parse(text))
+
+
+@pytest.mark.parametrize(
+    ("first", "text"),
+    [
+        ("lora + ia3 + lora@linear", "lora(r=1) + ia3@linear + lora(r=2)@attention[top:1]"),
+        ("bitfit + prefix_tuning + lora(use_dora=true)", "bitfit + prefix_tuning + lora(r=1,use_dora=true)@linear"),
+    ],
+)
+def test_the_file_of_a_hybrid_is_as_long_as_its_names_make_it(first: str, text: str) -> None:
+    one = counter("bert")
+    one.count(parse(first))
+    assert one.count(parse(text)) == trained("bert", parse(text))
 
 
 def test_modules_that_share_in_groups_are_built_whole() -> None:
