@@ -95,7 +95,7 @@ def _probe(name: str, family: str, model: nn.Module, anatomy: Anatomy) -> dict[s
     failed: dict[str, str] = {}
     steps: dict[str, Callable[[], None]] = {
         "trains": lambda: _train_alone(attached, family, model, before),
-        "counts": lambda: _count(attached, candidate, family, anatomy),
+        "counts": lambda: _count(attached, candidate, family, anatomy, _tasks(name)),
         "reloads": lambda: _reload(attached, model, anatomy, family),
         "merges": lambda: _merge(attached, model, anatomy, family),
     }
@@ -156,10 +156,12 @@ def probe_per_task(name: str) -> str:
 
 
 def probe_hybrid(candidate: Candidate, family: str, tasks: int = 1) -> str:
-    """Attach, train and reload a candidate on a tiny model. Returns the reason why not, or nothing."""
-    model, anatomy = tiny(family, max(tasks, *(_tasks(part.method) for part in candidate.parts)))
+    """Attach, count, train and reload a candidate on a tiny model. Returns the reason why not, or nothing."""
+    tasks = max(tasks, *(_tasks(part.method) for part in candidate.parts))
+    model, anatomy = tiny(family, tasks)
     try:
         attached = _reason(attach, model, anatomy, candidate)
+        _reason(_count, attached, candidate, family, anatomy, tasks)
         _reason(train, attached, family)
         _reason(_reload, attached, model, anatomy, family)
     except CannotError as error:
@@ -270,10 +272,10 @@ def _train_alone(attached: Attached, family: str, model: nn.Module, before: Mapp
         raise CannotError(f"it writes into the shared backbone's {changed[0]}")
 
 
-def _count(attached: Attached, candidate: Candidate, family: str, anatomy: Anatomy) -> None:
+def _count(attached: Attached, candidate: Candidate, family: str, anatomy: Anatomy, tasks: int) -> None:
     if anatomy.quantization != "none":  # counting has no weights
         return
-    bare = without_weights(family, _tasks(candidate.method))
+    bare = without_weights(family, tasks)
     predicted = attach(bare, anatomy_of(bare), candidate).trainable_params
     if predicted != attached.trainable_params:
         raise CannotError(f"{predicted} parameters were predicted from shapes, but it has {attached.trainable_params}")

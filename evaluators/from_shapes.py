@@ -129,10 +129,20 @@ def _scales(_layer: Any, basis: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     return torch.empty(weight.shape[0], basis.shape[0]), torch.empty(basis.shape[0])
 
 
+def _move_adapter(layer: Any, adapter_name: str, device: Any = None) -> None:
+    """Stand for `LoraLayer._move_adapter_to_device_of_base_layer` of peft: to `meta`, whatever else the layer has."""
+    weight = layer.get_base_layer().weight
+    for name in (*layer.adapter_layer_names, *layer.other_param_names):
+        held = getattr(layer, name, None)
+        if isinstance(held, nn.ModuleDict | nn.ParameterDict) and adapter_name in held:
+            held[adapter_name] = held[adapter_name].to(weight.device if device is None else device, weight.dtype)
+
+
 _MADE_OF_SHAPES: dict[tuple[Any, str], Callable[..., Any]] = {
     (adamss_layer, "slice_pca"): _directions,
     (adamss_layer, "clustering_Z"): _clusters,
     (frod_model.FrodModel, "_init_frod_projections"): _projections,
     (FrodLayer, "_calculate_frod_u_and_lambda"): _scales,
     (torch, "randperm"): _in_order,
+    (LoraLayer, "_move_adapter_to_device_of_base_layer"): _move_adapter,
 }

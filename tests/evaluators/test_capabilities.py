@@ -139,6 +139,25 @@ def test_what_wraps_whole_layers_may_be_written_anywhere() -> None:
     assert [len(part) for part in one.parts] == [len(part) for part in reversed(other.parts)]
 
 
+@pytest.mark.parametrize(
+    ("text", "tasks"),
+    [
+        ("lora + lora(use_dora=true)", 1),
+        ("lora(use_dora=true) + lora", 1),
+        ("pissa + lora(use_dora=true) + lora_plus", 1),
+        ("lora(use_dora=true,per_task=true)", 2),
+        ("lora(use_dora=true,use_rslora=true,per_task=true)", 2),
+    ],
+)
+def test_adapters_in_one_layer_are_counted_from_shapes(text: str, tasks: int) -> None:
+    assert probe_hybrid(parse(text), "bert", tasks) == ""
+
+
+def test_a_hybrid_that_is_counted_wrong_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluators.capabilities.without_weights", lambda family, tasks: tiny("t5", tasks)[0])
+    assert "were predicted from shapes" in probe_hybrid(parse("lora + ia3"), "bert")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", PAIR_FAMILIES)
 @pytest.mark.parametrize("seed", range(40))
