@@ -58,6 +58,7 @@ class Knob:
         text: One line for people.
         low: For whole numbers: the least value a user may give beyond `values`; None admits `values` only.
         shapes: Whether the shape of any tensor depends on it. Costs are shared by candidates that differ in others.
+        per_layer: Whether a size may differ between layers; not where it is of something that all layers share.
     """
 
     name: str
@@ -67,10 +68,20 @@ class Knob:
     text: str
     low: int | None = None
     shapes: bool = True
+    per_layer: bool = True
+
+    def require_per_layer(self, where: str) -> None:
+        """Raise CandidateError unless this knob is a size that may differ between layers."""
+        if self.low is None:
+            raise CandidateError(f"{where}.{self.name} is not a size, so it cannot differ between layers")
+        if not self.per_layer:
+            raise CandidateError(f"{where}.{self.name} is one size for all layers, so it cannot differ between them")
 
     def check(self, where: str, value: KnobValue) -> None:
         """Raise CandidateError unless this knob may be set to `value`."""
-        sized = isinstance(value, tuple) and self.low is not None and len(value) > 0  # one size per layer
+        sized = isinstance(value, tuple) and self.low is not None and len(value) > 0
+        if sized:
+            self.require_per_layer(where)
         for one in value if sized else (value,):  # type: ignore[union-attr]
             if not self._admits(one):
                 least = f", or any whole number from {self.low}" if self.low is not None else ""
@@ -151,9 +162,18 @@ def _readable(value: float, low: float, high: float) -> float:
     return min(max(float(f"{value:.3g}"), low), high)
 
 
-def sizes(name: str, values: tuple[int, ...], default: int, text: str, low: int = 1, *, shapes: bool = True) -> Knob:
+def sizes(
+    name: str,
+    values: tuple[int, ...],
+    default: int,
+    text: str,
+    low: int = 1,
+    *,
+    shapes: bool = True,
+    per_layer: bool = True,
+) -> Knob:
     """Return a knob for a size: ordered whole numbers; users may give others from `low` on."""
-    return Knob(name, values, default, ordered=True, text=text, low=low, shapes=shapes)
+    return Knob(name, values, default, ordered=True, text=text, low=low, shapes=shapes, per_layer=per_layer)
 
 
 def flag(name: str, text: str, *, shapes: bool = True) -> Knob:

@@ -169,8 +169,7 @@ def _checked(rule: Method, given: dict[str, Any], optional: bool) -> dict[str, A
 
 def _check_values(knob: Knob, values: tuple[KnobValue, ...] | Spread, may_be_zero: bool) -> None:
     if isinstance(values, Spread):
-        if knob.low is None:
-            raise CandidateError(f"space.{knob.name} is not a size, so it cannot differ between layers")
+        knob.require_per_layer("space")
         knob.narrowed(values.values)
         return
     knob.narrowed([value for value in values if not may_be_zero or value != 0])

@@ -32,7 +32,13 @@ METHOD = Method(
     paper="Zhang et al. 2023, arXiv:2303.10512",
     summary="Adds a low-rank update like an SVD and gives rank to the matrices that need it.",
     knobs=(
-        sizes("target_r", (1, 2, 4, 8, 16, 32), 8, "mean rank at the end; training starts with half as much again"),
+        sizes(
+            "target_r",
+            (1, 2, 4, 8, 16, 32),
+            8,
+            "mean rank at the end; training starts with half as much again",
+            per_layer=False,
+        ),
         sizes("alpha", (8, 16, 32, 64), 32, "numerator of the scale", shapes=False),
     ),
     placement=PlacementRule(

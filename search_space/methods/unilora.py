@@ -23,7 +23,13 @@ METHOD = Method(
     summary="Fills the LoRA matrices of the whole model from one trained vector.",
     knobs=(
         sizes("r", (2, 4, 8, 16), 4, "rank"),
-        sizes("theta_d_length", (64, 256, 1024, 4096, 16384), 1024, "length of the vector: the number of parameters"),
+        sizes(
+            "theta_d_length",
+            (64, 256, 1024, 4096, 16384),
+            1024,
+            "length of the vector: the number of parameters",
+            per_layer=False,
+        ),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

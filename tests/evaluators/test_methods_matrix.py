@@ -24,7 +24,7 @@ from evaluators.memory import Load, predict_step
 from evaluators.specimens import SPECIMENS, TEXT_SPECIMENS, logits_of, tiny, without_weights
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
 from search_space.capability import TABLE_FILE
-from search_space.errors import UnsupportedError
+from search_space.errors import CandidateError, UnsupportedError
 from search_space.notation import parse, write
 from search_space.registry import PER_TASK, method, methods
 from search_space.space import at_defaults
@@ -42,6 +42,7 @@ CHOICES = [
     if knob is not PER_TASK
     for value in knob.values
 ]
+SIZES = [(name, knob.name) for name in NAMES for knob in method(name).knobs if knob.low is not None]
 TABLE = json.loads(TABLE_FILE.read_text())["methods"]
 ELSEWHERE = [name for name in SPECIMENS if name != "bert"]
 CUT = [(name, ELSEWHERE[index % len(ELSEWHERE)]) for index, name in enumerate(NAMES)]
@@ -192,6 +193,20 @@ def test_every_value_of_every_knob_is_counted_right_or_refused(name: str, knob: 
     attached = attach(model, anatomy, candidate)
     assert attached.trainable_params == predicted
     train(attached, family)
+
+
+@pytest.mark.parametrize(("name", "knob"), SIZES)
+def test_every_size_that_differs_between_layers_trains_or_is_refused(name: str, knob: str) -> None:
+    model, anatomy = tiny("bert" if name in ON_BERT else "llama")
+    rule = method(name)
+    part = rule.default_part()
+    sizes = rule.knob(knob).values[:2]
+    part = Part(name, tuple((dict(part.knobs) | {knob: sizes}).items()), part.placement)
+    if not (rule.knob(knob).per_layer and rule.placement.layers):
+        with pytest.raises(CandidateError, match="all layers"):
+            rule.check(part)
+        return
+    train(attach(model, anatomy, Candidate((part,), Recipe((rule.learning_rate.default,)))), "bert")
 
 
 @pytest.mark.parametrize(

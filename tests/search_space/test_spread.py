@@ -170,6 +170,16 @@ def test_a_mistake_in_a_spread_stands_at_its_method(r: object, message: str) -> 
     assert message in problems({"methods": {"lora": {"r": r}}})["methods.lora"]
 
 
+@pytest.mark.parametrize(
+    ("name", "knob"), [("adalora", "target_r"), ("lora_plus", "ratio"), ("unilora", "theta_d_length")]
+)
+def test_a_size_of_what_all_layers_share_does_not_differ_between_them(name: str, knob: str) -> None:
+    given = {"of": [64, 128], "per": "layer"}
+    assert "one size for all layers" in problems({"methods": {name: {knob: given}}})[f"methods.{name}"]
+    with pytest.raises(CandidateError, match=f"{name}.{knob} is one size for all layers"):
+        parse(f"{name}({knob}=64/128)")
+
+
 def test_only_sizes_differ_between_layers() -> None:
     given = {"of": [1, 4], "per": "layer"}
     assert "is not a size" in problems({"methods": {"lora": {"use_dora": given}}})["methods.lora"]
