@@ -28,15 +28,15 @@ from evaluators.backbone import Backbone, copy_of, head_of
 from evaluators.exported import as_peft_model, is_peft, merged_model
 from evaluators.hooks import Schooling, hooks_of, load_trained
 from evaluators.optimisation import build_optimiser, loss_of
-from evaluators.quantization import QUANTIZATIONS, is_bookkeeping, stored_tensors
+from evaluators.quantization import QUANTIZATIONS, is_bookkeeping, settle, stored_tensors
 from evaluators.specimens import SPECIMENS, batch_of, logits_of, tiny, tiny_quantised, without_weights
 from evaluators.task_switch import tasks_of
-from search_space.candidate import Candidate, Part, Recipe
-from search_space.capability import PAIR_FAMILIES, TABLE_FILE
+from search_space.candidate import Candidate, KnobValue, Part, Recipe
+from search_space.capability import PAIR_FAMILIES, TABLE_FILE, TO_TRAIN, setting
 from search_space.errors import ParetuneError
 from search_space.files import atomic_write
 from search_space.placement import Anatomy, Layers, Placement
-from search_space.registry import PER_TASK, Method, method, methods
+from search_space.registry import PER_TASK, Method, is_choice, method, methods
 
 _STEPS = 4
 _EQUAL = 1e-5
@@ -65,10 +65,10 @@ def probe_method(name: str, family: str, device: str = "cpu") -> dict[str, str]:
     Returns:
         The reason why not, by check, for every check in `CHECKS` that fails; that it cannot be attached stands alone.
     """
-    return _probe(name, family, *tiny(family, _tasks(name), device))
+    return _probe(method(name).default_part(), family, *tiny(family, _tasks(name), device))
 
 
-def probe_quantised(name: str, kind: str, device: str = "cpu") -> dict[str, str]:
+def probe_quantised(name: str, kind: str, device: str = "cpu") -> dict[str, Any]:
     """Try everything that a method promises on quantised weights, in every arithmetic that a study may have there.
 
     Args:
@@ -77,25 +77,50 @@ def probe_quantised(name: str, kind: str, device: str = "cpu") -> dict[str, str]
         device: Where they are: `cpu` or `cuda`.
 
     Returns:
-        As `probe_method`; what fails in any arithmetic fails.
+        As `probe_method`; what fails in any arithmetic fails. Where the method can be trained, under `knobs` why a flag
+        or a word cannot be, by `name=value`.
     """
-    tiny_ones = [tiny_quantised(_QUANTISED, kind, dtype, _tasks(name), device) for dtype in _ARITHMETIC[device]]
-    found = [_probe(name, _QUANTISED, *one) for one in tiny_ones]
+    rule = method(name)
+    failed = _probe_arithmetics(rule.default_part(), kind, device)
+    if failed.keys() & set(TO_TRAIN):
+        return dict(failed)
+    knobs: dict[str, str] = {}
+    for knob, value in _settings(rule):
+        part = rule.default_part()
+        part = replace(part, knobs=tuple({**dict(part.knobs), knob: value}.items()))
+        reasons = _probe_arithmetics(part, kind, device)
+        if reason := next((reasons[check] for check in TO_TRAIN if check in reasons), ""):
+            knobs[setting(knob, value)] = reason
+    return {**failed, **({"knobs": knobs} if knobs else {})}
+
+
+def _settings(rule: Method) -> Iterator[tuple[str, KnobValue]]:
+    """Yield the flags and words of a method that are not its defaults, with their knobs."""
+    for knob in filter(is_choice, rule.knobs):
+        yield from ((knob.name, value) for value in knob.values if value != knob.default)
+
+
+def _probe_arithmetics(part: Part, kind: str, device: str) -> dict[str, str]:
+    tasks = _tasks(part.method)
+    tiny_ones = [tiny_quantised(_QUANTISED, kind, dtype, tasks, device) for dtype in _ARITHMETIC[device]]
+    found = [_probe(part, _QUANTISED, *one) for one in tiny_ones]
     failed = {check: reason for one in reversed(found) for check, reason in one.items()}
     return {"attaches": failed["attaches"]} if "attaches" in failed else failed
 
 
-def _probe(name: str, family: str, model: nn.Module, anatomy: Anatomy) -> dict[str, str]:
+def _probe(part: Part, family: str, model: nn.Module, anatomy: Anatomy) -> dict[str, str]:
     before = _contents(model)
+    if anatomy.quantization != "none":
+        settle(model)  # as a study has it: reading a state dict may lay weights out anew
     try:
-        candidate = _alone(method(name).default_part())
+        candidate = _alone(part)
         attached = _reason(attach, model, anatomy, candidate)
     except CannotError as error:
         return {"attaches": str(error)}
     failed: dict[str, str] = {}
     steps: dict[str, Callable[[], None]] = {
         "trains": lambda: _train_alone(attached, family, model, before),
-        "counts": lambda: _count(attached, candidate, family, anatomy, _tasks(name)),
+        "counts": lambda: _count(attached, candidate, family, anatomy, _tasks(part.method)),
         "reloads": lambda: _reload(attached, model, anatomy, family),
         "merges": lambda: _merge(attached, model, anatomy, family),
     }
@@ -253,6 +278,7 @@ def train(attached: Attached, family: str) -> None:
         optimiser.update(loss, 1.0, lambda step=step: hooks.after_step(step))  # type: ignore[misc]
     trained.model.eval()
     after = dict(_stored(trained.model))
+    ours |= {tensor.data_ptr() for tensor in trained.trainable}  # MiSS may move them
     moved = {after[name].data_ptr() for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     if strangers := [name for name in before if after[name].data_ptr() in moved - ours]:
         raise CannotError(f"training changes {strangers[0]}, which is not trainable")

@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor, nn
 
 from evaluators.anatomy import anatomy_of
-from evaluators.backbone import head_of
+from evaluators.backbone import head_of, keep_unpacked
 from evaluators.loftq import remember
 from evaluators.quantization import quantization_config, settle
 from evaluators.task_switch import take_tasks, tasks_of, with_tasks
@@ -119,11 +119,12 @@ def without_weights(architecture: str, tasks: int = 1) -> nn.Module:
         return _build(architecture, tasks).eval().requires_grad_(False)
 
 
-@cache
 def tiny_quantised(
     architecture: str, kind: str, dtype: torch.dtype, tasks: int = 1, device: str = "cpu"
 ) -> tuple[nn.Module, Anatomy]:
     """Return the tiny model with quantised weights, as a backbone is loaded on a device, and its anatomy.
+
+    It is another one at each call: merging writes into quantised weights, which copies of a model share.
 
     Args:
         architecture: One of `SPECIMENS`.
@@ -143,6 +144,7 @@ def tiny_quantised(
     )
     quantised.eval().requires_grad_(False)
     take_tasks(quantised)
+    keep_unpacked(quantised)
     settle(quantised)
     remember(quantised, folder, "main")
     return quantised, anatomy_of(quantised)

@@ -8,8 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from search_space.candidate import KnobValue
+
 CHECKS = ("attaches", "trains", "counts", "reloads", "merges")
 """What is tried: it can be attached, trained, counted from shapes alone, reloaded to equal outputs, merged."""
+
+TO_TRAIN = ("attaches", "trains", "reloads")
+"""What a candidate must pass to be searched."""
 
 PAIR_FAMILIES = ("bert", "llama", "t5")
 """Architectures that pairs of methods are tried on: an encoder, a decoder, and one of both."""
@@ -61,9 +66,26 @@ def quantisations() -> tuple[str, ...]:
 
 def trains_quantised(method: str, device: str = "cpu") -> tuple[str, ...]:
     """Return the kinds of quantised weights on which a method can be trained and reloaded on a device."""
-    needed = ("attaches", "trains", "reloads")
     kinds = _quantised(method, device)
-    return tuple(kind for kind in kinds if not any(why_not_quantised(method, check, kind, device) for check in needed))
+    return tuple(
+        kind for kind in kinds if not any(why_not_quantised(method, check, kind, device) for check in TO_TRAIN)
+    )
+
+
+def setting(knob: str, value: KnobValue) -> str:
+    """Return a knob's value as the table and the notation name it: `use_dora=true`."""
+    return f"{knob}={str(value).lower()}"
+
+
+def refused_settings(method: str, quantization: str, device: str = "cpu") -> Mapping[str, str]:
+    """Return why flags and words of a method cannot be trained on quantised weights, by `name=value`."""
+    refused: Mapping[str, str] = _quantised(method, device).get(quantization, {}).get("knobs", {})
+    return refused
+
+
+def why_not_setting(method: str, knob: str, value: KnobValue, quantization: str, device: str = "cpu") -> str:
+    """Return why a method cannot be trained on quantised weights with a flag or a word; empty where never tried."""
+    return refused_settings(method, quantization, device).get(setting(knob, value), "")
 
 
 def conversion_error(method: str) -> float | None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from search_space.candidate import Part
-from search_space.capability import trains_quantised, why_not, why_not_per_task, why_not_quantised
+from search_space.candidate import KnobValue, Part
+from search_space.capability import (
+    TO_TRAIN,
+    setting,
+    trains_quantised,
+    why_not,
+    why_not_per_task,
+    why_not_quantised,
+    why_not_setting,
+)
 from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
 from search_space.registry import PER_TASK, Method, methods
-
-_TO_TRAIN = ("attaches", "trains", "reloads")
 
 
 def require_carried(rule: Method, anatomy: Anatomy) -> None:
@@ -19,7 +25,7 @@ def require_carried(rule: Method, anatomy: Anatomy) -> None:
     """
     require_quantised(rule, anatomy)
     quantised = trains_quantised(rule.name, anatomy.device)
-    for check in _TO_TRAIN:
+    for check in TO_TRAIN:
         if not rule.quantised_only and (reason := why_not(rule.name, check, anatomy.architecture)):
             instead = instead_of(rule, anatomy.architecture)
             raise UnsupportedError(
@@ -46,6 +52,19 @@ def require_per_task(rule: Method, anatomy: Anatomy) -> None:
     require_several_tasks(Part(rule.name, ((PER_TASK.name, True),)), anatomy)
     if reason := why_not_per_task(rule.name):
         raise UnsupportedError(f"{rule.name}.per_task: it cannot have an adapter for each task: {reason}")
+
+
+def require_setting(rule: Method, knob: str, value: KnobValue, anatomy: Anatomy) -> None:
+    """Refuse a flag or a word that was tried on weights quantised so and cannot be trained.
+
+    Raises:
+        UnsupportedError: It cannot; the message says why.
+    """
+    if reason := why_not_setting(rule.name, knob, value, anatomy.quantization, anatomy.device):
+        raise UnsupportedError(
+            f"{rule.name}.{knob}: {setting(knob, value)} cannot be trained on {anatomy.quantization} weights: "
+            f"{_without_advice(reason)}; leave it out"
+        )
 
 
 def require_several_tasks(part: Part, anatomy: Anatomy) -> None:
@@ -84,7 +103,7 @@ def instead_of(rule: Method, architecture: str = "", kind: str = "") -> str:
         and not one.quantised_only
         and not one.several_tasks
         and (not kind or kind in one.placement.kinds)
-        and (not architecture or not any(why_not(one.name, c, architecture) for c in _TO_TRAIN))
+        and (not architecture or not any(why_not(one.name, c, architecture) for c in TO_TRAIN))
     ]
     able.sort(key=lambda one: (one.family != rule.family, one.name != "lora"))
     return ", ".join(one.name for one in able[:3])

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from search_space.capability import can, conversion_error, trains_quantised, tried_on, why_not, why_not_per_task
+from search_space.capability import (
+    can,
+    conversion_error,
+    refused_settings,
+    trains_quantised,
+    tried_on,
+    why_not,
+    why_not_per_task,
+)
 from search_space.files import atomic_write
 from search_space.hybrids import NAMED
 from search_space.knobs import Knob
@@ -79,11 +87,16 @@ def converts(one: Method) -> str:
 
 
 def quantised(one: Method) -> str:
-    """Return the kinds of quantised weights on which a method can be trained, and where, if not everywhere."""
+    """Return the kinds of quantised weights on which a method can be trained, where, and with which settings it cannot."""
     on_cpu, on_cuda = (trains_quantised(one.name, device) for device in ("cpu", "cuda"))
-    both = [kind for kind in on_cpu if kind in on_cuda]
-    alone = [f"{kind} (CPU)" for kind in on_cpu if kind not in both]
-    return ", ".join([*both, *alone, *(f"{kind} (CUDA)" for kind in on_cuda if kind not in both)]) or "no"
+    both = [_kind_of_weights(one, kind) for kind in on_cpu if kind in on_cuda]
+    alone = [f"{_kind_of_weights(one, kind)} (CPU)" for kind in on_cpu if kind not in on_cuda]
+    return ", ".join([*both, *alone, *(f"{kind} (CUDA)" for kind in on_cuda if kind not in on_cpu)]) or "no"
+
+
+def _kind_of_weights(one: Method, kind: str) -> str:
+    refused = refused_settings(one.name, kind)
+    return f"{kind} (not with {' or '.join(refused)})" if refused else kind
 
 
 def tasks(one: Method) -> str:

@@ -156,6 +156,11 @@ class Method:
             raise CandidateError(f"{self.name} needs projections to be put on, such as {self.placement.default}")
 
 
+def is_choice(knob: Knob) -> bool:
+    """Whether a knob is a flag or a word of a method's own, which may make it another method."""
+    return knob.low is None and knob is not PER_TASK
+
+
 @cache
 def methods() -> Mapping[str, Method]:
     """Return all methods by name, sorted. Raises ValueError when two share a name."""

@@ -13,6 +13,7 @@ from search_space.carrying import (
     require_carried,
     require_per_task,
     require_quantised,
+    require_setting,
     require_several_tasks,
 )
 from search_space.compositions import Composition
@@ -25,7 +26,7 @@ from search_space.method_spec import MethodSpec, PartSpec, absence_of
 from search_space.part_space import Drawn, PartSpace, placement_of
 from search_space.placement import Anatomy, Layers, Placement, Site
 from search_space.recipes import AT_DEFAULTS, RecipeSpace
-from search_space.registry import PER_TASK, Method, Targets, method
+from search_space.registry import PER_TASK, Method, Targets, is_choice, method
 from search_space.spec import SpaceSpec, presets
 from search_space.spread import Spread, SpreadKnob, require_size_for_each_layer
 
@@ -232,6 +233,8 @@ def _bind_part(rule: Method, given: MethodSpec, anatomy: Anatomy, shared: LayerC
     require_several_tasks(Part(rule.name), anatomy)
     absence = absence_of(rule, given.knobs)
     knobs = {knob.name: _narrowed(knob, given.knobs.get(knob.name), absence) for knob in rule.knobs}
+    for name, knob in knobs.items():
+        knobs[name] = _trainable(rule, knob, name in given.knobs, anatomy)
     if PER_TASK.name in knobs:
         knobs[PER_TASK.name] = _sharing(rule, knobs[PER_TASK.name], PER_TASK.name in given.knobs, anatomy)
     spreads = {name: values for name, values in given.knobs.items() if isinstance(values, Spread)}
@@ -243,6 +246,20 @@ def _bind_part(rule: Method, given: MethodSpec, anatomy: Anatomy, shared: LayerC
     widest = where.default(Layers())
     projections = ("",) if rule.placement.fixed else tuple(_projections(rule, given, widest, anatomy))
     return PartSpace(rule, tuple(knobs.values()), projections, layers, rate, absence, spread)
+
+
+def _trainable(rule: Method, knob: Knob, written: bool, anatomy: Anatomy) -> Knob:
+    """Return a knob without the flags and words that cannot be trained on the model's quantised weights."""
+    able = []
+    for value in knob.values if is_choice(knob) else ():
+        try:
+            require_setting(rule, knob.name, value, anatomy)
+        except UnsupportedError:
+            if written:
+                raise
+        else:
+            able.append(value)
+    return knob.narrowed(able) if able and len(able) < len(knob.values) else knob
 
 
 def _sharing(rule: Method, knob: Knob, written: bool, anatomy: Anatomy) -> Knob:

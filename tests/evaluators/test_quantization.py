@@ -52,11 +52,7 @@ def held(backbone: Backbone) -> list[torch.Tensor]:
     return [part for tensor in backbone.model.state_dict().values() for part in stored_tensors(tensor)]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(
-    "text", ["lora(r=2)", "loftq(r=2)", "qa_lora", "lora(r=2)@attention.query + serial_adapter(r=4)"]
-)
-def test_an_adapter_on_quantised_weights_trains_and_reloads(backbone: Backbone, text: str) -> None:
+def train_and_reload(backbone: Backbone, text: str) -> None:
     anatomy = anatomy_of(backbone.model)
     before = [tensor.clone() for tensor in held(backbone)]
     attached = attach(backbone.model, anatomy, parse(text), seed=1)
@@ -73,6 +69,14 @@ def test_an_adapter_on_quantised_weights_trains_and_reloads(backbone: Backbone, 
     again.load(state, backbone.storages)
     torch.testing.assert_close(again.model(input_ids=IDS).logits.detach(), trained, atol=1e-5, rtol=0)
     assert all(torch.equal(now, then) for now, then in zip(held(backbone), before, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "text", ["lora(r=2)", "loftq(r=2)", "qa_lora", "lora(r=2)@attention.query + serial_adapter(r=4)"]
+)
+def test_an_adapter_on_quantised_weights_trains_and_reloads(backbone: Backbone, text: str) -> None:
+    train_and_reload(backbone, text)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -130,3 +134,24 @@ def test_lora_trains_on_weights_quantised_for_cuda(kind: str, tmp_path: Path) ->
     assert attached.state(backbone.storages).keys() == {
         name for name, parameter in attached.model.named_parameters() if parameter.requires_grad
     }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_go_through_quantised_weights_after_an_evaluation(dtype: str, folder: Path) -> None:
+    """bitsandbytes packs 4-bit weights for CPUs with AVX512-BF16 when it evaluates; no gradient goes through those."""
+    backbone = load(ModelSpec(name=str(folder), dtype=dtype, quantization="nf4", device="cpu"), 3)
+    attached = attach(backbone.model, anatomy_of(backbone.model), parse("lora(r=2)@linear"), seed=1)
+    with torch.no_grad():
+        attached.model(input_ids=IDS)
+    attached.model.train()
+    torch.nn.functional.cross_entropy(attached.model(input_ids=IDS).logits.float(), torch.tensor([0, 1])).backward()
+    raised = {name: p.grad for name, p in attached.model.named_parameters() if ".lora_B." in name}
+    assert [name for name, gradient in raised.items() if gradient is None or not gradient.any()] == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("text", ["c3a(block_size=8)", "gralora(r=4)", "shira(r=2)", "lora(r=2,use_dora=true)"])
+def test_methods_that_read_the_weight_train_on_4_bit_ones(text: str, folder: Path) -> None:
+    backbone = load(ModelSpec(name=str(folder), dtype="float32", quantization="nf4", device="cpu"), 3)
+    train_and_reload(backbone, text)

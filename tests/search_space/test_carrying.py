@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from search_space.capability import why_not_setting
 from search_space.carrying import instead_of, require_carried
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.registry import method
@@ -50,6 +51,25 @@ def test_a_method_that_cannot_take_quantised_weights_is_refused_with_those_that_
         space_on(anatomy("llama", "nf4"), methods=["mask"])
     assert "mask" not in space_on(anatomy("llama", "nf4"), preset="everything").parts
     assert "loftq" in space_on(anatomy("llama", "nf4"), preset="everything").parts
+
+
+def test_a_flag_that_quantised_weights_cannot_take_is_refused_or_never_drawn() -> None:
+    with pytest.raises(
+        UnsupportedError, match=r"lora\.use_dora: use_dora=true cannot be trained on int8 weights: .*; leave it out"
+    ):
+        space_on(anatomy("llama", "int8"), methods={"lora": {"use_dora": [False, True]}})
+    drawn = {
+        knob.name: knob.values for knob in space_on(anatomy("llama", "int8"), methods=["lora"]).parts["lora"].knobs
+    }
+    assert (drawn["use_dora"], drawn["use_rslora"]) == ((False,), (False, True))
+    for kind in ("none", "nf4"):
+        assert space_on(anatomy("llama", kind), methods={"lora": {"use_dora": [True]}}).size
+
+
+def test_a_flag_that_was_never_tried_is_let_through() -> None:
+    assert why_not_setting("lora", "use_dora", True, "int8") != ""
+    assert why_not_setting("lora", "use_dora", True, "int8", "cuda") == ""
+    assert why_not_setting("lora", "use_dora", False, "int8") == ""
 
 
 def test_a_method_of_quantised_weights_is_refused_where_there_are_none() -> None:
