@@ -150,11 +150,10 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
     return Attached(attached, candidate, parts, head)
 
 
-def beside_head(state: Mapping[str, Tensor], heads: Iterable[str]) -> int:
-    """Return how many numbers a saved state has beside the head, under whatever name peft put it."""
+def beside_head(state: Mapping[str, Tensor], heads: Iterable[str]) -> dict[str, Tensor]:
+    """Return what a saved state has beside the head, under whatever name peft put it."""
     prefixes = tuple(f"{head}." for head in heads)
-    names = (name for name in state if not name.removeprefix("base_model.").startswith(prefixes))
-    return sum(state[name].numel() for name in names)
+    return {name: one for name, one in state.items() if not name.removeprefix("base_model.").startswith(prefixes)}
 
 
 def _attach_parts(

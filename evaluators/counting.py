@@ -19,6 +19,7 @@ from torch import nn
 
 from evaluators.attach import REFUSALS, adapters_of, attach, inject
 from evaluators.backbone import head_of
+from evaluators.deployed import Kept, deployed_params
 from evaluators.saved import Saved, by_place, file_bytes, own_tensors, saved_as, storage_of
 from evaluators.stub import Stub
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
@@ -64,7 +65,7 @@ class Counts:
     Attributes:
         trainable_params: Trained, without the head.
         head_params: Trained, of the head.
-        deployed_params: Saved beside the backbone, without the head; frozen projections go along.
+        deployed_params: Needed to serve it beside the backbone, without the head, as `evaluators.deployed` says.
         checkpoint_bytes: Size of the saved candidate, head included. Where parts wrap whole layers, names in the file
             make it a little larger; how AdaMSS's clusters divide the rows, known only from values, changes digits.
     """
@@ -156,7 +157,7 @@ class Counter:
 
     def whole(self, parts: tuple[Part, ...]) -> Counts:
         """Count by building the model whole on `meta`: what sums are checked against."""
-        return self._counts(self._built(parts))
+        return self._counts(self._built(parts), parts)
 
     def _canonical(self, part: Part) -> Part:
         """Return a part with the knobs that change no shape at their defaults."""
@@ -185,11 +186,11 @@ class Counter:
         if any(plan.law_key not in self._laws for plan in plans):
             return self.whole(parts)  # nothing wide could be built to try sums on: the next may tell more
         if len(plans) == 1 and self._laws[plans[0].law_key] == "whole":
-            return self._counts(self._held(plans[0]))
+            return self._counts(self._held(plans[0]), parts)
         methods = tuple(part.method for _, part in pieces)
         if self._sums_up.get(methods) is False:
             return self.whole(parts)
-        counts = self._counts(self._sum(plans, names))
+        counts = self._counts(self._sum(plans, names), parts)
         if methods not in self._sums_up:
             built = self.whole(parts)
             self._sums_up[methods] = _equal(counts, built)
@@ -228,7 +229,7 @@ class Counter:
 
     def _holds(self, law: Law, plan: _Plan, built: Held) -> bool:
         held = self._add(plan, law)
-        return held is not None and _equal(self._counts(held), self._counts(built))
+        return held is not None and _equal(self._counts(held, (plan.part,)), self._counts(built, (plan.part,)))
 
     def _wide(self, part: Part, most: int | None = None) -> tuple[_Plan, Held] | None:
         """Put a part on all that its method is for, in the first layers or in all; None where it cannot be."""
@@ -342,13 +343,13 @@ class Counter:
             saved[storage_of(one) in head].append(saved_as(names[0], one))
         return Held(attached.trainable_params, tuple(saved[False]), tuple(saved[True]))
 
-    def _counts(self, held: Held) -> Counts:
+    def _counts(self, held: Held, parts: tuple[Part, ...]) -> Counts:
         heads = tuple(f"{name}." for name in self._heads)
         beside = [one for one in held.saved if not one.name.removeprefix("base_model.").startswith(heads)]
         return Counts(
             held.trained,
             sum(prod(one.shape) for one in self._head),
-            sum(prod(one.shape) for one in beside),
+            deployed_params(parts, (Kept(one.name, one.shape) for one in beside)),
             file_bytes((*held.saved, *(held.head or self._head))),
         )
 

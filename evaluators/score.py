@@ -56,7 +56,7 @@ _ALL = (
     ),
     Metric("trainable_params", "minimize", "parameters", False, "trainable parameters without the head", "params"),
     Metric("head_params", "minimize", "parameters", False, "trainable parameters of the head", "head"),
-    Metric("deployed_params", "minimize", "parameters", False, "saved numbers without the head", "deployed"),
+    Metric("deployed_params", "minimize", "parameters", False, "numbers to serve it, without the head", "deployed"),
     Metric("checkpoint_bytes", "minimize", "B", False, "bytes of the saved candidate, head included", "checkpoint"),
     Metric("peak_memory_bytes", "minimize", "B", False, "peak bytes of tensors in a training step", "memory"),
     Metric("inference_memory_bytes", "minimize", "B", False, "peak bytes of tensors in a forward pass", "inference"),
@@ -196,7 +196,7 @@ class Cost:
         trainable_params: Exact, without the task's head.
         head_params: Exact, of the task's head.
         peak_memory_bytes: Predicted peak of a training step; None where it cannot be predicted.
-        deployed_params: Exact: what is saved beside the backbone, trained or not, without the head.
+        deployed_params: What must be kept to serve it beside the backbone, trained or not, without the head.
         checkpoint_bytes: Size of the saved candidate: every tensor exact, names in a hybrid's file a little shorter.
         inference_memory_bytes: Predicted peak of a forward pass without gradients.
         forward_flops: Operations of the matrix products of a forward pass, per token.

@@ -23,6 +23,7 @@ from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import checkpoint_activations, load
 from evaluators.calibrated import Calibrated, calibrate
 from evaluators.clock import Clock
+from evaluators.deployed import deployed_after
 from evaluators.energy import meter_if_any
 from evaluators.evaluation import (
     CALIBRATION_FILE,
@@ -333,11 +334,12 @@ class TrainedRun:
     def _measure(self) -> dict[str, float]:
         """Measure what needs the end of training: bytes, memory, times. The state is kept before, for it changes."""
         self.saved = self.attached.state(self.evaluator.backbone.storages)
+        beside = beside_head(self.saved, self.evaluator.anatomy.head)
         tokens = self.evaluator.tokens["train"]
         device = self.evaluator.backbone.device
         values = {
             "checkpoint_bytes": float(len(safetensors.torch.save(self.saved))),
-            "deployed_params": float(beside_head(self.saved, self.evaluator.anatomy.head)),
+            "deployed_params": float(deployed_after(self.attached.candidate, beside)),
             "training_seconds": sum(self.step_seconds),
             "train_step_ms": 1e3 * median(self.step_seconds),
             **({"training_joules": self.joules} if self.evaluator.meter else {}),

@@ -13,6 +13,7 @@ from torch import nn
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach, beside_head
 from evaluators.counting import Counter, Counts, Held
+from evaluators.deployed import Kept, deployed_params
 from evaluators.hooks import hooks_of
 from evaluators.saved import Saved, file_bytes
 from search_space.candidate import Candidate, Part
@@ -57,7 +58,8 @@ def trained(name: str, candidate: Candidate, dtype: torch.dtype = torch.float32)
     backbone = model(name, False, dtype)
     attached = attach(backbone, anatomy(name), candidate)
     state = attached.state(frozenset(one.untyped_storage().data_ptr() for one in backbone.state_dict().values()))
-    deployed = beside_head(state, anatomy(name).head)
+    beside = beside_head(state, anatomy(name).head)
+    deployed = deployed_params(candidate.parts, (Kept(key, tuple(one.shape)) for key, one in beside.items()))
     return Counts(attached.trainable_params, attached.head_params, deployed, len(safetensors.torch.save(state)))
 
 
