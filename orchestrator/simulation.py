@@ -203,7 +203,7 @@ def simulate_with(
     work = SearchWork(bench, jobs, rungs)
     ended = Simulation(evaluator, clock, at_once, spec.budgets.trial_time).run(work, until)
     if not ended and bench.stop.reason:
-        work.settle_running()
+        work.settle()
     return store
 
 

@@ -120,7 +120,7 @@ class _Driver:
             self._note_time()
             self._began = None
         if self.bench.stop.reason and not self.bench.stop.by_user:
-            work.settle_running()
+            work.settle()
 
     def _note_time(self) -> None:
         """Keep how long the search has taken over all its runs, for the budget of time."""
@@ -144,12 +144,16 @@ class _Driver:
         return [self._job(one, rungs) for one in self.store.trials(phase) if one.state == "running"]
 
     def _references(self) -> list[Job]:
-        """Return jobs for the fixed rows that were not trained yet, or were cut off."""
+        """Return jobs for the fixed rows that were not trained yet, or were cut off.
+
+        One that the budget of time ended is entered again, as another trial, once there is more of it.
+        """
         full = (self.prepared.evaluator.steps,)
         jobs = self._cut_off("references", full)
-        known = {one.origin for one in self.store.trials("references")}
+        rows = {one.origin: one for one in self.store.trials("references")}
         for name in self.spec.search.references:
-            if name in known:
+            last = rows.get(name)
+            if last is not None and (last.cause != "interrupted" or self.bench.stop.look()):
                 continue
             candidate = at_defaults(name)
             try:

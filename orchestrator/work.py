@@ -62,14 +62,14 @@ class Stop:
         self.reason, self.by_user = reason, True
 
     def look(self) -> bool:
-        """Whether to stop; looks at the storage about once a second."""
+        """Whether to stop; looks at the clock, and about once a second at the storage."""
         now = self._clock()
         if not self.reason and now - self._polled > _POLL_SECONDS:
             self._polled = now
             if self._store.noted("stop"):
                 self.ask("stopped on request")
-            elif self._deadline is not None and now > self._deadline:
-                self.reason = "the budget of time is spent"
+        if not self.reason and self._deadline is not None and now >= self._deadline:
+            self.reason = "the budget of time is spent"
         return bool(self.reason)
 
 
@@ -139,12 +139,19 @@ class PhaseWork:
         """Whether to drop everything now."""
         return self.bench.stop.look()
 
-    def settle_running(self) -> None:
-        """After a budget ended the phase: settle what was running as partial, as far as it came."""
+    def settle(self) -> None:
+        """After a budget ended the phase: settle what was running as partial, as far as it came, and what waited."""
+        reason = self.bench.stop.reason
         for job in list(self.running.values()):
-            phase, number = _place(job)
-            self._tell(self.bench.store.finish(phase, number, "partial", "interrupted", self.bench.stop.reason))
+            self._interrupt(job, reason)
+        for job in (one for waiting in self.waiting for one in waiting.crew):
+            self._interrupt(job, f"not started: {reason}")
         self.running.clear()
+        self.waiting.clear()
+
+    def _interrupt(self, job: Job, reason: str) -> None:
+        phase, number = _place(job)
+        self._tell(self.bench.store.finish(phase, number, "partial", "interrupted", reason))
 
     def _begin(self, job: Job) -> Job:
         for one in job.crew:

@@ -169,7 +169,7 @@ def _trust(front: Front) -> Iterator[str]:
 
 
 def _show_references(store: StudyStore, metrics: list[str]) -> None:
-    trials = store.trials("references")
+    trials = list({one.origin: one for one in store.trials("references")}.values())  # of each row its last try
     if trials:
         heads = ["reference", "", *(_head(metric) for metric in metrics), "state"]
         rows = [[one.origin, *_trial_row(one, metrics)[1:2], *_trial_row(one, metrics)[3:]] for one in trials]

@@ -197,6 +197,41 @@ class TestBudgets:
         assert store.noted("search_seconds") == pytest.approx(1.5, abs=1.0)
 
 
+    def test_what_waited_when_the_time_was_spent_is_settled_and_trained_with_more_of_it(self, home: Home) -> None:
+        slow = {"synthetic": {"step_seconds": 0.004}, "search": {"finalists": {"count": 0}}}
+        store, _ = run(home, "waiting", budgets={"trials": 2, "time": "0.1s"}, **slow)
+        assert store.noted("status") == "complete"
+        references = store.trials("references")
+        told = ("partial", "interrupted", "not started: the budget of time is spent")
+        assert [(one.state, one.cause, one.message) for one in references] == [told] * 2
+        assert [one.cause for one in store.trials()] == ["interrupted"]
+
+        watched = Watched()
+        run(home, "waiting", watched, budgets={"trials": 2, "time": "0.1s"}, **slow)
+        assert watched.changes == []
+
+        store, _ = run(home, "waiting", budgets={"trials": 2, "time": "60s"}, **slow)
+        rows = [(one.origin, one.state, one.steps) for one in store.trials("references")[2:]]
+        assert rows == [("head", "complete", 90), ("full", "complete", 90)]
+
+    def test_what_an_earlier_driver_left_is_settled_when_its_time_is_spent(self, home: Home) -> None:
+        given = {"budgets": {"trials": 4, "time": "5s"}, "search": {"finalists": {"count": 0}}}
+        store, watched = store_of(home, spec_of("late", **given)), Watched()
+
+        def interrupt(trial: Trial) -> None:
+            if trial.phase == "search" and trial.number == 2 and trial.scores:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        watched.at_change = interrupt
+        run_study(store, home, watched)
+        assert [one.key for one in store.trials() if one.state == "running"] == ["search/2"]
+        store.note("search_seconds", 5.0)
+        again, _ = run(home, "late", **given)
+        assert again.noted("status") == "complete"
+        left = again.trial("search", 2)
+        assert (left.state, left.cause, len(again.trials())) == ("partial", "interrupted", 3)
+
+
 @pytest.mark.usefixtures("one_process")
 class TestSeeds:
     @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
