@@ -80,7 +80,10 @@ class Work(Protocol):
     """Where jobs come from and where their results go. All calls come from one thread."""
 
     def next_job(self) -> Job | None:
-        """Return the next job, or None when there are no more."""
+        """Return the next job, or None when there is none now."""
+
+    def more_later(self) -> bool:
+        """Whether, after None, there may be another job once one that runs has reported or ended."""
 
     def on_score(self, job: Job, score: Score) -> bool:
         """Take the score of a rung, or of the test split. Returns whether the job goes on."""

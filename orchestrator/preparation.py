@@ -22,6 +22,7 @@ from evaluators.tokens import TokenFolder, write_tokens
 from orchestrator.front import reference_point
 from orchestrator.home import Home
 from orchestrator.spec import StudySpec, meters_energy
+from orchestrator.step_budget import check_steps
 from orchestrator.storage import StudyStore
 from search_space.budgets import within
 from search_space.candidate import Candidate
@@ -124,6 +125,7 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
         attention: What was measured of the implementations of attention when the study began; None measures it.
 
     Raises:
+        SpecError: The budget of steps does not pay for a candidate's first rung.
         DataError: The data or the model cannot be read.
         PlacementError, UnsupportedError: The space names what the model does not have, or the study is about energy
             and the device has no meter.
@@ -139,6 +141,7 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
     coster = _coster(spec, model, tokens)
     space = bind(spec.space, coster.anatomy)
     steps = full_steps(spec, tokens.examples["train"] if tokens else 1000)
+    check_steps(spec, steps)
     evaluator = EvaluatorSpec(
         model=model,
         training=spec.training,

@@ -226,10 +226,10 @@ class _JobSearcher(Searcher):
         super().__init__(metric="rung", mode="max")
         self._jobs = jobs
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         job = self._jobs.work.next_job()
-        if job is None:
-            return str(Searcher.FINISHED)
+        if job is None:  # to None Ray Tune asks again, after FINISHED never
+            return None if self._jobs.work.more_later() else str(Searcher.FINISHED)
         self._jobs.held[trial_id] = (job, time.monotonic())
         seconds = None if self._jobs.seconds is None else self._jobs.seconds * len(job.crew)
         request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": seconds}

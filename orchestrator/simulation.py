@@ -178,7 +178,7 @@ def simulate(
     steps = rungs_of(spec.search.early_stopping, spec.objectives, table.header.rungs[-1]).steps
     if not set(steps) <= set(table.header.rungs):
         raise ValueError(f"the table has rungs {table.header.rungs}, the study wants {steps}")
-    prepared, evaluator = _prepared(spec, space, table), TabulatedEvaluator(table, faults)
+    prepared, evaluator = tabulated(spec, space, table), TabulatedEvaluator(table, faults)
     return simulate_with(spec, prepared, evaluator, at_once=at_once, store=store, until=until)
 
 
@@ -207,7 +207,8 @@ def simulate_with(
     return store
 
 
-def _prepared(spec: StudySpec, space: Space, table: Table) -> Prepared:
+def tabulated(spec: StudySpec, space: Space, table: Table) -> Prepared:
+    """Return a study prepared for a table: its points, its costs, its full training."""
     coster = TabulatedCoster(table, space.anatomy)
     evaluator = EvaluatorSpec(spec.model, spec.training, spec.calibration, tokens="", steps=table.header.rungs[-1])
     points = Points(space, [row.candidate for row in table.main()])

@@ -114,6 +114,7 @@ class _Driver:
     def _search(self, work: SearchWork, at_once: int) -> None:
         self.bench.watcher.phase("search", work.left + len(work.waiting))
         self._began = time.monotonic()
+        self.bench.stop.begin()
         try:
             self._run(work, at_once)
         finally:

@@ -19,6 +19,7 @@ from orchestrator.preparation import Prepared
 from orchestrator.proposals import Proposals
 from orchestrator.rungs import Rungs
 from orchestrator.samplers import build_sampler, derived_seed
+from orchestrator.step_budget import SPENT, StepBudget
 from orchestrator.storage import Phase, StudyStore, Trial
 from search_space.budgets import violations
 from search_space.candidate import Candidate
@@ -54,8 +55,13 @@ class Stop:
         self.by_user = False
         self._store = store
         self._clock = clock
-        self._deadline = None if seconds is None else clock() + seconds - spent
+        self._left = None if seconds is None else seconds - spent
         self._polled = clock()
+        self.begin()
+
+    def begin(self) -> None:
+        """Let the budget of time run from now on."""
+        self._deadline = None if self._left is None else self._clock() + self._left
 
     def ask(self, reason: str) -> None:
         """Ask to stop, as a person."""
@@ -102,6 +108,10 @@ class PhaseWork:
             return None
         return self._begin(self.waiting.popleft())
 
+    def more_later(self) -> bool:
+        """Whether a job waits for others; none does here."""
+        return False
+
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score; these jobs are trained to the end."""
         self._keep(job, score)
@@ -129,7 +139,10 @@ class PhaseWork:
         elif score is not None and score.full:
             self._tell(store.finish(phase, number, "complete"))
         else:
-            self._tell(store.finish(phase, number, "partial", message="stopped at its rung"))
+            self._tell(store.finish(phase, number, "partial", message=self._why_stopped(job)))
+
+    def _why_stopped(self, job: Job) -> str:
+        return "stopped at its rung"
 
     def _unmeasured(self, score: Score) -> str:
         """Return the objectives that a score lacks, as text."""
@@ -177,7 +190,8 @@ class SearchWork(PhaseWork):
         self._budgets = bench.store.spec.budgets
         trials = bench.store.trials()
         self._trained = sum(one.state != "infeasible" for one in trials)
-        self._steps = {one.key: one.steps for one in trials}
+        self._steps = StepBudget(self._budgets.steps, rungs.steps)
+        self._unpaid: set[str] = set()
         self._asked = len(bench.store.studies["search"].get_trials(deepcopy=False))
         self._known = {one.candidate.sha256: one.number for one in trials}
         self._tried = {one.number: one for one in trials}
@@ -187,20 +201,32 @@ class SearchWork(PhaseWork):
             feasible = is_feasible(trial, bench.prepared.limits)
             for score in trial.scores:
                 rungs.record(trial.number, _with_predictions(score, trial), feasible=feasible)
+            if trial.state != "running":
+                self._steps.settled(trial)
 
     @property
     def left(self) -> int:
-        """Trials that the budget still pays for, running ones not counted."""
-        return max(0, self._budgets.trials - self._trained)
+        """Trials that the budgets still pay for, running ones not counted."""
+        return max(0, self._budgets.trials - self._trained) if self._steps.pays else 0
 
     def next_job(self) -> Job | None:
         """Return a job that waits, or a new one from the sampler while the budgets last; trial 0 goes before all."""
-        if self.waiting and self._asked:
-            return self._begin(self.waiting.popleft())
-        if not self.left or self._spent():
+        while self.waiting and self._asked:
+            job = self.waiting.popleft()
+            if _place(job)[0] != "search" or self._steps.begins(job.key):
+                return self._begin(job)
+            self._interrupt(job, SPENT)
+        if not self.left or self._steps.holds:
             return None
-        job = self._propose()
-        return self._begin(job) if job is not None else None
+        proposed = self._propose()
+        if proposed is None:
+            return None
+        self._steps.begins(proposed.key)
+        return self._begin(proposed)
+
+    def more_later(self) -> bool:
+        """Whether a candidate waits until the budget of steps pays for it beside those that run."""
+        return self.left > 0 and self._steps.holds
 
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score and say whether the candidate goes on."""
@@ -208,29 +234,32 @@ class SearchWork(PhaseWork):
         phase, number = _place(job)
         if phase != "search":
             return True
-        self._steps[job.key] = score.step
+        self._steps.reached(job.key, score.step)
         if not score.full:
-            return self.rungs.goes_on(number, _with_predictions(score, self._tried[number]))
+            kept = self.rungs.goes_on(number, _with_predictions(score, self._tried[number]))
+            return kept and self._paid(job, score)
         limits = self.bench.prepared.limits
         self.bench.store.constrain(number, violations(limits, score.values))
         trial = self._tried[number]
         self.rungs.record(number, _with_predictions(score, trial), feasible=is_feasible(trial, limits))
         return False
 
-    def should_stop(self) -> bool:
-        """Whether to drop everything now."""
-        if self._spent() and not self.bench.stop.reason:
-            self.bench.stop.reason = "the budget of steps is spent"
-        return super().should_stop()
+    def _paid(self, job: Job, score: Score) -> bool:
+        if self._steps.goes_on(job.key, score):
+            return True
+        self._unpaid.add(job.key)
+        return False
+
+    def _why_stopped(self, job: Job) -> str:
+        return SPENT if job.key in self._unpaid else super()._why_stopped(job)
 
     def _note(self, trial: Trial) -> None:
         """Keep what was tried, for what is proposed next."""
         super()._note(trial)
         if trial.phase == "search":
             self._tried[trial.number] = trial
-
-    def _spent(self) -> bool:
-        return self._budgets.steps is not None and sum(self._steps.values()) >= self._budgets.steps
+            if trial.state != "running":
+                self._steps.settled(trial)
 
     def _propose(self) -> Job | None:
         """Ask the sampler until a candidate is within budget and new; None when the space seems used up."""

@@ -37,6 +37,9 @@ class _Jobs:
     def next_job(self) -> Job | None:
         return self._waiting.pop(0) if self._waiting else None
 
+    def more_later(self) -> bool:
+        return False
+
     def on_score(self, job: Job, score: Score) -> bool:
         self.accuracies.append(score["accuracy"])
         return False

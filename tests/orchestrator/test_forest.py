@@ -15,7 +15,7 @@ from evaluators.tabulated import Table
 from orchestrator.dominance import hypervolume, non_dominated
 from orchestrator.proposals import Proposals
 from orchestrator.samplers.forest import Option, _Box, _least, added_volume, ends
-from orchestrator.simulation import _prepared, simulate
+from orchestrator.simulation import simulate, tabulated
 from orchestrator.spec import Objective, StudySpec
 from orchestrator.storage import Trial
 from search_space.candidate import Candidate
@@ -89,7 +89,7 @@ def test_what_it_proposes_follows_from_the_history_alone() -> None:
 
 
 def _fresh(spec: StudySpec, space: Space, table: Table) -> Proposals:
-    return Proposals(spec, _prepared(spec, space, table))
+    return Proposals(spec, tabulated(spec, space, table))
 
 
 def test_with_one_objective_it_finds_more_than_chance_and_stops_what_it_promised() -> None:
@@ -137,7 +137,7 @@ class _Asked(SyntheticCoster):
 
 def test_memory_is_predicted_of_what_is_promising_only_and_what_is_over_the_budget_is_passed_over() -> None:
     spec = spec_of(search={"sampler": "forest"})
-    prepared = _prepared(spec, space_of(spec), table_of(80))
+    prepared = tabulated(spec, space_of(spec), table_of(80))
     trials = simulate(spec, space_of(spec), table_of(80)).trials()
 
     def proposed(limit: float) -> tuple[Candidate | None, list[Candidate]]:
@@ -158,7 +158,7 @@ def test_memory_is_predicted_of_what_is_promising_only_and_what_is_over_the_budg
 
 def test_what_was_found_to_be_over_the_budget_does_not_change_what_a_resumed_study_proposes() -> None:
     spec = spec_of(search={"sampler": "forest"})
-    prepared = _prepared(spec, space_of(spec), table_of(80))
+    prepared = tabulated(spec, space_of(spec), table_of(80))
     trials = simulate(spec, space_of(spec), table_of(80)).trials()
     peaks = [SyntheticCoster().cost(one.candidate).peak_memory_bytes or 0 for one in trials]
     free = replace(prepared, coster=SyntheticCoster(), points=None, limits={"peak_memory_bytes": float(min(peaks))})

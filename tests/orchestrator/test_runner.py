@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.tune.search import Searcher
 
 from calibration.spec import CalibrationSpec
 from evaluators.evaluation import EvaluatorSpec
@@ -241,6 +242,9 @@ class _Recorded:
     def next_job(self) -> Job:
         return job_of()
 
+    def more_later(self) -> bool:
+        return False
+
     def on_score(self, job: Job, score: Score) -> bool:
         return True
 
@@ -249,6 +253,12 @@ class _Recorded:
 
     def should_stop(self) -> bool:
         return False
+
+
+@pytest.mark.parametrize(("later", "answer"), [(True, None), (False, Searcher.FINISHED)])
+def test_ray_is_told_to_ask_again_while_there_may_be_more(tmp_path: Path, later: bool, answer: str | None) -> None:
+    work = SimpleNamespace(next_job=lambda: None, more_later=lambda: later)
+    assert _JobSearcher(_Jobs(work, 0.0, {}, tmp_path)).suggest("t1") == answer  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("late", "cause"), [(False, "crashed"), (True, "timeout")])

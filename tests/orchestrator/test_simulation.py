@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from evaluators.synthetic import synthetic_params
-from evaluators.tabulated import Fault, Table
+from evaluators.tabulated import Fault, Table, TabulatedEvaluator
 from orchestrator.dominance import non_dominated
-from orchestrator.simulation import simulate
+from orchestrator.simulation import TimedRun, simulate, simulate_with, tabulated
 from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
 from search_space.candidate import Candidate
 from search_space.errors import DataError
@@ -131,10 +132,65 @@ def test_the_budget_of_time_is_that_of_the_clock(table: Table) -> None:
     assert trials[-1].state == "partial"
 
 
-def test_the_budget_of_steps_stops_running_trials_too(table: Table) -> None:
-    trials = searched(table, budgets={"trials": 500, "steps": 400}, at_once=4)
-    assert 400 <= sum(one.steps for one in trials) <= 400 + 4 * RUNGS[-1]
-    assert not [one for one in trials if one.state == "running"]
+class _Counted(TabulatedEvaluator):
+    """Counts the steps that it was asked to train, those of trials that fail or are dropped too."""
+
+    def __init__(self, table: Table, faults: Mapping[str, Fault]) -> None:
+        super().__init__(table, faults)
+        self.steps = 0
+
+    def start(self, candidate: Candidate, seed: int, accumulation: int | None = None) -> TimedRun:
+        run, done = super().start(candidate, seed, accumulation), 0
+        seconds = run.seconds
+
+        def counted(step: int) -> float:
+            nonlocal done
+            self.steps, done = self.steps + step - done, step
+            return seconds(step)
+
+        run.seconds = counted  # type: ignore[method-assign]
+        return run
+
+
+@pytest.mark.parametrize("rungs", [1, 3])
+@pytest.mark.parametrize("at_once", [1, 4, 16, 64])
+@pytest.mark.parametrize("steps", [90, 130, 400])
+def test_no_more_is_trained_than_the_budget_of_steps(table: Table, steps: int, at_once: int, rungs: int) -> None:
+    spec = spec_of(budgets={"trials": 500, "steps": steps}, search={"early_stopping": {"rungs": rungs, "grace": 2}})
+    faults: dict[str, Fault] = {
+        row.candidate.sha256: ("nan", "oom")[at % 2] for at, row in enumerate(table.main()[::6])
+    }
+    evaluator = _Counted(table, faults)
+    prepared = tabulated(spec, space_of(spec), table)
+    trials = simulate_with(spec, prepared, evaluator, at_once=at_once).trials()
+    assert steps - RUNGS[0 if rungs > 1 else -1] < evaluator.steps <= steps
+    assert not [one for one in trials if one.state == "running" or (one.state == "partial" and not one.steps)]
+    assert any(one.state in ("complete", "failed") for one in trials)
+    dropped = [one for one in trials if one.message == "the budget of steps is spent"]
+    assert all((one.state, one.cause) == ("partial", None) for one in dropped)
+
+
+def test_more_steps_go_on_where_a_spent_budget_ended(table: Table) -> None:
+    storage, counted = Storage(IN_MEMORY), 0
+    for steps in (400, 400, 700):
+        budgets = {"trials": 500, "steps": steps}
+        trials = searched(table, storage.create(spec_of(budgets=budgets)), budgets=budgets, at_once=4)
+        assert counted <= sum(one.steps for one in trials) <= steps
+        assert steps != 400 or counted in (0, sum(one.steps for one in trials))
+        counted = sum(one.steps for one in trials)
+    assert counted > 600
+
+
+def test_what_a_killed_driver_left_is_not_trained_beyond_the_budget_of_steps(table: Table) -> None:
+    budgets, ticks = {"trials": 500, "steps": 400}, count()
+    store = Storage(IN_MEMORY).create(spec_of(budgets=budgets))
+    searched(table, store, budgets=budgets, at_once=4, until=lambda: next(ticks) > 8)
+    left = [one.number for one in store.trials() if one.state == "running"]
+    assert left
+    lowered = {"trials": 500, "steps": 1 + sum(one.steps for one in store.trials() if one.state != "running")}
+    trials = searched(table, store.storage.create(spec_of(budgets=lowered)), budgets=lowered)
+    assert {trials[number].cause for number in left} == {"interrupted"}
+    assert {trials[number].message for number in left} == {"the budget of steps is spent"}
 
 
 @pytest.mark.parametrize("sampler", ["random", pytest.param("forest", marks=pytest.mark.slow)])

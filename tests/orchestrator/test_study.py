@@ -10,8 +10,10 @@ import json
 import os
 import signal
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from orchestrator import study, work
 from orchestrator.front import Front
 from orchestrator.home import Home
 from orchestrator.samplers import build_sampler
+from orchestrator.spec import ResourcesSpec
 from orchestrator.storage import StudyStore, Trial
 from orchestrator.study import run_study
 from search_space.candidate import Candidate
-from search_space.errors import EmptySpaceError, StudyLockedError
+from search_space.errors import EmptySpaceError, SpecError, StudyLockedError
 from search_space.notation import parse as candidate_of
 from tests.orchestrator import in_process
 from tests.orchestrator.in_process import METHODS, Watched, spec_of, store_of
@@ -182,13 +185,23 @@ class TestBudgets:
         assert store_of(home, spec_of("empty", **given)).trials() == []
         assert store_of(home, spec_of("empty", **given)).noted("status") == "failed"
 
-    def test_steps_end_the_search_and_what_ran_is_settled(self, home: Home) -> None:
+    def test_steps_end_the_search_and_what_stands_beside_it_is_trained(self, home: Home) -> None:
         store, _ = run(home, "steps", budgets={"trials": 100, "steps": 300})
-        steps = sum(one.steps for one in trained(store))
-        assert 300 <= steps <= 390
+        assert 290 < sum(one.steps for one in trained(store)) <= 300
         assert all(one.state != "running" for one in store.trials())
         assert store.noted("status") == "complete"
+        assert {one.state for one in store.trials("references")} == {"complete"}
         assert store.trials("finalists")
+        watched = Watched()
+        run(home, "steps", watched, budgets={"trials": 100, "steps": 300})
+        assert watched.changes == []
+
+    def test_steps_that_pay_for_no_first_rung_are_refused_before_training(self, home: Home) -> None:
+        told = r"budgets.steps: 9 training steps .* first rung of one candidate, 10 steps"
+        with pytest.raises(SpecError, match=told):
+            run(home, "few", budgets={"trials": 100, "steps": 9})
+        store, _ = run(home, "enough", budgets={"trials": 100, "steps": 10})
+        assert [(one.steps, one.message) for one in trained(store)] == [(10, "the budget of steps is spent")]
 
     def test_time_ends_the_search(self, home: Home) -> None:
         store, _ = run(home, "time", budgets={"trials": 500, "time": "1s"}, synthetic={"step_seconds": 0.001})
@@ -196,6 +209,19 @@ class TestBudgets:
         assert all(one.state != "running" for one in store.trials())
         assert store.noted("search_seconds") == pytest.approx(1.5, abs=1.0)
 
+    def test_the_time_that_the_cluster_takes_to_start_is_not_the_searchs(
+        self, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @contextmanager
+        def slow(resources: ResourcesSpec) -> Iterator[int]:
+            time.sleep(0.6)
+            with in_process.cluster(resources) as at_once:
+                yield at_once
+
+        monkeypatch.setattr(study, "cluster", slow)
+        given = {"synthetic": {"step_seconds": 0.001}, "search": {"references": []}}
+        store, _ = run(home, "slowly", budgets={"trials": 2, "time": "0.5s"}, **given)
+        assert store.trial("search", 0).state == "complete"
 
     def test_what_waited_when_the_time_was_spent_is_settled_and_trained_with_more_of_it(self, home: Home) -> None:
         slow = {"synthetic": {"step_seconds": 0.004}, "search": {"finalists": {"count": 0}}}

@@ -1,0 +1,108 @@
+"""The budget of training steps: what a search has trained, and what its running trials may train until they report.
+
+Steps are reserved before they are trained, as far as the next rung, and what was reserved gives way to what was done
+once a trial reports. So the sum never passes the budget, however many trials run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluators.score import Score
+from orchestrator.spec import StudySpec
+from orchestrator.storage import Trial
+from search_space.errors import Problem, SpecError
+
+SPENT = "the budget of steps is spent"
+
+
+class StepBudget:
+    """What a search may still train.
+
+    A trial that failed or was cut short counts as far as the rung that it was on its way to: how far it came is not
+    known, and it came no further. What a killed driver's trials had done is not counted beside their second try.
+
+    Args:
+        most: The budget; None where there is none.
+        rungs: Training steps of the rungs, rising; the last is full training.
+    """
+
+    def __init__(self, most: int | None, rungs: Sequence[int]) -> None:
+        self.most, self.rungs = most, tuple(rungs)
+        self._counted: dict[str, int] = {}
+        self._running: set[str] = set()
+        self._sum = 0
+
+    def begins(self, key: str) -> bool:
+        """Reserve a trial's first rung. Returns whether the budget pays for it."""
+        if not self._pays(self.rungs[0]):
+            return False
+        self._running.add(key)
+        self._count(key, self.rungs[0])
+        return True
+
+    def goes_on(self, key: str, score: Score) -> bool:
+        """Reserve what follows a rung that a trial reached. Returns whether the budget pays for it."""
+        following = self._after(score)
+        if not self._pays(following - self._counted.get(key, 0)):
+            return False
+        self._count(key, following)
+        return True
+
+    def reached(self, key: str, step: int) -> None:
+        """Take what a trial has done in place of what was reserved for it."""
+        self._count(key, step)
+
+    def settled(self, trial: Trial) -> None:
+        """Count a trial that has ended."""
+        self._running.discard(trial.key)
+        if trial.state == "infeasible" or (trial.cause == "unsupported" and not trial.scores):
+            self._count(trial.key, 0)
+        elif trial.cause is None or (trial.score is not None and trial.score.full):
+            self._count(trial.key, trial.steps)
+        else:
+            self._count(trial.key, self._after(trial.score))
+
+    @property
+    def pays(self) -> bool:
+        """Whether it pays for one more candidate's first rung."""
+        return self._pays(self.rungs[0])
+
+    @property
+    def holds(self) -> bool:
+        """Whether running trials are to end before another begins: it could not be paid for beside all that they ask.
+
+        Else many at once would spend all on first rungs, and none of them would be trained to the end.
+        """
+        if self.most is None or not self._running:
+            return False
+        ahead = sum(self.rungs[-1] - self._counted[key] for key in self._running)
+        return self._sum + ahead + self.rungs[0] > self.most
+
+    def _pays(self, steps: int) -> bool:
+        return self.most is None or self._sum + steps <= self.most
+
+    def _after(self, score: Score | None) -> int:
+        """Return the rung behind the one of a score: the most that a candidate with a shorter training too will do."""
+        reached = round(score.fidelity * self.rungs[-1]) if score is not None else 0
+        return next((one for one in self.rungs if one > reached), self.rungs[-1])
+
+    def _count(self, key: str, steps: int) -> None:
+        self._sum += steps - self._counted.get(key, 0)
+        self._counted[key] = steps
+
+
+def check_steps(spec: StudySpec, full: int) -> None:
+    """Refuse a budget of steps that no candidate's first rung fits into.
+
+    Args:
+        spec: The study's spec.
+        full: Steps of full training.
+
+    Raises:
+        SpecError: It is such a budget.
+    """
+    most, first = spec.budgets.steps, spec.search.early_stopping.steps(full)[0]
+    if most is not None and first > most:
+        why = f"{most} training steps of the whole search do not pay for the first rung of one candidate, {first} steps"
+        raise SpecError([Problem("budgets.steps", f"{why}; raise them, or lower training.steps")], spec.name)
