@@ -2,14 +2,16 @@
 
     python -m benchmarks.scale [--quick] [--most 10000] [--samplers tpe random forest]
 
-A study in SQLite with made-up scores and no training: between two marks its samplers draw, its trials are written,
-screened and told. What is timed is one trial's ask, start, report and tell, the median of those around each mark.
-Samplers take turns at each mark.
+A study in SQLite with made-up scores and no training, run by what runs every study (`SearchWork`): between two marks
+candidates are drawn, screened, written, looked at on their rungs, stopped or not, and told. What is timed is one trial
+from its ask to its end, those rejected before it included: the median of those up to each mark. Samplers take turns at
+each mark.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -18,15 +20,16 @@ from typing import Any
 
 from benchmarks.report import write
 from evaluators.evaluation import EvaluatorSpec
-from evaluators.score import Cost, Score
+from evaluators.score import Score
 from evaluators.synthetic import SyntheticCoster, synthetic_params
 from orchestrator.preparation import Prepared
-from orchestrator.proposals import Proposals
-from orchestrator.samplers import build_sampler
+from orchestrator.rungs import rungs_of
+from orchestrator.simulation import Unwatched
 from orchestrator.spec import SearchSpec, StudySpec, parse
-from orchestrator.storage import Storage, StudyStore, Trial
+from orchestrator.storage import Storage
+from orchestrator.work import Bench, SearchWork, Stop
 from search_space.candidate import Candidate
-from search_space.space import Space, bind
+from search_space.space import bind
 
 GOAL_MS, GOAL_TRIALS = 100.0, 2000
 STEPS = 90
@@ -35,34 +38,36 @@ _AROUND = 15
 
 
 class Side:
-    """One sampler's study."""
+    """One sampler's study, its jobs ended as soon as they begin."""
 
     def __init__(self, sampler: str, folder: str) -> None:
-        self.spec = _spec(sampler)
-        self.store: StudyStore = Storage(f"sqlite:///{Path(folder) / sampler}.db").create(self.spec)
-        self.space: Space = bind(self.spec.space, SyntheticCoster().anatomy)
-        steps = EvaluatorSpec(self.spec.model, self.spec.training, self.spec.calibration, "", STEPS)
-        self.proposals = Proposals(self.spec, Prepared(self.space, SyntheticCoster(), {}, steps, ("a", "b")))
-        self.tried: dict[str, Trial] = {}
-        self.asked = 0
+        spec = _spec(sampler)
+        store = Storage(f"sqlite:///{Path(folder) / sampler}.db").create(spec)
+        coster = SyntheticCoster()
+        space, limits = bind(spec.space, coster.anatomy), spec.budgets.limits(coster.parameters)
+        evaluator = EvaluatorSpec(spec.model, spec.training, spec.calibration, "", STEPS)
+        prepared = Prepared(space, coster, limits, evaluator, ("a", "b"))
+        bench = Bench(store, prepared, Path(folder), Unwatched(), Stop(store, None, 0.0), lambda _trial: None)
+        self.work = SearchWork(bench, [], rungs_of(spec.search.early_stopping, spec.objectives, STEPS))
+        self.trials = 0
 
     def grow(self, trials: int) -> list[float]:
         """Run trials until there are so many. Returns the milliseconds of the last ones."""
         spent = []
-        while self.asked < trials:
+        while self.trials < trials:
             spent.append(self._trial())
         return spent[-_AROUND:]
 
     def _trial(self) -> float:
         began = time.perf_counter()
-        proposed = self.proposals.propose(self.asked, list(self.tried.values()), self.tried)
-        given = proposed.candidate if proposed else None
-        number, candidate = self.store.ask(self.space, build_sampler(self.spec.search, self.asked), given)
-        score = _score(candidate)
-        self.store.start(number, candidate, Cost(int(score["trainable_params"]), 100), 0, {})
-        self.store.report("search", number, score)
-        self.tried[candidate.sha256] = self.store.finish("search", number, "complete")
-        self.asked += 1
+        job = self.work.next_job()
+        if job is None:
+            raise RuntimeError("the space is used up")
+        for step in job.rungs:
+            if not self.work.on_score(job, _score(job.candidate, step)):
+                break
+        self.work.on_end(job, None)
+        self.trials += 1
         return 1e3 * (time.perf_counter() - began)
 
 
@@ -85,13 +90,19 @@ def main() -> None:
 
 def _spec(sampler: str) -> StudySpec:
     data = {"name": f"scale-{sampler}", "model": "-", "task": "-", "synthetic": {}, "training": {"steps": STEPS}}
-    return parse({**data, "search": {"sampler": sampler}})
+    budgets = {"trials": 1_000_000, "trainable_params": "5%", "memory": "1GiB"}
+    return parse({**data, "budgets": budgets, "search": {"sampler": sampler}})
 
 
-def _score(candidate: Candidate) -> Score:
+def _score(candidate: Candidate, step: int) -> Score:
     size = synthetic_params(candidate)
     share = int(candidate.sha256[:8], 16) / 2**32
-    return Score({"accuracy": 0.5 + 0.4 * share, "trainable_params": float(size)}, STEPS, 1.0, "validation", 0)
+    values = {
+        "accuracy": 0.5 + 0.4 * share * (1 - 0.6 * math.exp(-4 * step / STEPS)),
+        "trainable_params": float(size),
+        "peak_memory_bytes": 1.1 * (2**20 + 16 * size),
+    }
+    return Score(values, step, step / STEPS, "validation", 0)
 
 
 def _result(times: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
@@ -105,7 +116,10 @@ def _markdown(times: dict[str, dict[int, list[float]]]) -> str:
     lines.append("|---" * (len(marks) + 1) + "|")
     for name, by in times.items():
         lines.append(f"| {name} | " + " | ".join(f"{statistics.median(by[mark]):.1f}" for mark in marks) + " |")
-    lines += ["", "Milliseconds of one trial (ask, write, report, tell) by the number of trials in the study, medians."]
+    lines += [
+        "",
+        "Milliseconds of one trial in a study (draw, screen, write, rungs, tell) by its trials so far, medians.",
+    ]
     default = SearchSpec().sampler
     at_goal = times.get(default, {}).get(GOAL_TRIALS)
     if at_goal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from search_space.errors import EvaluationError, did_you_mean, one_of
@@ -217,11 +217,11 @@ class Cost:
     @property
     def values(self) -> dict[str, float]:
         """The known metrics by name."""
-        return {name: float(value) for name, value in asdict(self).items() if name in METRICS and value is not None}
+        return {name: float(value) for name, value in vars(self).items() if name in METRICS and value is not None}
 
     def to_json(self) -> dict[str, int]:
         """Return this cost as JSON data; what is unknown is left out."""
-        return {name: int(value) for name, value in asdict(self).items() if value is not None}
+        return {name: int(value) for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, int]) -> Cost:

@@ -138,7 +138,7 @@ class Simulation:
         self._running.append(one)
 
 
-class _Unwatched:
+class Unwatched:
     """Nobody looks at a simulation."""
 
     def phase(self, name: Phase, planned: int) -> None:
@@ -196,7 +196,7 @@ def simulate_with(
     store.abandon_unstarted()
     clock = SimulatedClock()
     stop = Stop(store, spec.budgets.time, 0.0, clock)
-    bench = Bench(store, prepared, Path("simulated"), _Unwatched(), stop, lambda _trial: None)
+    bench = Bench(store, prepared, Path("simulated"), Unwatched(), stop, lambda _trial: None)
     rungs = rungs_of(spec.search.early_stopping, spec.objectives, prepared.evaluator.steps)
     running = [one for one in store.trials() if one.state == "running"]
     jobs = [Job(one.key, one.candidate, one.seed, rungs.steps) for one in running]

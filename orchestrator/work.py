@@ -195,12 +195,14 @@ class SearchWork(PhaseWork):
         self._asked = len(bench.store.studies["search"].get_trials(deepcopy=False))
         self._known = {one.candidate.sha256: one.number for one in trials}
         self._tried = {one.number: one for one in trials}
+        self._memory = MemoryFactor(self._budgets.memory_factor)
         self._nothing_new = False
         self._proposals = Proposals(bench.store.spec, bench.prepared, beginnings(bench.store, bench.prepared))
         for trial in trials:
             feasible = is_feasible(trial, bench.prepared.limits)
             for score in trial.scores:
                 rungs.record(trial.number, _with_predictions(score, trial), feasible=feasible)
+            self._memory.note(trial)
             if trial.state != "running":
                 self._steps.settled(trial)
 
@@ -258,6 +260,7 @@ class SearchWork(PhaseWork):
         super()._note(trial)
         if trial.phase == "search":
             self._tried[trial.number] = trial
+            self._memory.note(trial)
             if trial.state != "running":
                 self._steps.settled(trial)
 
@@ -314,25 +317,21 @@ class SearchWork(PhaseWork):
         store, limits = self.bench.store, self.bench.prepared.limits
         seed = store.spec.search.seed
         try:
-            cost = self.bench.prepared.cost(candidate, memory_factor(self._budgets.memory_factor, self._tried.values()))
+            cost = self.bench.prepared.cost(candidate, self._memory.value)
         except (UnsupportedError, PlacementError) as error:
             store.start(number, candidate, None, seed, {}, origin)
             return str(error), None
-        foreseen = self._foreseen(cost)
-        excess = violations(limits, foreseen)
+        known = foreseen(cost, self._memory.value)
+        excess = violations(limits, known)
         store.start(number, candidate, cost, seed, excess, origin)
         if (earlier := self._known.setdefault(candidate.sha256, number)) != number:
             return f"the same candidate as trial {earlier}", None
         over = [
-            f"{name} {format_value(foreseen[name], METRICS[name])} of {format_value(limits[name], METRICS[name])}"
+            f"{name} {format_value(known[name], METRICS[name])} of {format_value(limits[name], METRICS[name])}"
             for name, one in excess.items()
             if one > 0
         ]
         return "over budget: " + ", ".join(over) if over else "", max(excess.values(), default=0.0)
-
-    def _foreseen(self, cost: Cost) -> dict[str, float]:
-        """Return the values of a cost, memory corrected by what the trials so far have measured."""
-        return foreseen(cost, memory_factor(self._budgets.memory_factor, self._tried.values()))
 
     def _job(self, number: int, candidate: Candidate) -> Job:
         folder = self.bench.folder / "search" / str(number)
@@ -344,6 +343,35 @@ class SearchWork(PhaseWork):
         )
 
 
+class MemoryFactor:
+    """What predicted memory is multiplied with: what is given, until trials have measured it.
+
+    Args:
+        given: The factor of the study.
+    """
+
+    def __init__(self, given: float) -> None:
+        self._given = given
+        self._pairs: dict[int, tuple[float, float]] = {}
+        self._value: float | None = None
+
+    def note(self, trial: Trial) -> None:
+        """Take what a trial of the search measured, in place of what it measured before."""
+        predicted = trial.cost.peak_memory_bytes if trial.cost is not None else None
+        measured = trial.score.values.get(_MEMORY) if trial.score is not None else None
+        if predicted is not None and measured is not None:
+            self._pairs[trial.number] = (float(predicted), measured)
+            self._value = None
+
+    @property
+    def value(self) -> float:
+        """The factor as it is now."""
+        if self._value is None:
+            pairs = self._pairs.values()
+            self._value = corrected_factor(self._given, [one for one, _ in pairs], [one for _, one in pairs])
+        return self._value
+
+
 def foreseen(cost: Cost, factor: float) -> dict[str, float]:
     """Return the values of a cost, predicted memory multiplied with a factor.
 
@@ -351,16 +379,6 @@ def foreseen(cost: Cost, factor: float) -> dict[str, float]:
     """
     factors = {_MEMORY: factor, "inference_memory_bytes": max(1.0, factor)}
     return {name: value * factors.get(name, 1.0) for name, value in cost.values.items()}
-
-
-def memory_factor(given: float, trials: Iterable[Trial]) -> float:
-    """Return what predicted memory is multiplied with: what is given, until trials have measured it."""
-    both = [
-        (one.cost.values[_MEMORY], one.score[_MEMORY])
-        for one in trials
-        if one.cost and one.score and _MEMORY in one.cost.values and _MEMORY in one.score.values
-    ]
-    return corrected_factor(given, [pair[0] for pair in both], [pair[1] for pair in both])
 
 
 def _with_predictions(score: Score, trial: Trial) -> Score:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,20 +14,22 @@ from orchestrator.cli.dry_run import _costed
 from orchestrator.front import limits_of
 from orchestrator.jobs import Job
 from orchestrator.preparation import Prepared
+from orchestrator.simulation import simulate
 from orchestrator.storage import IN_MEMORY, Storage
-from orchestrator.work import SearchWork, foreseen
+from orchestrator.work import MemoryFactor, SearchWork, foreseen
 from search_space.errors import SpecError
 from tests.orchestrator.made_up import make_spec, make_trial
+from tests.orchestrator.tables import space_of, spec_of, table_of
 
 
 def after(ratios: list[float]) -> float:
     """Predict 1,000 bytes after trials that measured so many times of what was predicted."""
-    trials = {}
+    factor = MemoryFactor(1.5)
     for number, ratio in enumerate(ratios):
         score = Score({"peak_memory_bytes": 500 * ratio}, 10, 1.0, "validation", 0)
-        trials[number] = replace(make_trial(number), cost=Cost(1, 1, 500), scores=(score,))
-    work = SimpleNamespace(_tried=trials, _budgets=SimpleNamespace(memory_factor=1.5))
-    return SearchWork._foreseen(work, Cost(1, 1, 1000))["peak_memory_bytes"]  # type: ignore[arg-type]
+        factor.note(replace(make_trial(number), cost=Cost(1, 1, 500)))
+        factor.note(replace(make_trial(number), cost=Cost(1, 1, 500), scores=(score,)))
+    return foreseen(Cost(1, 1, 1000), factor.value)["peak_memory_bytes"]
 
 
 def test_the_factor_of_the_study_until_three_trials_are_measured() -> None:
@@ -92,5 +95,28 @@ def test_the_limits_of_a_study_are_those_that_it_was_started_with() -> None:
 
 
 def test_a_cost_without_memory_stays_as_it_is() -> None:
-    work = SimpleNamespace(_tried={}, _budgets=SimpleNamespace(memory_factor=1.5))
-    assert SearchWork._foreseen(work, Cost(7, 1)) == Cost(7, 1).values  # type: ignore[arg-type]
+    assert foreseen(Cost(7, 1), 1.5) == Cost(7, 1).values
+
+
+def test_a_later_measurement_of_a_trial_replaces_the_earlier_one() -> None:
+    factor = MemoryFactor(1.0)
+    for step, ratio in ((1, 3.0), (2, 0.9)):
+        for number in range(3):
+            score = Score({"peak_memory_bytes": 500 * ratio}, step, step / 2, "validation", 0)
+            factor.note(replace(make_trial(number), cost=Cost(1, 1, 500), scores=(score,)))
+        assert factor.value == pytest.approx(ratio)
+
+
+def test_a_trial_costs_the_same_however_many_came_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked up of costs is counted after each trial's report, for the first forty and for the last."""
+    looked_up, counted = count(), []
+    values = Cost.values.fget
+
+    def counting(cost: Cost) -> dict[str, float]:
+        next(looked_up)
+        return values(cost)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Cost, "values", property(counting))
+    spec = spec_of(budgets={"trials": 120}, search={"sampler": "random"})
+    simulate(spec, space_of(spec), table_of(150), until=lambda: bool(counted.append(next(looked_up))))
+    assert counted[-1] - counted[-40] <= 2 * (counted[40] - counted[0])
