@@ -110,15 +110,18 @@ def front_data(store: StudyStore, front: Front, home: Home) -> dict[str, Any]:
 
 
 def show_front(store: StudyStore, front: Front, home: Home) -> None:
-    """Print the front as a table, the references, the pick and what to do next."""
+    """Print the front as a table, below it what was trained again beside it, the references, the pick, what is next."""
     members = [one.trial for one in front.members]
     if not members:
         console.print("No candidate has been trained to the end within the budgets yet.")
         return
-    metrics = _measured(store, members)
+    again = [one.trial for one in front.neighbours]
+    metrics = _measured(store, [*members, *again])
     console.print(
         table(*_front_rows(front, metrics), title=f"Pareto front of {store.name}", right=range(2, 4 + len(metrics)))
     )
+    if again:
+        console.print("* dominated by what the search measured; trained again, as the front was")
     _show_references(store, metrics)
     if front.pick is not None:
         console.print(f"\n[bold green]Pick: trial {front.pick.number}[/] — {front.pick.reason}")
@@ -132,7 +135,8 @@ def show_front(store: StudyStore, front: Front, home: Home) -> None:
 def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[str]]]:
     heads = ["trial", "candidate", *(_head(metric) for metric in metrics), "test", "firm"]
     rows = []
-    for one in front.members:
+    beside = {one.number: "*" for one in front.neighbours}
+    for one in (*front.members, *front.neighbours):
         values = one.trial.score.values if one.trial.score else None
         test = one.test.get("accuracy")
         shown = (
@@ -143,7 +147,15 @@ def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[
         mark = "➤" if front.pick is not None and front.pick.number == one.number else ""
         firm = "–" if one.firm is None else f"{one.firm:.2f}"
         cells = [_beside_floor(metric, values) for metric in metrics]
-        rows.append([f"{mark}{one.number}", write_parts(one.trial.candidate), *cells, shown, firm])
+        rows.append(
+            [
+                f"{mark}{one.number}{'*' if one.number in beside else ''}",
+                write_parts(one.trial.candidate),
+                *cells,
+                shown,
+                firm,
+            ]
+        )
     return heads, rows
 
 

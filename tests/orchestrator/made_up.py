@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from evaluators.score import Cost, Score
 from orchestrator import spec as study_spec
 from orchestrator.spec import StudySpec
-from orchestrator.storage import Trial
+from orchestrator.storage import StudyStore, Trial
 from search_space.candidate import Candidate
 from search_space.notation import parse
 
@@ -75,6 +75,16 @@ def make_finalist(
     seed = 100 + number
     scored = make_score(test, split="test", seed=seed) if test else None
     return make_trial(number, values, phase="finalists", origin=str(origin), seed=seed, test=scored, **fields)
+
+
+def enter(store: StudyStore, trial: Trial) -> int:
+    """Bring a trial that is made up into the storage."""
+    number = store.add(trial.phase, trial.candidate, trial.cost, trial.seed, trial.origin)
+    for score in (*trial.scores, *([trial.test] if trial.test else [])):
+        store.report(trial.phase, number, score)
+    if trial.state != "running":
+        store.finish(trial.phase, number, trial.state, trial.cause, trial.message)
+    return number
 
 
 def plausible(seed: int = 0, count: int = 36) -> tuple[list[Trial], list[Trial], list[Trial]]:

@@ -20,6 +20,7 @@ from orchestrator.storage import Storage
 from search_space.errors import InstallationError
 from tests.dashboards import stored
 from tests.evaluators.tiny import questions_file, tiny_folder
+from tests.orchestrator import made_up
 
 SYNTHETIC = """
 name: tried
@@ -268,6 +269,33 @@ class TestReading:
         assert f"of {len(again)} trained again" in out
         assert f"[{data['confirmed_hypervolume']['low']:.4f}, " in out
         assert "Optimism: accuracy " in out
+
+    def test_pareto_shows_what_was_trained_again_beside_the_front(
+        self, paretune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Trial 1 is dominated in the search by luck, and the best once it is trained again."""
+        home = stored.empty_home(tmp_path / "home")
+        monkeypatch.setenv("PARETUNE_HOME", str(home.root))
+        store = Storage(home.storage_url).create(made_up.make_spec("lucky"))
+        store.note("reference_point", {"accuracy": 1 / 6, "trainable_params": 1e6})
+        for number, accuracy, again, params in ((0, 0.95, 0.85, 500), (1, 0.9, 0.93, 600), (2, 0.5, 0.5, 50)):
+            made_up.enter(store, made_up.make_trial(number, {"accuracy": accuracy, "trainable_params": params}))
+            for seed in range(3):
+                values = {"accuracy": again + seed / 1000, "trainable_params": params}
+                test = {"accuracy": again - 0.01, "trainable_params": params}
+                made_up.enter(store, made_up.make_finalist(3 * number + seed, number, values, test))
+        tries = (("partial", "interrupted", None), ("complete", None, {"accuracy": 0.4321, "trainable_params": 1}))
+        for number, (state, cause, values) in enumerate(tries):
+            told = {"phase": "references", "origin": "head", "state": state, "cause": cause}
+            made_up.enter(store, made_up.make_trial(number, values, **told))
+        code, out, _ = paretune("pareto", "lucky")
+        assert code == 0
+        row = next(line for line in out.splitlines() if line.startswith("➤1*"))
+        assert "0.900" in row
+        assert row.split()[-4:] == ["0.920", "±", "0.000", "1.00"]
+        assert "* dominated by what the search measured" in out
+        assert "interrupted" not in out
+        assert "0.432" in out
 
     def test_a_study_that_does_not_run_is_not_stopped(self, paretune) -> None:
         code, out, _ = paretune("stop", "trec-minilm")

@@ -21,21 +21,20 @@ from orchestrator import recorder as module
 from orchestrator.front import front_of_study
 from orchestrator.projection import STUDY_KEY, run_of, run_of_study, span_of
 from orchestrator.recorder import Recorder
-from orchestrator.storage import PHASES, Storage, StudyStore, Trial
+from orchestrator.storage import PHASES, Storage, StudyStore
 from orchestrator.study_file import read_text
-from tests.orchestrator.made_up import BACKBONE, STARTED, make_finalist, make_score, make_spec, make_trial, plausible
+from tests.orchestrator.made_up import (
+    BACKBONE,
+    STARTED,
+    enter,
+    make_finalist,
+    make_score,
+    make_spec,
+    make_trial,
+    plausible,
+)
 
 FILES = {"study.yaml", "study.json", "environment.json", "pareto.json", "pareto.csv", "pareto.html", "pareto.png"}
-
-
-def enter(store: StudyStore, trial: Trial) -> int:
-    """Bring a trial that is made up into the storage."""
-    number = store.add(trial.phase, trial.candidate, trial.cost, trial.seed, trial.origin)
-    for score in (*trial.scores, *([trial.test] if trial.test else [])):
-        store.report(trial.phase, number, score)
-    if trial.state != "running":
-        store.finish(trial.phase, number, trial.state, trial.cause, trial.message)
-    return number
 
 
 def make_store(folder: Path, name: str = "demo", count: int = 5, most: int | None = None) -> StudyStore:
