@@ -83,12 +83,10 @@ def calibrate(
     if json:
         print_json(report.to_json())
         return
-    console.print(done.said, soft_wrap=True, markup=False)
-    console.print(report.text(), soft_wrap=True, markup=False, end="")
+    console.print(done.said, soft_wrap=True)
+    console.print(report.text(), soft_wrap=True, end="")
     if to is not None:
-        console.print(
-            f"\nThe calibrator is in {to / CALIBRATOR_FILE}, the figures are in {to}.", soft_wrap=True, markup=False
-        )
+        console.print(f"\nThe calibrator is in {to / CALIBRATOR_FILE}, the figures are in {to}.", soft_wrap=True)
 
 
 def _check_kind(kind: str) -> None:

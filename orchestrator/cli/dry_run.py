@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from orchestrator.cli.output import cell, console, print_json, table
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
@@ -27,11 +29,12 @@ def show_estimate(spec: StudySpec, json: bool) -> None:
     if json:
         print_json(data)
         return
-    console.print(
-        f"[bold]{spec.name}[/]: {data['space_size']:,} architectures in {data['compositions']} compositions, "
+    about = (
+        f": {data['space_size']:,} architectures in {data['compositions']} compositions, "
         f"learning rates apart; {data['steps']} steps of full training; "
         f"backbone {format_count(data['backbone_parameters'])} parameters"
     )
+    console.print(Text.assemble((spec.name, "bold"), about))
     rows = [_row(one) for one in data["candidates"][:_SHOWN]]
     console.print(table(["candidate", "params", "share", "head", "memory", "budgets"], rows, right=(1, 2, 3, 4)))
     rejected = sum(bool(one["rejected"]) for one in data["candidates"])
@@ -68,11 +71,12 @@ def _costed(spec: StudySpec, prepared: Prepared, candidate: Any) -> dict[str, An
     return {**about, "cost": cost.to_json(), "share": share, "rejected": over}
 
 
-def _row(one: dict[str, Any]) -> list[str]:
+def _row(one: dict[str, Any]) -> list[str | Text]:
     cost = one["cost"]
     if not cost:
-        return [one["parts"], "", "", "", "", f"[red]{one['rejected'][0]}[/]"]
+        return [one["parts"], "", "", "", "", Text(one["rejected"][0], "red")]
     memory = format_bytes(cost["peak_memory_bytes"]) if "peak_memory_bytes" in cost else "–"
-    verdict = f"[red]over {', '.join(one['rejected'])}[/]" if one["rejected"] else "[green]within[/]"
+    over = ", ".join(one["rejected"])
+    verdict = Text(f"over {over}", "red") if over else Text("within", "green")
     counts = [format_count(cost["trainable_params"]), f"{one['share']:.3%}", format_count(cost["head_params"])]
     return [one["parts"], *counts, memory, verdict]

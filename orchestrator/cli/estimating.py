@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 import typer
+from rich.text import Text
 
 from orchestrator.cli.output import Json, console, print_json, table
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
@@ -165,11 +166,12 @@ def _bytes(text: str) -> int | None:
 
 
 def _show(asked: Question, data: dict[str, Any]) -> None:
-    console.print(
-        f"[bold]{asked.model}[/]: {format_count(data['backbone_parameters'])} parameters in {asked.dtype}"
+    about = (
+        f": {format_count(data['backbone_parameters'])} parameters in {asked.dtype}"
         f"{'' if asked.quantization == 'none' else f', linear weights in {asked.quantization}'}; "
         f"batch {asked.batch}, {asked.length} tokens, on {asked.device}."
     )
+    console.print(Text.assemble((asked.model, "bold"), about))
     rows = [_row(one) for one in data["candidates"]]
     heads = ["candidate", "params", "deployed", "checkpoint", "training", "inference", "fits"]
     console.print(table(heads, rows, right=(1, 2, 3, 4, 5)))
@@ -179,8 +181,8 @@ def _show(asked: Question, data: dict[str, Any]) -> None:
     console.print(f"Memory: predicted tensors times {asked.factor:g}, {beside}. It is a prediction, not a measurement.")
 
 
-def _row(one: dict[str, Any]) -> list[str]:
-    fits = {None: "", True: "[green]yes[/]", False: "[red]no[/]"}[one["fits"]]
+def _row(one: dict[str, Any]) -> list[str | Text]:
+    fits = {None: Text(), True: Text("yes", "green"), False: Text("no", "red")}[one["fits"]]
     counts = [format_count(one["trainable_params"]), format_count(one["deployed_params"])]
     memory = [format_bytes(one["needed"][name]) for name in ("peak_memory_bytes", "inference_memory_bytes")]
     return [one["candidate"], *counts, format_bytes(one["checkpoint_bytes"]), *memory, fits]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from orchestrator.cli.output import Json, StudyName, console, print_json, table
 from orchestrator.home import Home
@@ -35,7 +36,7 @@ def export(
         print_json(made.to_json())
         return
     loader = "peft.PeftModel.from_pretrained" if made.peft else "evaluators.exported.load_exported"
-    console.print(f"Trial {made.trial} is in [bold]{made.folder}[/]", soft_wrap=True)
+    console.print(Text.assemble(f"Trial {made.trial} is in ", (str(made.folder), "bold")), soft_wrap=True)
     console.print(f"Reloaded with {loader}: its logits differ from the recorded ones by {made.difference:.1e} at most.")
     console.print(
         f"Next: read {made.folder / 'README.md'}, or train it again: python {made.folder / 'train.py'}", soft_wrap=True
@@ -54,7 +55,7 @@ def record(study: StudyName, json: Json = False) -> None:
     if json:
         print_json(recorded.__dict__)
     elif recorded.problem:
-        console.print(f"[red]{recorded.problem}[/]", soft_wrap=True)
+        console.print(recorded.problem, style="red", soft_wrap=True)
         raise typer.Exit(1)
     else:
         console.print(f"{recorded.runs} runs are recorded, {recorded.created} of them new.")
@@ -68,7 +69,8 @@ def doctor(json: Json = False) -> None:
     if json:
         print_json([one.__dict__ for one in findings])
     else:
-        marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
-        console.print(table(["", "what", "found"], [[marks[one.state], one.name, one.text] for one in findings]))
+        styles = {"ok": "green", "note": "yellow", "missing": "red"}
+        rows: list[list[str | Text]] = [[Text(one.state, styles[one.state]), one.name, one.text] for one in findings]
+        console.print(table(["", "what", "found"], rows))
     if any(one.state == "missing" for one in findings):
         raise typer.Exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from orchestrator.cli.output import Json, console, print_json, table
 from search_space import registry
@@ -64,7 +65,7 @@ def _list_all(json: bool) -> None:
 
 
 def _explain(one: Method) -> None:
-    console.print(f"[bold]{one.name}[/]: {one.title}. {one.summary}", soft_wrap=True)
+    console.print(Text.assemble((one.name, "bold"), f": {one.title}. {one.summary}"), soft_wrap=True)
     rates = one.learning_rate
     places = ", ".join(one.placement.projections) or "its own place"
     rows = [

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evaluators.score import METRICS
 from orchestrator.pick import format_value
@@ -21,8 +22,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print one line of JSON for each change.")]
 StudyName = Annotated[str, typer.Argument(help="Name of a study; `paretune ls` lists them.", metavar="STUDY")]
 
-console = Console(highlight=False, soft_wrap=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""Both print text as it is, as `[top:1]` of a placement would be taken for markup; what has a style is a `Text`."""
 
 
 def command() -> str:
@@ -45,16 +47,22 @@ def print_json_line(data: Any) -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, right: Sequence[int] = ()
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], title: str | None = None, right: Sequence[int] = ()
 ) -> Table:
-    """Make a table; `right` names the columns of numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    """Make a table; `right` names the columns of numbers. A text is shown as it is; a `Text` brings its style."""
+    head = None if title is None else Text(title)
+    made = Table(title=head, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         number = index in right
-        made.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
+        made.add_column(Text(column), justify="right" if number else "left", overflow="fold", no_wrap=number)
     for row in rows:
-        made.add_row(*row)
+        add_row(made, row)
     return made
+
+
+def add_row(to: Table, row: Sequence[str | Text], style: str = "") -> None:
+    """Add a row to a table, its texts shown as they are whatever the console takes for markup."""
+    to.add_row(*(Text(one) if isinstance(one, str) else one for one in row), style=style)
 
 
 def cell(metric: str, value: float | None) -> str:

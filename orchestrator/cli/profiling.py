@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from orchestrator.cli.output import Json, console, print_json, table
 from orchestrator.cli.running import StudyFile
@@ -68,8 +69,8 @@ def _show(data: dict[str, Any]) -> None:
     trained = [one for one in data["trials"] if not one["failure"]]
     heads = ["phase", *(write_parts(parse(one["candidate"])) for one in trained)]
     phases = list(trained[0]["whole"]) if trained else []
-    rows = [[phase, *(_part(one["whole"], phase) for one in trained)] for phase in phases]
-    rows.append(["[bold]total", *(f"{format_seconds(sum(one['whole'].values()))}      " for one in trained)])
+    rows: list[list[str | Text]] = [[phase, *(_part(one["whole"], phase) for one in trained)] for phase in phases]
+    rows.append([Text("total", "bold"), *(f"{format_seconds(sum(one['whole'].values()))}      " for one in trained)])
     console.print(table(heads, rows, right=range(1, len(heads))))
     padding = data["padding"]
     console.print(
@@ -81,7 +82,7 @@ def _show(data: dict[str, Any]) -> None:
         console.print(f"{write_parts(parse(one['candidate']))}: {stored}.")
     for one in data["trials"]:
         if one["failure"]:
-            console.print(f"[red]{one['candidate']}: {one['failure']}[/]")
+            console.print(f"{one['candidate']}: {one['failure']}", style="red")
 
 
 def _part(seconds: dict[str, float], phase: str) -> str:

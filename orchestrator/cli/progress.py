@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.output import cell, known, short, table
+from orchestrator.cli.output import add_row, cell, known, short, table
 from orchestrator.spec import StudySpec
 from orchestrator.storage import Phase, Trial
 from search_space.notation import write_parts
@@ -67,7 +67,7 @@ class LiveTable:
             and (before is None or before.state != trial.state)
             and trial.state != "running"
         ):
-            self._print("  " + "  ".join(text for text in self._row(trial) if text))
+            self._print("  " + "  ".join(str(text) for text in self._row(trial) if text))
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -80,7 +80,7 @@ class LiveTable:
         heads = ["trial", "candidate", "step", *map(short, self._metrics), "state"]
         body = table(heads, [], right=range(2, len(heads) - 1))
         for one in rows:
-            body.add_row(*self._row(one), style="dim" if one.state in ("partial",) else "")
+            add_row(body, self._row(one), style="dim" if one.state == "partial" else "")
         rejected = sum(one.state == "infeasible" for one in self._trials.values())
         foot = (
             f"{len(running)} running, {rejected} rejected untrained, {format_seconds(time.monotonic() - self._started)}"
@@ -94,15 +94,12 @@ class LiveTable:
         line.add_row(Text(f"{self._spec.name}: {_TITLES[self._phase]}", style="bold"), bar, f"{done}/{planned}")
         return line
 
-    def _row(self, trial: Trial) -> list[str]:
+    def _row(self, trial: Trial) -> list[str | Text]:
         values = trial.score.values if trial.score else (trial.cost.values if trial.cost else None)
         cells = [cell(metric, known(values, metric)) for metric in self._metrics]
         label = str(trial.number) if trial.phase == "search" else f"{trial.phase[:-1]} {trial.number}"
-        state = (
-            f"[{_COLOURS[trial.state]}]{_WORDS.get(trial.state, trial.state)}[/]"
-            if self._console.is_terminal
-            else trial.state
-        )
+        word = _WORDS.get(trial.state, trial.state) if self._console.is_terminal else trial.state
+        state = Text.assemble((word, _COLOURS[trial.state]))
         if trial.state == "failed":
-            state += f" ({trial.cause or 'cause not known'})"
+            state.append(f" ({trial.cause or 'cause not known'})")
         return [label, write_parts(trial.candidate), str(trial.steps or ""), *cells, state]

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from evaluators.score import BINNED
 from orchestrator.cli.output import Json, StudyName, cell, command, console, known, print_json, short, table
@@ -38,7 +39,7 @@ def list_studies(json: Json = False) -> None:
         print_json(data)
         return
     if not data:
-        console.print(f"No studies yet. Start one with: [bold]{command()} run STUDY_FILE[/]")
+        console.print(Text.assemble("No studies yet. Start one with: ", (f"{command()} run STUDY_FILE", "bold")))
         return
     rows = [
         [one["name"], one["status"], *(str(one["trials"].get(s, 0)) for s in _STATES), one["objectives"]]
@@ -124,12 +125,14 @@ def show_front(store: StudyStore, front: Front, home: Home) -> None:
         console.print("* dominated by what the search measured; trained again, as the front was")
     _show_references(store, metrics)
     if front.pick is not None:
-        console.print(f"\n[bold green]Pick: trial {front.pick.number}[/] — {front.pick.reason}")
+        pick = (f"Pick: trial {front.pick.number}", "bold green")
+        console.print(Text.assemble("\n", pick, f" — {front.pick.reason}"))
     folder = home.study(store.name) / "front"
     if folder.exists():
         console.print(f"Picture: {folder / 'pareto.png'}  (interactive: {folder / 'pareto.html'})", soft_wrap=True)
-    console.print(f"Next:    [bold]{command()} export {store.name} --to ./{store.name}-pick[/]")
-    console.print(f"Browse:  [bold]{command()} serve[/]  then http://127.0.0.1:5000/paretune/")
+    export = f"{command()} export {store.name} --to ./{store.name}-pick"
+    console.print(Text.assemble("Next:    ", (export, "bold")))
+    console.print(Text.assemble("Browse:  ", (f"{command()} serve", "bold"), "  then http://127.0.0.1:5000/paretune/"))
 
 
 def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -167,7 +170,7 @@ def _trust(front: Front) -> Iterator[str]:
     if front.confirmed_hypervolume is not None:
         value, low, high = front.confirmed_hypervolume
         searched = "" if front.hypervolume is None else f"{front.hypervolume:.4f} in the search, "
-        yield f"Hypervolume: {searched}{value:.4f} \\[{low:.4f}, {high:.4f}] at the means of what was trained again"
+        yield f"Hypervolume: {searched}{value:.4f} [{low:.4f}, {high:.4f}] at the means of what was trained again"
     again = [one for one in (*front.members, *front.neighbours) if one.firm is not None]
     if again:
         firm = ", ".join(str(one.number) for one in again if one.is_firm) or "none"
@@ -218,10 +221,11 @@ def _trial_row(one: Trial, metrics: list[str]) -> list[str]:
 
 
 def _show_trial(one: Trial) -> None:
-    console.print(f"[bold]trial {one.number}[/] {one.state}{f' ({one.cause})' if one.cause else ''}")
+    cause = f" ({one.cause})" if one.cause else ""
+    console.print(Text.assemble((f"trial {one.number}", "bold"), f" {one.state}{cause}"))
     console.print(write(one.candidate), soft_wrap=True)
     if one.message:
-        console.print(one.message, soft_wrap=True, markup=False)
+        console.print(one.message, soft_wrap=True)
     names = list(dict.fromkeys(name for score in one.scores for name in score.values))
     rows = [[name, *(cell(name, known(score.values, name)) for score in one.scores)] for name in names]
     if rows:

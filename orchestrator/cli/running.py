@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from orchestrator.cli.output import Json, StudyName, command, console, errors, print_json
 from orchestrator.cli.progress import LiveTable
@@ -56,7 +57,7 @@ def _drive(store: StudyStore, home: Home, json: bool) -> None:
     else:
         show_front(store, front, home)
         if stopped:
-            console.print(f"\nStopped. Continue with: [bold]{command()} resume {store.name}[/]")
+            console.print(Text.assemble("\nStopped. Continue with: ", (f"{command()} resume {store.name}", "bold")))
     if stopped:
         raise typer.Exit(130)
 
@@ -65,8 +66,7 @@ def _announce(store: StudyStore) -> None:
     trials = store.trials()
     if trials:
         done = sum(one.state not in ("running", "infeasible") for one in trials)
-        errors.print(f"Continuing study [bold]{store.name}[/]: {done} trials are done.")
+        said = "Continuing study ", f": {done} trials are done."
     else:
-        errors.print(
-            f"Study [bold]{store.name}[/]: {store.spec.budgets.trials} trials, sampler {store.spec.search.sampler}."
-        )
+        said = "Study ", f": {store.spec.budgets.trials} trials, sampler {store.spec.search.sampler}."
+    errors.print(Text.assemble(said[0], (store.name, "bold"), said[1]))

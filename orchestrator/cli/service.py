@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from orchestrator.cli.output import Json, JsonLines, StudyName, console, print_json, print_json_line
 from orchestrator.home import Home
@@ -50,7 +51,7 @@ def serve(
     if json:
         print_json(ready.to_json())
     else:
-        console.print(ready.text, soft_wrap=True, markup=False)
+        console.print(ready.text, soft_wrap=True)
     execute(ready)
 
 
@@ -86,7 +87,8 @@ def submit(
     if json:
         print_json(answer)
     else:
-        console.print(f"Study [bold]{spec.name}[/] is {answer['state']}. Watch it: {page}", soft_wrap=True)
+        said = f" is {answer['state']}. Watch it: {page}"
+        console.print(Text.assemble("Study ", (spec.name, "bold"), said), soft_wrap=True)
 
 
 def status(study: StudyName, url: Url = None, json: Json = False) -> None:
