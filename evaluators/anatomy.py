@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile, zip_longest
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -29,6 +30,12 @@ from search_space.placement import Anatomy, Block, Site, SiteKind
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _HEAD_WORDS = {"classifier", "classification", "score", "head"}
 _NOT_TOKENS = {"bias", "pos", "position", "positions", "positional", "rel", "relative", "wpe"}
+_FOR_PROMPTS = {
+    "number of layers": ("num_hidden_layers", "num_layers", "n_layer"),
+    "width": ("hidden_size", "n_embd", "d_model"),
+    "number of heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
+}
+"""What peft's prompts read of a configuration, each under the names that they look for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,19 @@ def anatomy_of(model: nn.Module) -> Anatomy:
         head=head,
         quantization=kind_of(model),
         tasks=tasks_of(model),
+        untold=_untold(getattr(model, "config", None)),
     )
+
+
+def _untold(config: Any) -> tuple[str, ...]:
+    """Return what peft's prompts need and do not find in a configuration, read as peft 0.21 reads it."""
+    if config is None:
+        return tuple(_FOR_PROMPTS)
+    said = config.to_dict() if hasattr(config, "to_dict") else dict(vars(config))
+    said = said.get("text_config", said)
+    known = {name for name in said if said[name] is not None}
+    known |= {"num_hidden_layers"} if hasattr(config, "num_hidden_layers") else set()
+    return tuple(what for what, names in _FOR_PROMPTS.items() if not known & set(names))
 
 
 def _architecture(model: nn.Module) -> str:

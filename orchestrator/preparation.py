@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from evaluators.score import OF_SUBGROUPS, Cost
 from evaluators.spec import ModelSpec
 from evaluators.tasks import TaskColumns
 from evaluators.tokens import TokenFolder, write_tokens
+from orchestrator.feasibility import require_trainable
 from orchestrator.front import reference_point
 from orchestrator.home import Home
 from orchestrator.spec import StudySpec, meters_energy
@@ -44,6 +45,7 @@ _PACKAGES = (
     "scikit-learn",
     "numpy",
 )
+_OF_MEMORY = ("peak_memory_bytes", "inference_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,14 @@ class Prepared:
         """
         return self.tally(candidate) if self.points is None else self.coster.count(candidate)
 
-    def fitting(self, seed: int) -> Fitting:
-        """Return what draws candidates that fit the budget of trainable parameters."""
-        return Fitting(self.space, self.tally, self.limits.get("trainable_params"), seed)
+    def fitting(self, seed: int, refused: Collection[str] = ()) -> Fitting:
+        """Return what draws candidates that fit the budget of trainable parameters.
+
+        Args:
+            seed: Decides what is drawn.
+            refused: Identities of architectures that are not to be drawn.
+        """
+        return Fitting(self.space, self.tally, self.limits.get("trainable_params"), seed, refused)
 
     def cost(self, candidate: Candidate, factor: float = 1.0) -> Cost:
         """Return the cost of a candidate, its steps divided where the study says so and the limit of memory wants it.
@@ -129,7 +136,7 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
         DataError: The data or the model cannot be read.
         PlacementError, UnsupportedError: The space names what the model does not have, or the study is about energy
             and the device has no meter.
-        EmptySpaceError: Nothing of the space fits the budget of trainable parameters.
+        EmptySpaceError: Nothing of the space can be trained within the limits that are known beforehand.
     """
     if meters_energy(spec.objectives, spec.budgets):
         _require_meter(spec)
@@ -158,14 +165,27 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
     limits = limits if tokens is None else _on_device(limits, model)
     tasks = tokens.tasks if tokens else ()
     prepared = Prepared(space, coster, limits, evaluator, classes, attention=attention, tasks=tasks)
-    if "trainable_params" in prepared.limits:
-        require_fitting(space, prepared.tally, prepared.limits["trainable_params"])
+    _require_trainable(spec, prepared)
     return prepared
 
 
 def _is_about(spec: StudySpec, metric: str) -> bool:
     """Whether a study searches on a metric or limits it."""
     return metric in spec.budgets.limits(1) or any(one.metric == metric for one in spec.objectives)
+
+
+def _require_trainable(spec: StudySpec, prepared: Prepared) -> None:
+    """Refuse a space that holds nothing for this model and these budgets, as far as that is known before training."""
+    if "trainable_params" in prepared.limits:
+        require_fitting(prepared.space, prepared.tally, prepared.limits["trainable_params"])
+    factor = spec.budgets.memory_factor
+
+    def cost(candidate: Candidate) -> Cost:
+        return prepared.cost(candidate, factor)
+
+    device = _device_of_memory(prepared.limits, prepared.evaluator.model) if spec.synthetic is None else ""
+    limits, fitting = prepared.limits, prepared.fitting(spec.search.seed)
+    require_trainable(prepared.space, fitting, cost, limits, factor=factor, device=device)
 
 
 def _require_meter(spec: StudySpec) -> None:
@@ -180,12 +200,17 @@ def _require_meter(spec: StudySpec) -> None:
 
 def _on_device(limits: dict[str, float], model: ModelSpec) -> dict[str, float]:
     """Return limits on memory as limits on tensors: on CUDA the context and the rest of the reserve go off."""
-    from evaluators.backbone import choose_machine
     from evaluators.device_memory import most_tensor_bytes
 
-    of_memory = [name for name in ("peak_memory_bytes", "inference_memory_bytes") if name in limits]
-    device = choose_machine(model).device.type if of_memory else ""
-    return limits | {name: float(most_tensor_bytes(limits[name], device)) for name in of_memory}
+    device = _device_of_memory(limits, model)
+    return limits | {name: float(most_tensor_bytes(limits[name], device)) for name in _OF_MEMORY if name in limits}
+
+
+def _device_of_memory(limits: dict[str, float], model: ModelSpec) -> str:
+    """Return the type of the device whose memory is limited; empty where none is."""
+    from evaluators.backbone import choose_machine
+
+    return choose_machine(model).device.type if any(name in limits for name in _OF_MEMORY) else ""
 
 
 def full_steps(spec: StudySpec, examples: int) -> int:

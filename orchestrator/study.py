@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from evaluators.evaluation import PREFIX_FOLDER, WEIGHTS_FOLDER
 from orchestrator.device_share import resources_of
 from orchestrator.dominance import order
+from orchestrator.feasibility import commonest
 from orchestrator.figures import pareto_files
 from orchestrator.front import Front, front_of_study, is_feasible
 from orchestrator.home import Home
@@ -32,7 +34,7 @@ from orchestrator.rungs import rungs_of
 from orchestrator.runner import cluster, run_jobs
 from orchestrator.storage import Phase, StudyStore, Trial
 from orchestrator.work import Bench, PhaseWork, SearchWork, Stop, Watcher
-from search_space.errors import PlacementError, UnsupportedError
+from search_space.errors import EvaluationError, PlacementError, UnsupportedError
 from search_space.files import atomic_write
 from search_space.space import at_defaults
 
@@ -52,7 +54,7 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
 
     Raises:
         StudyLockedError: Another process runs this study.
-        ParetuneError: It cannot be prepared.
+        ParetuneError: It cannot be prepared, or every candidate failed.
     """
     folder = study_home(home, store.name)
     with home.drive(store.name), store.storage.drive(store.name):
@@ -66,6 +68,8 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
                 driver = _Driver(store, prepared, recording, watcher, folder)
                 with _stop_on_signals(driver.bench.stop):
                     driver.run()
+                if not driver.bench.stop.by_user:
+                    _require_trained(store)
         except BaseException as error:
             store.note("status", "stopped" if isinstance(error, KeyboardInterrupt) else "failed")
             if store.noted("backbone") is not None:
@@ -73,6 +77,23 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
             raise
         store.note("status", "stopped" if driver.bench.stop.by_user else "complete")
         return _write_front(store, home, recorder)
+
+
+def _require_trained(store: StudyStore) -> None:
+    """Raise EvaluationError where candidates were trained and all of them failed, with what most of them failed of."""
+    trained = [one for one in store.trials() if one.state != "infeasible"]
+    if not trained or any(one.state != "failed" for one in trained):
+        return
+    causes = [one.cause for one in trained if one.cause is not None]
+    reasons = Counter(f"{one.cause}, {_first_line(one.message)}" for one in trained)
+    raise EvaluationError(
+        Counter(causes).most_common(1)[0][0] if causes else "raised",
+        f"every candidate that was trained failed: {commonest(reasons, len(trained))}",
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 class _Driver:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from evaluators.device_memory import corrected_factor
-from evaluators.score import METRICS, Cost, Score
+from evaluators.score import METRICS, Score
 from orchestrator.beginnings import beginnings
+from orchestrator.feasibility import commonest, foreseen
 from orchestrator.front import is_feasible
 from orchestrator.jobs import Failure, Job
 from orchestrator.pick import format_value
@@ -21,7 +22,7 @@ from orchestrator.rungs import Rungs
 from orchestrator.samplers import build_sampler, derived_seed
 from orchestrator.step_budget import SPENT, StepBudget
 from orchestrator.storage import Phase, StudyStore, Trial
-from search_space.budgets import violations
+from search_space.budgets import violations, within
 from search_space.candidate import Candidate
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 
@@ -196,6 +197,8 @@ class SearchWork(PhaseWork):
         self._known = {one.candidate.sha256: one.number for one in trials}
         self._tried = {one.number: one for one in trials}
         self._memory = MemoryFactor(self._budgets.memory_factor)
+        self._rejected = [one for one in trials if one.state == "infeasible"]
+        self._refusals = _Refusals()
         self._nothing_new = False
         self._proposals = Proposals(bench.store.spec, bench.prepared, beginnings(bench.store, bench.prepared))
         for trial in trials:
@@ -261,15 +264,21 @@ class SearchWork(PhaseWork):
         if trial.phase == "search":
             self._tried[trial.number] = trial
             self._memory.note(trial)
+            if trial.state == "infeasible":
+                self._rejected.append(trial)
             if trial.state != "running":
                 self._steps.settled(trial)
 
     def _propose(self) -> Job | None:
-        """Ask the sampler until a candidate is within budget and new; None when the space seems used up."""
+        """Ask the sampler until a candidate is within budget and new; None when the space seems used up.
+
+        Raises:
+            EmptySpaceError: It gave none, and none was trained before.
+        """
         nearest: tuple[float, str] | None = None
         for _ in range(_MOST_REJECTED):
             if self._used_up():
-                return None
+                break
             number, candidate, origin = self._ask()
             why, excess = self._screen(number, candidate, origin)
             if not why:
@@ -278,12 +287,32 @@ class SearchWork(PhaseWork):
             self._tell(self.bench.store.finish("search", number, "infeasible", message=why))
             if excess is not None and (nearest is None or excess < nearest[0]):
                 nearest = (excess, why)
-        if self._trained == 0 and nearest is not None:
+        if self._trained == 0:
+            self._refuse(nearest)
+        return None
+
+    def _refuse(self, nearest: tuple[float, str] | None) -> None:
+        """Refuse a space that gave nothing to train, by the nearest to its budgets or the commonest reason."""
+        many = len(self._tried)
+        if nearest is not None:
             raise EmptySpaceError(
-                f"none of {_MOST_REJECTED} candidates fits the budgets; the nearest: {nearest[1]}. "
+                f"none of {many} candidates fits the budgets; the nearest: {nearest[1]}. "
                 "Raise that budget or narrow the space to smaller sizes and fewer layers"
             )
-        return None
+        reasons = Counter(one.message for one in self._tried.values())
+        raise EmptySpaceError(f"space: no candidate of it can be trained: {commonest(reasons, many)}")
+
+    def _refused(self) -> set[str]:
+        """Return the architectures that were refused, and would be again with other rates."""
+        factor = self._memory.value
+        if factor != self._refusals.factor:
+            self._refusals = _Refusals(factor)
+        limits, seen = self.bench.prepared.limits, self._refusals
+        for one in self._rejected[seen.read :]:
+            if one.cost is None or not within(limits, foreseen(one.cost, factor)):
+                seen.architectures.add(one.candidate.architecture_sha256)
+        seen.read = len(self._rejected)
+        return seen.architectures
 
     def _ask(self) -> tuple[int, Candidate, str]:
         space, store = self.bench.prepared.space, self.bench.store
@@ -302,7 +331,8 @@ class SearchWork(PhaseWork):
         points, seed = self.bench.prepared.points, self.bench.store.spec.search.seed
         if points is not None:
             return points.nearest(candidate, self._known) or candidate
-        found = self.bench.prepared.fitting(derived_seed(seed, self._asked)).near(candidate, self._known)
+        fitting = self.bench.prepared.fitting(derived_seed(seed, self._asked), self._refused())
+        found = fitting.near(candidate, self._known)
         self._nothing_new = found is None
         return found or candidate
 
@@ -343,6 +373,15 @@ class SearchWork(PhaseWork):
         )
 
 
+@dataclass
+class _Refusals:
+    """Architectures that were refused with a factor of memory, of as many rejected trials as were read."""
+
+    factor: float | None = None
+    architectures: set[str] = field(default_factory=set)
+    read: int = 0
+
+
 class MemoryFactor:
     """What predicted memory is multiplied with: what is given, until trials have measured it.
 
@@ -370,15 +409,6 @@ class MemoryFactor:
             pairs = self._pairs.values()
             self._value = corrected_factor(self._given, [one for one, _ in pairs], [one for _, one in pairs])
         return self._value
-
-
-def foreseen(cost: Cost, factor: float) -> dict[str, float]:
-    """Return the values of a cost, predicted memory multiplied with a factor.
-
-    That of inference is never measured. So it is only raised: what its limit lets in is within it as predicted.
-    """
-    factors = {_MEMORY: factor, "inference_memory_bytes": max(1.0, factor)}
-    return {name: value * factors.get(name, 1.0) for name, value in cost.values.items()}
 
 
 def _with_predictions(score: Score, trial: Trial) -> Score:

@@ -36,6 +36,11 @@ def require_carried(rule: Method, anatomy: Anatomy) -> None:
             raise UnsupportedError(
                 f"{rule.name} cannot be trained on {anatomy.quantization} weights: {_without_advice(reason)}; {instead}"
             )
+    if rule.route == "prompt" and anatomy.untold:
+        raise UnsupportedError(
+            f"{rule.name} has to know the model's {' and '.join(anatomy.untold)}, which the configuration of "
+            f"{anatomy.architecture} does not say; {instead_of(rule)} can, on modules by name (module:NAME)"
+        )
 
 
 def is_per_task(part: Part) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -17,6 +17,7 @@ from search_space.candidate import Candidate, KnobValue, Part, in_one
 from search_space.compositions import Composition
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 from search_space.knobs import Knob, RandomChooser
+from search_space.layer_choice import LayerChoice
 from search_space.layers import Layers
 from search_space.notation import write_part
 from search_space.part_space import PartSpace, placement_of
@@ -35,10 +36,13 @@ class Fitting:
         space: The space.
         tally: Counts trainable parameters.
         limit: Most trainable parameters of a candidate; no limit when None.
+        refused: Identities of architectures that were found not to do, whatever their recipe.
     """
 
-    def __init__(self, space: Space, tally: Tally, limit: float | None, seed: int = 0) -> None:
-        self.space, self.tally, self.limit = space, tally, limit
+    def __init__(
+        self, space: Space, tally: Tally, limit: float | None, seed: int = 0, refused: Collection[str] = ()
+    ) -> None:
+        self.space, self.tally, self.limit, self.refused = space, tally, limit, refused
         self._random = Random(seed)  # noqa: S311  (a search, not a secret)
         self._chooser = RandomChooser(seed)
         self._drawn, self._fitted = _LOOKS, _LOOKS
@@ -47,7 +51,12 @@ class Fitting:
         self._steps: dict[tuple[Part, str], dict[int, list[tuple[int, int]]]] = {}
 
     def fits(self, candidate: Candidate) -> bool:
-        """Whether a candidate is within the budget, on a model that can carry it. Without a budget all are."""
+        """Whether a candidate is within the budget, on a model that can carry it. Without a budget all are.
+
+        What was refused before does not fit.
+        """
+        if self.refused and candidate.architecture_sha256 in self.refused:
+            return False
         if self.limit is None:
             return True
         try:
@@ -204,12 +213,22 @@ def require_fitting(space: Space, tally: Tally, limit: float) -> None:
     )
 
 
-def _smallest(composition: Composition, tally: Tally) -> tuple[int, tuple[Part, ...]] | None:
+def smallest_forms(composition: Composition, tally: Tally) -> Iterator[tuple[int, tuple[Part, ...]]]:
+    """Yield the smallest candidate of a composition, then the smallest that begins as late as any, with their sizes.
+
+    The first trains the fewest parameters. The other needs the least memory: its way back is the shortest. Nothing is
+    yielded where the model carries none of its parts.
+    """
+    for latest in (False, True):
+        if (found := _smallest(composition, tally, latest=latest)) is not None:
+            yield found
+
+
+def _smallest(composition: Composition, tally: Tally, *, latest: bool = False) -> tuple[int, tuple[Part, ...]] | None:
     """Return the smallest candidate of a composition; None where the model carries none of its parts."""
-    shared: Iterable[Layers | None] = composition.layers.smallest() if composition.layers is not None else (None,)
     found = []
-    for layers in shared:
-        parts = [(space, _smallest_part(space, layers, tally)) for _, space in composition.parts]
+    for layers in [None] if composition.layers is None else _places(composition.layers, latest):
+        parts = [(space, _smallest_part(space, layers, tally, latest=latest)) for _, space in composition.parts]
         needed = [one for space, one in parts if not space.optional]
         if any(one is None for one in needed):
             continue
@@ -220,10 +239,18 @@ def _smallest(composition: Composition, tally: Tally) -> tuple[int, tuple[Part, 
     return min(found) if found else None
 
 
-def _smallest_part(space: PartSpace, shared: Layers | None, tally: Tally) -> tuple[int, Part] | None:
+def _places(choice: LayerChoice, latest: bool) -> list[Layers]:
+    """Return the layers that everything drawn is made of; or of these the ones whose lowest layer is the highest."""
+    places = list(choice.smallest())
+    return [max(places, key=lambda one: min(one.indices(choice.n_layers)))] if latest and places else places
+
+
+def _smallest_part(
+    space: PartSpace, shared: Layers | None, tally: Tally, *, latest: bool = False
+) -> tuple[int, Part] | None:
     """Return the smallest form of a part; its sizes are made small one after the other."""
     part, _ = space.default(shared)
-    where = [shared] if shared is not None else list(space.layers.smallest()) if space.layers is not None else []
+    where = [shared] if shared is not None else _places(space.layers, latest) if space.layers is not None else []
     forms = []
     for projections in space.projections:
         for layers in where:

@@ -187,6 +187,7 @@ class Anatomy:
         quantization: How the frozen weights are quantised, as a study file says it; `none` where they are not.
         device: Where they will be, `cpu`, `cuda` or another: kernels for quantised weights are not the same everywhere.
         tasks: How many tasks the model is for.
+        untold: What a prompt has to know of a model and this one's configuration does not say, in words.
     """
 
     architecture: str
@@ -198,6 +199,7 @@ class Anatomy:
     quantization: str = "none"
     device: str = "cpu"
     tasks: int = 1
+    untold: tuple[str, ...] = ()
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -256,7 +258,7 @@ class Anatomy:
         """Return this anatomy as a JSON value."""
         data = asdict(self)
         data["sites"] = [{**site, "projections": list(site["projections"])} for site in data["sites"]]
-        return {**data, "blocks": list(data["blocks"]), "head": list(data["head"])}
+        return data | {name: list(data[name]) for name in ("blocks", "head", "untold")}
 
     @classmethod
     def from_json(cls, data: object) -> Anatomy:
@@ -265,11 +267,13 @@ class Anatomy:
         Raises:
             DataError: The value has another form.
         """
-        given = {"quantization": "none", "device": "cpu", "tasks": 1} | data if isinstance(data, dict) else data
+        missing = {"quantization": "none", "device": "cpu", "tasks": 1, "untold": []}
+        given = missing | data if isinstance(data, dict) else data
         record = _record(given, "anatomy", _ANATOMY_FIELDS, DataError)
         sites = tuple(_site(item) for item in record.pop("sites"))
         blocks = tuple(_block(item) for item in record.pop("blocks"))
-        return cls(sites=sites, blocks=blocks, head=_texts(record.pop("head"), "head"), **record)
+        head, untold = (_texts(record.pop(name), name) for name in ("head", "untold"))
+        return cls(sites=sites, blocks=blocks, head=head, untold=untold, **record)
 
     def _sites_in(self, layers: Layers) -> tuple[Site, ...]:
         if layers.kind == "all":
@@ -376,6 +380,7 @@ _ANATOMY_FIELDS: _Fields = {
     "quantization": (str,),
     "device": (str,),
     "tasks": (int,),
+    "untold": (list,),
 }
 
 

@@ -115,9 +115,11 @@ def bind(spec: SpaceSpec, anatomy: Anatomy) -> Space:
     given = spec.methods if spec.methods is not None else _preset_methods(spec.preset)
     hybrids = spec.hybrids if spec.hybrids is not None else _preset_hybrids(spec.preset, tuple(given))
     own = _with_own_parts(hybrids, anatomy, written=spec.hybrids is not None)
-    compositions = (*_alone_and_together(spec, given, hybrids, anatomy), *own)
+    dropped: list[str] = []
+    compositions = (*_alone_and_together(spec, given, hybrids, anatomy, dropped), *own)
     if not compositions:
-        raise EmptySpaceError("space: no method is left; list at least one under space.methods")
+        why = f": {anatomy.architecture} carries none of the preset's, such as {dropped[0]}" if dropped else ""
+        raise EmptySpaceError(f"space: no method is left; list at least one under space.methods{why}")
     for one in compositions:
         require_sharing(one.methods, partial(_overlap, one, anatomy), anatomy.architecture)
     return Space(compositions, anatomy, RecipeSpace.of(spec.recipe))
@@ -148,12 +150,16 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
 
 
 def _alone_and_together(
-    spec: SpaceSpec, given: Mapping[str, MethodSpec], hybrids: tuple[str | HybridSpec, ...], anatomy: Anatomy
+    spec: SpaceSpec,
+    given: Mapping[str, MethodSpec],
+    hybrids: tuple[str | HybridSpec, ...],
+    anatomy: Anatomy,
+    dropped: list[str],
 ) -> Iterator[Composition]:
-    """Yield each method alone and each hybrid that takes the settings of its methods."""
+    """Yield each method alone and each hybrid that takes the settings of its methods; adds why others are left out."""
     together = [tuple(text.split(" + ")) for text in hybrids if isinstance(text, str)]
     wanted = {name: given.get(name) or MethodSpec() for names in (given, *together) for name in names}
-    spaces = dict(_carried(spec, wanted, anatomy))
+    spaces = dict(_carried(spec, wanted, anatomy, dropped))
     for names in (*((name,) for name in given), *together):
         if set(names) <= set(spaces):
             yield Composition(" + ".join(names), tuple((label, spaces[name]) for name, label in _labels(names)))
@@ -185,16 +191,19 @@ def _within(part: PartSpec, n_layers: int) -> PartSpec:
     return part.model_copy(update={"layers": fitting}) if fitting else part
 
 
-def _carried(spec: SpaceSpec, wanted: dict[str, MethodSpec], anatomy: Anatomy) -> Iterator[tuple[str, PartSpace]]:
-    """Yield what the model can carry; what the user wrote is not left out but refused."""
+def _carried(
+    spec: SpaceSpec, wanted: dict[str, MethodSpec], anatomy: Anatomy, dropped: list[str]
+) -> Iterator[tuple[str, PartSpace]]:
+    """Yield what the model can carry; what the user wrote is not left out but refused. Adds why others are left out."""
     texts = [text for text in spec.hybrids or () if isinstance(text, str)]
     written = {*(spec.methods or ()), *(name for text in texts for name in text.split(" + "))}
     for name, one in wanted.items():
         try:
             yield name, _bind_part(method(name), one, anatomy)
-        except (PlacementError, UnsupportedError):
+        except (PlacementError, UnsupportedError) as error:
             if name in written:
                 raise
+            dropped.append(str(error))
 
 
 def _overlap(composition: Composition, anatomy: Anatomy, first: int, second: int) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 from rich.text import Text
 
 from orchestrator.cli.output import cell, console, print_json, table
+from orchestrator.feasibility import foreseen
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.spec import StudySpec
-from orchestrator.work import foreseen
 from search_space.budgets import violations
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.knobs import RandomChooser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from evaluators.anatomy import anatomy_of
-from search_space.errors import PlacementError
+from search_space.errors import PlacementError, UnsupportedError
 from search_space.placement import PROJECTIONS, Anatomy, Layers, Placement
+from search_space.registry import method
+from search_space.space import bind
+from search_space.spec import SpaceSpec
 from tests.architectures import ARCHITECTURES, tiny_inputs, tiny_model
 from tests.evaluators.expected_anatomies import EXPECTED, expected_sites
 
@@ -334,3 +338,23 @@ class TestStructure:
         assert found(model_anatomy)["mlp.up"] == {"layers.0.linear1", "layers.1.linear1"}
         with pytest.raises(PlacementError, match=r"no attention\.query"):
             model_anatomy.resolve(Placement.parse("attention.query"))
+
+
+class TestWhatPromptsNeed:
+    """Prompts are made by peft, which reads the model's configuration."""
+
+    @pytest.mark.parametrize("name", ARCHITECTURES)
+    def test_known_architectures_tell_all(self, name: str) -> None:
+        """All but DistilBERT, whose names of them peft does not know."""
+        unknown = ("width", "number of heads") if name == "distilbert" else ()
+        assert anatomy_of(tiny_model(name)).untold == unknown
+
+    def test_a_model_that_does_not_tell_gets_no_prompts_and_says_so(self) -> None:
+        odd: Any = OddModel()
+        assert anatomy_of(odd).untold == ("number of layers", "width", "number of heads")
+        odd.config = SimpleNamespace(model_type="odd", hidden_size=4, n_head=2)
+        with pytest.raises(UnsupportedError, match=r"prefix_tuning has to know the model's number of layers, which"):
+            bind(SpaceSpec(methods={"prefix_tuning": {}}), anatomy_of(odd))  # type: ignore[arg-type]
+        space = bind(SpaceSpec(preset="everything"), anatomy_of(odd))
+        left = {name for one in space.compositions for name in one.methods}
+        assert not {name for name in left if method(name).route == "prompt"}
