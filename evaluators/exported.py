@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -41,9 +42,10 @@ from evaluators.hooks import hook_of, load_trained
 from evaluators.spec import ModelSpec
 from evaluators.task_calibrator import TaskCalibrator
 from evaluators.tasks import TaskColumns
+from evaluators.tuners.shapes import innermost
 from search_space.candidate import Candidate, Part
 from search_space.carrying import is_per_task
-from search_space.errors import ExportError, did_you_mean, one_of
+from search_space.errors import ExportError, UnsupportedError, did_you_mean, one_of
 from search_space.placement import Anatomy
 from search_space.registry import method
 from search_space.space import resolve
@@ -293,9 +295,11 @@ def merged_model(held: Any) -> nn.Module:
     unwrapped first: peft's own unloading fails on heads of several modules, such as RoBERTa's.
 
     Raises:
-        UnsupportedError: The adapter cannot be merged. What peft raises for its own types is left as it is.
+        UnsupportedError: The adapter cannot be merged, or a weight that it changes is another module's too. What peft
+            raises for its own types is left as it is.
     """
     base = held.get_base_model()
+    _require_untied(base)
     for parameter in base.parameters():
         if type(parameter) is nn.Parameter:
             parameter.data = parameter.data.clone()
@@ -307,6 +311,26 @@ def merged_model(held: Any) -> nn.Module:
             )
     merged: nn.Module = held.merge_and_unload()
     return merged
+
+
+def _require_untied(base: nn.Module) -> None:
+    """Refuse to merge into a weight that several modules hold: each would get the updates of all of them.
+
+    Raises:
+        UnsupportedError: It is so, as it is for the tables of T5's and BART's two stacks.
+    """
+    holders: dict[int, list[str]] = {}
+    for name, module in base.named_modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append(name.removesuffix(".base_layer"))
+    for name, module in base.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            for parameter in innermost(module).parameters(recurse=False):
+                if len(held := holders.get(id(parameter), [])) > 1:
+                    raise UnsupportedError(
+                        f"{name} cannot be merged: it shares its weight with {', '.join(sorted({*held} - {name}))}; "
+                        "keep the adapter beside the model, or leave these modules out"
+                    )
 
 
 def reload_peft(backbone: Backbone, folder: Path) -> Any:

@@ -141,10 +141,17 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
         return Targets((), layers, anatomy)
     sites = anatomy.resolve(part.placement)
     refused = [site for site in sites if site.kind not in rule.placement.kinds]
-    if refused:
+    if read := [site for site in sites if site.kind == "embedding" and "embeddings" not in site.projections]:
         raise UnsupportedError(
-            f"{part.method} cannot wrap {refused[0].name} (a {refused[0].kind} module); "
-            f"it wraps {', '.join(rule.placement.kinds)}; {instead_of(rule, kind=refused[0].kind)} can"
+            f"{part.method} on {read[0].name} could have no effect: models read the weight of such a table without calling it, of positions or "
+            "lent to others; place it on 'embeddings', the tables of tokens"
+        )
+    if refused:
+        kind = refused[0].kind
+        instead = instead_of(rule, kind=kind)
+        raise UnsupportedError(
+            f"{part.method} cannot wrap {refused[0].name} ({'an' if kind[0] in 'aeiou' else 'a'} {kind} module); "
+            f"it wraps {', '.join(rule.placement.kinds)}; {f'{instead} can' if instead else 'no method can'}"
         )
     return Targets(sites, layers, anatomy)
 

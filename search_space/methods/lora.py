@@ -1,4 +1,7 @@
-"""LoRA: a low-rank update beside a frozen matrix, W x + (alpha / r) B A x (Hu et al. 2022, equation 3)."""
+"""LoRA: a low-rank update beside a frozen matrix, W x + (alpha / r) B A x (Hu et al. 2022, equation 3).
+
+On a table of embeddings x is the token's unit vector: the update of its row is (alpha / r) B A[:, token].
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ METHOD = Method(
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),
         projections=("attention.query,attention.value", "attention", "mlp", "linear"),
+        kinds=("linear", "conv1d", "embedding"),
     ),
     learning_rate=LogRange(5e-4, 8e-3, 2e-3),
     route="inject",

@@ -199,6 +199,7 @@ def test_all_that_a_side_network_reads_has_to_fit(spec: EvaluatorSpec, whole: Tr
         ("bitfit@mlp[top:1]", LAYERS - 1),
         ("lora(r=2)@attention.query[top:1] + serial_adapter@attention,mlp[top:2]", 1),
         ("lora(r=2)", 0),
+        ("lora(r=2)@embeddings", 0),
         ("full", 0),
         ("bitfit", 0),
         ("prompt_tuning", 0),
