@@ -143,8 +143,8 @@ def resolve(part: Part, anatomy: Anatomy) -> Targets:
     refused = [site for site in sites if site.kind not in rule.placement.kinds]
     if read := [site for site in sites if site.kind == "embedding" and "embeddings" not in site.projections]:
         raise UnsupportedError(
-            f"{part.method} on {read[0].name} could have no effect: models read the weight of such a table without calling it, of positions or "
-            "lent to others; place it on 'embeddings', the tables of tokens"
+            f"{part.method} on {read[0].name} could have no effect: models read the weight of such a table, of "
+            "positions or lent to others, without calling it; place it on 'embeddings', the tables of tokens"
         )
     if refused:
         kind = refused[0].kind
