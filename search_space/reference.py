@@ -87,7 +87,7 @@ def converts(one: Method) -> str:
 
 
 def quantised(one: Method) -> str:
-    """Return the kinds of quantised weights on which a method can be trained, where, and with which settings it cannot."""
+    """Return the kinds of quantised weights on which a method can be trained, where, and with what it cannot."""
     on_cpu, on_cuda = (trains_quantised(one.name, device) for device in ("cpu", "cuda"))
     both = [_kind_of_weights(one, kind) for kind in on_cpu if kind in on_cuda]
     alone = [f"{_kind_of_weights(one, kind)} (CPU)" for kind in on_cpu if kind not in on_cuda]
