@@ -22,6 +22,7 @@ _PART = re.compile(r"\.part(\d+)(?:_\d+)?(?=\.|$)")
 _RESIDUAL = ".base_layer.weight"
 _SPARSE = 2
 """Numbers of a sparse change: its value and its place."""
+_LAST_BIAS = ".transform.2.bias"
 _TO_GATE = (".diff_pruning_change.", ".diff_pruning_gate.")
 
 
@@ -116,8 +117,16 @@ def _prompt(_part: Part, kept: list[Kept]) -> int:
     return sum(one.size for one in kept if ".mlp_head." not in one.name)
 
 
+def _prefix(_part: Part, kept: list[Kept]) -> int:
+    """Return the numbers of the prefix, where a network makes it: a row of its outputs for each token."""
+    outputs = [one.shape[0] for one in kept if one.name.endswith(_LAST_BIAS)]
+    tokens = [one.shape[0] for one in kept if one.name.endswith(".embedding.weight")]
+    return tokens[0] * outputs[0] if outputs else sum(one.size for one in kept)
+
+
 _OF_TYPE: Mapping[str, Callable[[Part, list[Kept]], int]] = {
     "ADALORA": _ranks,
     "DIFF_PRUNING": _changes,
     "P_TUNING": _prompt,
+    "PREFIX_TUNING": _prefix,
 }

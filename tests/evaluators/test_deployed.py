@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import Backbone
-from evaluators.capabilities import train
+from evaluators.capabilities import probe_hybrid, train
 from evaluators.counting import Counter
 from evaluators.deployed import deployed_after
-from evaluators.exported import as_peft_model
-from evaluators.specimens import tiny, without_weights
+from evaluators.exported import as_peft_model, reload_peft
+from evaluators.specimens import logits_of, tiny, without_weights
 from evaluators.tuners.diff_pruning import kept_weights
+from search_space.errors import UnsupportedError
 from search_space.notation import parse
 
 
@@ -40,6 +41,7 @@ def trained(text: str) -> tuple[Attached, dict[str, torch.Tensor]]:
         *("lora", "vera(r=32)", "randlora", "mask", "compacter", "prefix_tuning", "p_tuning(num_virtual_tokens=8)"),
         *("adalora(target_r=4)@linear", "pissa(r=4)", "olora", "diff_pruning(density=0.01)", "diff_pruning"),
         *("pissa(r=4) + p_tuning", "adalora(target_r=2) + ia3", "full + lora", "lora(r=2/4)", "full@[top:1]"),
+        *("prefix_tuning(encoder_hidden_size=24)", "prefix_tuning(encoder_hidden_size=24)@[top:1] + lora"),
     ],
 )
 def test_what_is_predicted_is_what_training_leaves(text: str) -> None:
@@ -51,18 +53,35 @@ def test_what_is_predicted_is_what_training_leaves(text: str) -> None:
         assert left == wanted
 
 
-def test_a_prompt_is_deployed_as_the_table_that_peft_saves(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "deployed", "factor"),
+    [("p_tuning", 16 * 64, 13), ("prefix_tuning(encoder_hidden_size=512)", 16 * 2 * 2 * 64, 30)],
+)
+def test_a_prompt_is_deployed_as_the_table_that_peft_saves(
+    text: str, deployed: int, factor: int, tmp_path: Path
+) -> None:
     model, anatomy = tiny("bert")
     backbone = Backbone(model, None, torch.device("cpu"), torch.float32)
-    attached = attach(model, anatomy, parse("p_tuning"))
+    attached = attach(model, anatomy, parse(text))
+    train(attached, "bert")
     held = as_peft_model(backbone, anatomy, attached.candidate, attached.state(backbone.storages), "tiny")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there is no model of this name to compare vocabularies with
         held.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
-    numbers = sum(one.numel() for name, one in saved.items() if "classifier" not in name)
-    assert predicted("p_tuning") == numbers == 16 * 64
-    assert attached.trainable_params > 13 * numbers
+    assert sum(one.numel() for name, one in saved.items() if "classifier" not in name) == deployed == predicted(text)
+    assert attached.trainable_params > factor * deployed
+    torch.testing.assert_close(logits_of(reload_peft(backbone, tmp_path)), logits_of(attached.model), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "qwen3"])
+def test_a_network_makes_the_prefix_of_any_model(family: str) -> None:
+    assert probe_hybrid(parse("prefix_tuning(encoder_hidden_size=24,num_virtual_tokens=8)"), family) == ""
+
+
+def test_a_network_makes_prefixes_of_one_length() -> None:
+    with pytest.raises(UnsupportedError, match="makes prefixes of one length"):
+        attach(*tiny("bert"), parse("prefix_tuning(encoder_hidden_size=24,num_virtual_tokens=4/8)"))
 
 
 @pytest.mark.parametrize("text", ["pissa(r=4)", "olora(r=4)"])

@@ -29,7 +29,7 @@ def _knob_values(knob: Knob, layers: bool) -> SearchStrategy[KnobValue]:
     if knob.low is None:
         return known
     wide = st.integers(knob.low, 1_000_000)
-    if not layers:
+    if not layers or not knob.per_layer:
         return known | wide
     return known | wide | st.lists(wide, min_size=2, max_size=6).map(tuple)
 
