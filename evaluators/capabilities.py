@@ -65,7 +65,12 @@ def probe_method(name: str, family: str, device: str = "cpu") -> dict[str, str]:
     Returns:
         The reason why not, by check, for every check in `CHECKS` that fails; that it cannot be attached stands alone.
     """
-    return _probe(method(name).default_part(), family, *tiny(family, _tasks(name), device))
+    return probe_part(method(name).default_part(), family, device)
+
+
+def probe_part(part: Part, family: str, device: str = "cpu") -> dict[str, str]:
+    """Try everything that a method promises as `probe_method`, with the knobs and the placement of a part."""
+    return _probe(part, family, *tiny(family, _tasks(part.method), device))
 
 
 def probe_quantised(name: str, kind: str, device: str = "cpu") -> dict[str, Any]:

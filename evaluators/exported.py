@@ -333,6 +333,32 @@ def _require_untied(base: nn.Module) -> None:
                     )
 
 
+def merged_candidate(attached: Attached) -> nn.Module:
+    """Merge every part of a trained candidate into its model's weights and return that, trained head included.
+
+    Each module is merged from the inside out, as its wrappers stand around each other, so that hybrids merge where all
+    of their parts do. The candidate is used up; the backbone stays as it is.
+
+    Raises:
+        UnsupportedError: A part cannot be merged, or is one of several adapters that turn with the task.
+    """
+    for part in attached.candidate.parts:
+        if not method(part.method).merges or is_per_task(part):
+            raise UnsupportedError(f"{part.method} cannot be merged into the weights")
+    model = attached.model
+    _require_untied(model)
+    for parameter in model.parameters():
+        if type(parameter) is not nn.Parameter:
+            raise UnsupportedError("quantised weights cannot be merged into")
+        parameter.data = parameter.data.clone()
+    wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, layer in reversed(wrapped):  # the innermost first
+        layer.merge()
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, layer.base_layer)
+    return model
+
+
 def reload_peft(backbone: Backbone, folder: Path) -> Any:
     """Load a PEFT folder as any user of peft would, onto a copy of the backbone."""
     base = copy_of(backbone.model)

@@ -5,6 +5,7 @@ By default each method is tried on BERT and on one other architecture, another f
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from evaluators.attach import attach
 from evaluators.backbone import Backbone
-from evaluators.capabilities import probe_method, train
+from evaluators.capabilities import probe_method, probe_part, probe_quantised, train
 from evaluators.exported import as_peft_model, is_peft, reload_peft
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.memory import Load, predict_step
-from evaluators.specimens import SPECIMENS, TEXT_SPECIMENS, logits_of, tiny, without_weights
+from evaluators.specimens import SPECIMENS, TEXT_SPECIMENS, logits_of, tiny, tiny_quantised, without_weights
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
 from search_space.capability import TABLE_FILE
 from search_space.errors import CandidateError, UnsupportedError
@@ -34,10 +35,11 @@ NAMES = [
     for name, one in methods().items()
     if one.route not in ("head", "full") and not one.quantised_only and not one.several_tasks
 ]
+OF_TASKS = [name for name, one in methods().items() if one.several_tasks]
 ON_BERT = [name for name in NAMES if name != "adaption_prompt"]
 CHOICES = [
     (name, knob.name, value)
-    for name in NAMES
+    for name in (*NAMES, *OF_TASKS)
     for knob in method(name).knobs
     if knob is not PER_TASK
     for value in knob.values
@@ -46,7 +48,8 @@ SIZES = [(name, knob.name) for name in NAMES for knob in method(name).knobs if k
 TABLE = json.loads(TABLE_FILE.read_text())["methods"]
 ELSEWHERE = [name for name in SPECIMENS if name != "bert"]
 CUT = [(name, ELSEWHERE[index % len(ELSEWHERE)]) for index, name in enumerate(NAMES)]
-ALL = [(name, architecture) for name in NAMES for architecture in SPECIMENS]
+CUT += [(name, architecture) for name in OF_TASKS for architecture in ("bert", "llama")]
+ALL = [(name, architecture) for name in (*NAMES, *OF_TASKS) for architecture in SPECIMENS]
 
 FRESH = """
 import json, sys
@@ -58,14 +61,16 @@ from evaluators.backbone import Backbone
 from evaluators.hooks import load_trained
 from evaluators.specimens import logits_of, tiny
 from search_space.notation import parse
+from search_space.registry import method
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 found = {}
 for name, (architecture, text) in json.loads((folder / "candidates.json").read_text()).items():
-    model, anatomy = tiny(architecture)
+    candidate = parse(text)
+    model, anatomy = tiny(architecture, 2 if any(method(part.method).several_tasks for part in candidate.parts) else 1)
     shared = Backbone(model, None, torch.device("cpu"), torch.float32).storages
-    attached = attach(model, anatomy, parse(text), seed=5)
+    attached = attach(model, anatomy, candidate, seed=5)
     load_trained(attached, load_file(folder / f"{name}.safetensors"), shared)
     found[name] = logits_of(attached.model, architecture)
 save_file(found, folder / "found.safetensors")
@@ -92,8 +97,16 @@ def test_a_method_does_on_every_architecture_what_the_table_says(name: str, arch
     assert set(probe_method(name, architecture)) == fails(name, architecture)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs paretune[quantization]")
+@pytest.mark.parametrize("value", method("loftq").knob("r").values[:2])
+def test_loftq_does_on_quantised_weights_what_it_promises(value: int) -> None:
+    assert not set(probe_quantised("loftq", "nf4")) & {"attaches", "trains", "reloads"}
+    model, anatomy = tiny_quantised("llama", "nf4", torch.float32)
+    train(attach(model, anatomy, parse(f"loftq(r={value})")), "llama")
+
+
 class TestTheTable:
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", [*NAMES, *OF_TASKS])
     def test_whatever_trains_was_counted_right_and_reloads(self, name: str) -> None:
         trained = [one for one in SPECIMENS if not fails(name, one) & {"attaches", "trains"}]
         assert [one for one in trained if fails(name, one) & {"counts", "reloads"}] == []
@@ -128,7 +141,8 @@ def reload_freshly(candidates: dict[str, tuple[str, Candidate]], folder: Path) -
     """Train candidates, save them, and see that another process loads them to equal logits."""
     wanted = {}
     for name, (architecture, candidate) in candidates.items():
-        model, anatomy = tiny(architecture)
+        tasks = 2 if any(method(part.method).several_tasks for part in candidate.parts) else 1
+        model, anatomy = tiny(architecture, tasks)
         attached = attach(model, anatomy, candidate)
         train(attached, architecture)
         shared = Backbone(model, None, torch.device("cpu"), torch.float32).storages
@@ -148,6 +162,7 @@ def test_methods_and_hybrids_reload_in_a_fresh_process(tmp_path: Path) -> None:
     texts = [
         *("olora", "eva", "pissa", "adalora", "vera", "frod", "shira", "adamss", "mask", "diff_pruning", "lst"),
         *("lora + bitfit", "vera + mask", "lora + ia3 + prefix_tuning", "bitfit + lst", "unipelt + gated_prefix"),
+        *OF_TASKS,
     ]
     chosen = {f"c{index}": ("bert", parse(text)) for index, text in enumerate(texts)}
     chosen |= {"llama": ("llama", parse("adaption_prompt + lora@mlp")), "t5": ("t5", parse("lora + serial_adapter"))}
@@ -158,7 +173,7 @@ def test_methods_and_hybrids_reload_in_a_fresh_process(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("architecture", SPECIMENS)
 def test_every_method_reloads_in_a_fresh_process(architecture: str, tmp_path: Path) -> None:
-    able = [name for name in NAMES if not fails(name, architecture) & {"attaches", "trains"}]
+    able = [name for name in (*NAMES, *OF_TASKS) if not fails(name, architecture) & {"attaches", "trains"}]
     reload_freshly({name: (architecture, at_defaults(name)) for name in able}, tmp_path)
 
 
@@ -178,21 +193,19 @@ def test_peft_reloads_its_own_folder_to_equal_outputs(name: str, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "knob", "value"), CHOICES)
-def test_every_value_of_every_knob_is_counted_right_or_refused(name: str, knob: str, value: KnobValue) -> None:
-    family = "bert" if name in ON_BERT else "llama"
-    model, anatomy = tiny(family)
+def test_every_value_of_every_knob_keeps_what_the_method_promises_or_is_refused(
+    name: str, knob: str, value: KnobValue
+) -> None:
+    family = "llama" if name == "adaption_prompt" else "bert"
     part = method(name).default_part()
     part = Part(name, tuple((dict(part.knobs) | {knob: value}).items()), part.placement)
-    candidate = Candidate((part,), Recipe((1e-3,)))
-    try:
-        predicted = attach(without_weights(family), anatomy, candidate).trainable_params
-    except UnsupportedError:
+    failed = probe_part(part, family)
+    if "attaches" in failed:
+        tasks = tiny(family, 2 if method(name).several_tasks else 1)[1].tasks
         with pytest.raises(UnsupportedError):
-            attach(model, anatomy, candidate)
-        return
-    attached = attach(model, anatomy, candidate)
-    assert attached.trainable_params == predicted
-    train(attached, family)
+            attach(without_weights(family, tasks), tiny(family, tasks)[1], Candidate((part,), Recipe((1e-3,))))
+    else:
+        assert set(failed) == (set() if method(name).merges else {"merges"})
 
 
 @pytest.mark.parametrize(("name", "knob"), SIZES)
@@ -200,7 +213,8 @@ def test_every_size_that_differs_between_layers_trains_or_is_refused(name: str, 
     model, anatomy = tiny("bert" if name in ON_BERT else "llama")
     rule = method(name)
     part = rule.default_part()
-    sizes = rule.knob(knob).values[:2]
+    first, *others = rule.knob(knob).values
+    sizes = (first, others[0] if others else first + 1)
     part = Part(name, tuple((dict(part.knobs) | {knob: sizes}).items()), part.placement)
     if not (rule.knob(knob).per_layer and rule.placement.layers):
         with pytest.raises(CandidateError, match="all layers"):
