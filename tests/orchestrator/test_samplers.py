@@ -4,6 +4,7 @@ import optuna
 import pytest
 
 from orchestrator.samplers import derived_seed
+from orchestrator.samplers.nsga2 import Children
 from orchestrator.samplers.tpe import StagedTPE, _owner, build
 
 
@@ -56,6 +57,34 @@ def test_a_method_is_drawn_as_a_whole_and_only_when_it_is_needed():
     assert sampler.groups == [["b.learning_rate", "b.size.index"]]
     draw(study.ask(), "a + b")
     assert sampler.groups[1:] == [["a.learning_rate", "a.size.index"], ["b.learning_rate", "b.size.index"]]
+
+
+def test_a_child_of_nsga2_is_crossed_from_two_parents_and_one_parameter_of_it_is_mutated():
+    parents = [one for one in study_of(40).get_trials() if one.params["composition"] in ("a", "a + b")]
+    make, study = Children(0), study_of(0)
+    children = [make(study, {}, parents) for _ in range(300)]
+    whole = [one for one in children if one.get("composition") == "a + b" and len(one) == 7]
+    assert whole
+    for child in whole:
+        assert all(any(one.params.get(name) == value for one in parents) for name, value in child.items())
+    assert any(not any(child == one.params for one in parents) for child in whole)
+    sizes = [7 - len(one) for one in children if any(name.startswith("b.") for name in one)]
+    assert 0.7 < sum(sizes) / len(sizes) < 1.3
+    assert {len(one.params) for one in parents} == {4, 7}
+
+
+def test_the_better_of_two_parents_is_crossed_more_often():
+    parents = study_of(2).get_trials()
+    better = next(one for one in parents if one.values == [1.0, 1.0])
+    worse = next(one for one in parents if one.values == [0.0, 0.0])
+    worse.values = [0.0, 5.0]
+    make, study = Children(0), study_of(0)
+    firsts = [make._winner(study, [better, worse]) for _ in range(400)]
+    assert 0.65 < sum(one is better for one in firsts) / 400 < 0.85
+
+
+def test_children_of_parents_without_parameters_are_drawn():
+    assert Children(0)(study_of(0), {}, [optuna.trial.create_trial(values=[1.0, 1.0])]) == {}
 
 
 @pytest.mark.parametrize("count", [0, 5, 30])

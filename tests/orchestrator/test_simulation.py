@@ -273,3 +273,13 @@ def test_no_sampler_warns_of_what_nobody_can_change(table: Table, sampler: str) 
     finally:
         logging.getLogger("optuna").removeHandler(handler)
     assert said == []
+
+
+def test_after_its_first_population_nsga2_does_not_draw_at_random(table: Table) -> None:
+    """So it was: only the composition is shared by all trials, and a single parameter is always mutated."""
+    nsga2, uniform = (
+        candidates(searched(table, search={"sampler": one, "early_stopping": {"rungs": 1}}, budgets={"trials": 40}))
+        for one in ("nsga2", "random")
+    )
+    assert nsga2[:12] == uniform[:12]
+    assert sum(one == other for one, other in zip(nsga2[13:], uniform[13:], strict=True)) < 10
