@@ -4,7 +4,7 @@ In all of them `values` has shape (n, m): n candidates in rows, m objectives in 
 column which way is better. One row *dominates* another when it is at least as good in every column and better in one;
 so equal rows do not dominate each other and share their rank. A row that holds a NaN or an infinity is *broken*: it
 dominates nothing, is never non-dominated, ranks behind all others and adds no volume. Nothing depends on chance but
-`probability_non_dominated`, which is seeded; ties are broken by the earlier row. `values` is never changed.
+what is drawn, which is seeded; ties are broken by the earlier row. `values` is never changed.
 
 All raise ValueError for a shape that is not (n, m), or for directions that are not m words of `Direction`.
 """
@@ -114,27 +114,25 @@ def knee(values: npt.ArrayLike, directions: Sequence[Direction]) -> int | None:
 def probability_non_dominated(
     samples: Sequence[npt.ArrayLike], directions: Sequence[Direction], draws: int = 2000, seed: int = 0
 ) -> FloatArray:
-    """Return for each candidate the share of bootstrap draws in which its mean is non-dominated, shape (n,).
+    """Return for each candidate the share of draws of all true means in which its own is non-dominated, shape (n,).
 
-    Each candidate's rows (its seeds) are drawn with replacement, and the means compared. Deviations from the mean are
-    widened by sqrt(s / (s - 1)), so that the spread of a mean over s seeds is unbiased even for two or three. A
-    candidate with one seed has no spread to draw from: it is fixed in the comparison, and its own answer is NaN, as
-    is that of one with a broken value.
+    Means are drawn from where they may be, given a few seeds of each candidate: Student's t around the mean of its
+    rows. The variance between seeds is taken to be the same for all candidates, and pooled over them, since each alone
+    has two or three. The answer of a candidate with one seed is NaN, though its mean is drawn too; so is that of one
+    with a broken value, which takes no part.
 
     Args:
         samples: For each candidate an array of shape (seeds, m).
         directions: Which way is better, for each of the m columns.
-        draws: Number of bootstrap draws.
+        draws: Number of draws.
         seed: Seed of the draws.
     """
     costs = [oriented(one, directions) for one in samples]
     if any(len(one) == 0 for one in costs):
         raise ValueError("every candidate needs at least one row of values")
-    generator = np.random.default_rng(seed)
     if not costs:
         return np.zeros(0)
-    means = np.stack([_bootstrap_means(one, draws, generator) for one in costs], axis=1)
-    chances = 1.0 - _beaten(means).mean(axis=0)
+    chances = 1.0 - _beaten(_drawn_means(costs, draws, np.random.default_rng(seed))).mean(axis=0)
     known = [len(one) > 1 and bool(np.isfinite(one).all()) for one in costs]
     return np.where(known, chances, np.nan)
 
@@ -148,17 +146,20 @@ def hypervolume_interval(
     draws: int = 400,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Return the normalised hypervolume of the candidates' means, and the percentile bootstrap interval over seeds.
+    """Return the normalised hypervolume of the candidates' means, and an interval of that of their true means.
 
-    Seeds are drawn as `probability_non_dominated` draws them; a candidate with one seed stays where it is.
+    Means are drawn as `probability_non_dominated` draws them. The hypervolume of means that scatter is larger than that
+    of what they scatter around, for the luckiest of equals counts. By as much as that of the draws is above that of the
+    means, that of the means is above the truth; so the interval is what the draws differ by, taken off the other way
+    round (the basic interval: Davison & Hinkley 1997, section 5.2). It always holds the value itself.
 
     Args:
-        samples: For each candidate an array of finite values of shape (seeds, m).
+        samples: For each candidate an array of finite values of shape (seeds, m), one of them with two seeds or more.
         reference: As for `normalized_hypervolume`.
         ideal: The same.
         directions: Which way is better, for each of the m columns.
         level: Coverage of the interval, in (0, 1).
-        draws: Number of bootstrap draws.
+        draws: Number of draws.
         seed: Seed of the draws.
 
     Raises:
@@ -166,13 +167,12 @@ def hypervolume_interval(
     """
     if not samples:
         raise ValueError("a hypervolume needs at least one candidate")
-    generator = np.random.default_rng(seed)
     rows = [np.asarray(one, dtype=np.float64) for one in samples]
-    drawn = np.stack([_bootstrap_means(one, draws, generator) for one in rows], axis=1)
+    drawn = _drawn_means(rows, draws, np.random.default_rng(seed))
     volumes = [normalized_hypervolume(one, reference, ideal, directions) for one in drawn]
     low, high = np.quantile(volumes, [(1 - level) / 2, (1 + level) / 2])
     whole = normalized_hypervolume([one.mean(axis=0) for one in rows], reference, ideal, directions)
-    return whole, float(low), float(high)
+    return whole, max(0.0, min(whole, 2 * whole - float(high))), min(1.0, max(whole, 2 * whole - float(low)))
 
 
 def oriented(values: npt.ArrayLike, directions: Sequence[Direction]) -> FloatArray:
@@ -275,15 +275,23 @@ def _volume_by_slices(front: FloatArray, corner: FloatArray) -> float:
     return total
 
 
-def _bootstrap_means(rows: FloatArray, draws: int, generator: np.random.Generator) -> FloatArray:
-    """Return means of redrawn rows, shape (draws, m); NaN throughout where a value is broken."""
-    count = len(rows)
-    picks = generator.integers(0, count, size=(draws, count))
-    if not np.isfinite(rows).all():
-        return np.full((draws, rows.shape[1]), np.nan)
-    mean = rows.mean(axis=0)
-    widening = np.sqrt(count / (count - 1)) if count > 1 else 1.0
-    return np.asarray(mean + widening * (rows[picks].mean(axis=1) - mean), dtype=np.float64)
+def _drawn_means(samples: Sequence[FloatArray], draws: int, generator: np.random.Generator) -> FloatArray:
+    """Return drawn means of all candidates, shape (draws, n, m); NaN for a candidate with a broken value.
+
+    The columns of a candidate vary together as they do between seeds. What is common to all candidates is how large
+    the pooled variance truly is, which a draw settles once. Without two seeds of any there is no variance at all.
+    """
+    whole = [one if np.isfinite(one).all() else np.full_like(one, np.nan) for one in samples]
+    deviations = np.concatenate([one - one.mean(axis=0) for one in whole])
+    deviations = deviations[np.isfinite(deviations).all(axis=1)]
+    counts = np.array([len(one) for one in whole], dtype=np.float64)
+    freedom = len(deviations) - sum(bool(np.isfinite(one).all()) for one in whole)
+    means = np.stack([one.mean(axis=0) for one in whole])
+    if freedom < 1:
+        return np.broadcast_to(means, (draws, *means.shape))
+    scatter = generator.standard_normal((draws, len(means), len(deviations))) @ deviations
+    scale = np.sqrt(generator.chisquare(freedom, size=(draws, 1, 1)) * counts[:, None])
+    return np.asarray(means + scatter / scale, dtype=np.float64)
 
 
 def _beaten(means: FloatArray) -> BoolArray:

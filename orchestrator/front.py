@@ -60,8 +60,9 @@ class Front:
         pick: The recommended candidate; None when no trial is eligible.
         hypervolume: Of the members' values in the search, as a share of the box between the reference point and the
             ideal (1 for what is maximized, 0 for what is minimized), on linear scales; None without a reference point.
-        confirmed_hypervolume: The same of the finalists' means on validation, and the ends of its 95 % bootstrap
-            interval over their seeds; None where nothing was trained again on two seeds.
+        searched_hypervolume: The same of what was trained again alone; None where nothing was, on two seeds.
+        confirmed_hypervolume: The same of the finalists' means on validation, and the ends of its 95 % interval, for
+            which means are drawn by their spread over seeds; None where `searched_hypervolume` is.
         reference_point: Fixed before the search, by metric.
         history: How the hypervolume grew: pairs of how many trials were settled, and the hypervolume from there on.
         predictors: What predicts better than one candidate and what it costs, as `orchestrator/predictors.py` tells it.
@@ -78,6 +79,7 @@ class Front:
     reference_point: Mapping[str, float] | None
     history: tuple[tuple[int, float], ...] = ()
     predictors: tuple[Mapping[str, Any], ...] = ()
+    searched_hypervolume: float | None = None
     confirmed_hypervolume: tuple[float, float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ class Front:
             "limits": dict(self.limits),
             "reference_point": dict(self.reference_point) if self.reference_point else None,
             "hypervolume": self.hypervolume,
+            "searched_hypervolume": self.searched_hypervolume,
             "confirmed_hypervolume": _named(self.confirmed_hypervolume),
             "history": [list(pair) for pair in self.history],
             "pick": self.pick.to_json() if self.pick else None,
@@ -143,6 +146,7 @@ def front_of(
     members = [one for one, best in zip(candidates, mask, strict=True) if best]
     neighbours = [one for one, best in zip(candidates, mask, strict=True) if one.finalists and not best]
     history = _history(spec, trials, candidates, reference) if reference is not None else []
+    again = _sampled(spec, candidates) if reference is not None else []
     return Front(
         study=spec.name,
         objectives=spec.objectives,
@@ -154,7 +158,8 @@ def front_of(
         hypervolume=max((volume for _, volume in history), default=0.0) if reference is not None else None,
         reference_point=dict(reference) if reference is not None else None,
         history=tuple(history),
-        confirmed_hypervolume=_confirmed(spec, candidates, reference) if reference is not None else None,
+        searched_hypervolume=_hypervolume(spec, _table(spec, again), reference) if reference and again else None,
+        confirmed_hypervolume=_confirmed(spec, again, reference) if reference and again else None,
     )
 
 
@@ -324,14 +329,15 @@ def _box(spec: StudySpec, reference: Mapping[str, float]) -> tuple[list[float], 
     return [reference[objective.metric] for objective in spec.objectives], ideal
 
 
-def _confirmed(
-    spec: StudySpec, candidates: Sequence[Member], reference: Mapping[str, float]
-) -> tuple[float, float, float] | None:
+def _sampled(spec: StudySpec, candidates: Sequence[Member]) -> list[Member]:
+    """Return the candidates that were trained again; none where none of them was on two seeds."""
+    again = [one for one in candidates if _samples(spec, one)]
+    return again if any(len(one.finalists) > 1 for one in again) else []
+
+
+def _confirmed(spec: StudySpec, again: Sequence[Member], reference: Mapping[str, float]) -> tuple[float, float, float]:
     """Return the hypervolume of what was trained again, with its interval."""
-    samples = [rows for one in candidates if (rows := _samples(spec, one))]
-    if not any(len(rows) > 1 for rows in samples):
-        return None
-    return hypervolume_interval(samples, *_box(spec, reference), _directions(spec))
+    return hypervolume_interval([_samples(spec, one) for one in again], *_box(spec, reference), _directions(spec))
 
 
 def _samples(spec: StudySpec, member: Member) -> list[list[float]]:

@@ -78,8 +78,12 @@ def setting(knob: str, value: KnobValue) -> str:
 
 
 def refused_settings(method: str, quantization: str, device: str = "cpu") -> Mapping[str, str]:
-    """Return why flags and words of a method cannot be trained on quantised weights, by `name=value`."""
-    refused: Mapping[str, str] = _quantised(method, device).get(quantization, {}).get("knobs", {})
+    """Return why flags and words of a method cannot be trained on quantised weights, by `name=value`.
+
+    Where they were tried on the CPU alone, what fails there is taken to fail elsewhere.
+    """
+    on_cpu, there = (_quantised(method, one).get(quantization, {}) for one in ("cpu", device))
+    refused: Mapping[str, str] = there.get("knobs", on_cpu.get("knobs", {}))
     return refused
 
 

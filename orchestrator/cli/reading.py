@@ -169,8 +169,10 @@ def _trust(front: Front) -> Iterator[str]:
         yield f"{name.replace('_', ' ').capitalize()}: {where} — {choice.reason}"
     if front.confirmed_hypervolume is not None:
         value, low, high = front.confirmed_hypervolume
-        searched = "" if front.hypervolume is None else f"{front.hypervolume:.4f} in the search, "
-        yield f"Hypervolume: {searched}{value:.4f} [{low:.4f}, {high:.4f}] at the means of what was trained again"
+        whole = "" if front.hypervolume is None else f"{front.hypervolume:.4f} in the search; "
+        searched = "" if front.searched_hypervolume is None else f"{front.searched_hypervolume:.4f} there and "
+        means = f"{value:.4f} [{low:.4f}, {high:.4f}] at its means"
+        yield f"Hypervolume: {whole}of what was trained again {searched}{means}"
     again = [one for one in (*front.members, *front.neighbours) if one.firm is not None]
     if again:
         firm = ", ".join(str(one.number) for one in again if one.is_firm) or "none"

@@ -268,6 +268,7 @@ class TestReading:
         again = [one for one in (*data["members"], *data["neighbours"]) if one["firm"] is not None]
         assert f"of {len(again)} trained again" in out
         assert f"[{data['confirmed_hypervolume']['low']:.4f}, " in out
+        assert f"of what was trained again {data['searched_hypervolume']:.4f} there and " in out
         assert "Optimism: accuracy " in out
 
     def test_pareto_shows_what_was_trained_again_beside_the_front(

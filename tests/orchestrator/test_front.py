@@ -203,9 +203,11 @@ def test_the_hypervolume_of_what_was_trained_again_has_an_interval():
     # two boxes: what 0.7 has from 100 on, and what 0.86 adds from 500 on
     assert value == pytest.approx((0.2 * 900 + 0.16 * 500) / (0.5 * 1000))
     assert low < value < high < front.hypervolume
+    # the third was not trained again
+    assert front.searched_hypervolume == pytest.approx((0.2 * 900 + 0.25 * 500) / (0.5 * 1000))
     assert front.to_json()["confirmed_hypervolume"] == {"value": value, "low": low, "high": high}
     without = front_of(make_spec(), trials, LIMITS, finalists[3:], reference)
-    assert without.confirmed_hypervolume is None, "one seed"
+    assert (without.searched_hypervolume, without.confirmed_hypervolume) == (None, None), "one seed"
     assert front_of(make_spec(), trials, LIMITS, finalists).confirmed_hypervolume is None, "no reference point"
 
 
