@@ -151,12 +151,12 @@ class TestProfile:
     def test_steps_are_divided_as_the_study_would_divide_them(
         self, paretune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A limit that nothing fits divides every step into its eight examples."""
+        """A limit that only a step of one example fits divides every step into its eight examples."""
         started, real = [], TrainedEvaluator.start
         monkeypatch.setattr(TrainedEvaluator, "start", lambda *given: started.append(real(*given)) or started[-1])
         file = Path(self.tiny(tmp_path))
         divided = file.read_text().replace("max_length: 16}", "max_length: 16, accumulate: auto}")
-        file.write_text(divided + "budgets: {memory: 1KiB}\n")
+        file.write_text(divided + "budgets: {memory: 32KiB}\n")
         told(paretune("profile", str(file), "--candidate", "bitfit", "--steps", "2", "--json"))
         assert [run.at_once for run in started] == [1] * len(started)
 
