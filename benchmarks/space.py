@@ -39,9 +39,9 @@ from search_space.spec import SpaceSpec
 from search_space.tally import Tally
 
 GOAL = 1000.0
-PRESETS = ("default", "autopeft", "noah", "s4", "lonas")
+PRESETS = ("default", "everything", "autopeft", "noah", "s3delta", "s4", "bipeft", "lonas")
 SHARES = (0.01, 0.001)
-COSTED = ("lora", "default", "everything")
+COSTED = ("lora", "default", "everything", "s3delta", "bipeft")
 COSTING_GOAL = 2.0
 FIRST = 100
 MOST = 2000

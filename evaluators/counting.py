@@ -3,8 +3,8 @@
 Most methods bring to a module what that module's shape says, whatever else they are put on. So what a method brings to
 one module is found once, by injecting it into a stub that holds this module alone, and then added up. Methods whose
 modules share tensors are injected into a stub with two of each kind, which tells what is shared. Whether a sum is right
-is not believed but tried: each method is built whole on `meta` as well, on all that it is for, and so is the first
-candidate of each hybrid; where they differ, whole builds it stays.
+is not believed but tried: each method is built whole on `meta` as well, on all that it is for, and so are the first two
+parts of each pair of methods; where they differ, whole builds it stays.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import prod
 from typing import Any, Literal
 
@@ -136,6 +137,7 @@ class Counter:
         self._laws: dict[Any, Law] = {}
         self._tried: set[tuple[str, Law]] = set()
         self._sums_up: dict[tuple[str, ...], bool] = {}
+        self._apart: dict[tuple[str, str], bool] = {}
         self._alone: dict[tuple[str, str, str], Held] = {}
         self._shared: dict[tuple[str, str, frozenset[str]], tuple[Held, dict[str, Held]]] = {}
         self._parts: dict[Part, Held] = {}
@@ -191,11 +193,26 @@ class Counter:
         if self._sums_up.get(methods) is False:
             return self.whole(parts)
         counts = self._counts(self._sum(plans, names), parts)
+        if len(parts) > 2:
+            apart = all(self._are_apart(*pair) for pair in combinations(parts, 2))
+            return counts if apart else self.whole(parts)
         if methods not in self._sums_up:
             built = self.whole(parts)
             self._sums_up[methods] = _equal(counts, built)
             return built
         return counts
+
+    def _are_apart(self, one: Part, other: Part) -> bool:
+        """Whether two parts bring together what each brings alone, tried with the first two of their methods.
+
+        Pairs are enough for any number of parts: of which no two share a number, all bring the sum.
+        """
+        methods = (one.method, other.method)
+        if methods not in self._apart:
+            self._count((one, other))
+            pieces = tuple(part.method for at in (one, other) for _, part in self._pieces(at, ""))
+            self._apart[methods] = self._sums_up.get(pieces, False)
+        return self._apart[methods]
 
     def _plan(self, part: Part) -> _Plan:
         rule, targets = method(part.method), resolve(part, self._anatomy)

@@ -46,9 +46,10 @@ class Fitting:
         self._random = Random(seed)  # noqa: S311  (a search, not a secret)
         self._chooser = RandomChooser(seed)
         self._drawn, self._fitted = _LOOKS, _LOOKS
-        self._least: dict[object, Part] = {}
+        self._last_is_least: dict[object, dict[str, bool]] = {}
         self._rising: dict[tuple[Part, str], tuple[list[Part], list[int]]] = {}
         self._steps: dict[tuple[Part, str], dict[int, list[tuple[int, int]]]] = {}
+        self._dearer: dict[object, list[tuple[int, int]]] = {}
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is within the budget, on a model that can carry it. Without a budget all are.
@@ -125,15 +126,21 @@ class Fitting:
         return Candidate(tuple(parts[index] for index in keep), replace(candidate.recipe, learning_rates=rates))
 
     def _least_sizes(self, part: Part, space: PartSpace) -> Part:
-        """Return a part with each of its sizes at the end where it costs the least."""
+        """Return a part with each of its sizes at the end where it costs the least, whichever layers it stands on."""
         sizes = dict(_sizes_of(part, space))
-        plain = (*((name, value) for name, value in part.knobs if name not in sizes), ("", part.method))
-        key = (plain, part.placement, id(space))
-        if key not in self._least:
+        plain = tuple((name, value) for name, value in part.knobs if name not in sizes)
+        key = (plain, part.placement.projections, id(space))
+        if key not in self._last_is_least:
+            self._last_is_least[key] = {}
             for name, options in sizes.items():
-                part = min((_with(part, name, value) for value in (options[0], options[-1])), key=self.tally.part)
-            self._least[key] = part
-        return self._least[key]
+                ends = [_with(part, name, value) for value in (options[0], options[-1])]
+                last = self.tally.part(ends[1]) < self.tally.part(ends[0])
+                self._last_is_least[key][name], part = last, ends[last]
+            return part
+        least = {name: options[-self._last_is_least[key][name]] for name, options in sizes.items()}
+        return Part(
+            part.method, tuple({**dict(part.knobs), **{n: in_one(v) for n, v in least.items()}}.items()), part.placement
+        )
 
     def _sized(self, part: Part, space: PartSpace, room: float) -> Part:
         """Draw the sizes of a part one after the other, each from those that leave it within its room."""
@@ -171,19 +178,25 @@ class Fitting:
         return _with(part, spread.name, spread.with_sizes(sizes, layers))
 
     def _steps_of(self, part: Part, spread: SpreadKnob) -> dict[int, list[tuple[int, int]]]:
-        """Return for each unit of a part its sizes, each with what it costs beyond the part as it is."""
+        """Return for each unit of a part its sizes, each with what it costs beyond the part as it is.
+
+        That is asked once for layers of one shape, on whichever other layers the part stands too. Where a method is no
+        sum over layers it may differ; what is drawn by it is counted whole before it is given.
+        """
         layers, least = part.placement.layers, self.tally.part(part)
         before = part[spread.name]
-        known: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        least_sizes = frozenset(before) if isinstance(before, tuple) else before
+        others = tuple(pair for pair in part.knobs if pair[0] != spread.name and not isinstance(pair[1], tuple))
+        like = (part.method, others, part.placement.projections, spread.name, spread.spread, least_sizes)
         found = {}
         for unit in spread.units(layers):
-            kind = tuple(self.tally.shapes[layer] for layer in spread.layers_of(unit, layers))
-            if kind not in known:
-                known[kind] = []
-                for size in spread.spread.values:
-                    form = spread.changed(before, unit, size, layers)
-                    known[kind].append((size, self.tally.part(_with(part, spread.name, form)) - least))
-            found[unit] = known[kind]
+            kind = (like, tuple(self.tally.shapes[layer] for layer in spread.layers_of(unit, layers)))
+            if kind not in self._dearer:
+                forms = [(size, spread.changed(before, unit, size, layers)) for size in spread.spread.values]
+                self._dearer[kind] = [
+                    (size, self.tally.part(_with(part, spread.name, form)) - least) for size, form in forms
+                ]
+            found[unit] = self._dearer[kind]
         return found
 
 

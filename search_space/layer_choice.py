@@ -119,8 +119,12 @@ class LayerChoice:
         return (None, *self.options) if self.optional else self.options
 
     def _names(self, name: str) -> list[str]:
+        return [f"{name}.layers.{unit}" for unit in self._numbers]
+
+    @cached_property
+    def _numbers(self) -> list[str]:
         whole = all(len(unit) == 1 for unit in self.units)
-        return [f"{name}.layers.{unit if whole else f'group{unit + 1}'}" for unit in range(len(self.units))]
+        return [str(unit) if whole else f"group{unit + 1}" for unit in range(len(self.units))]
 
     def _bits(self, bits: Sequence[int]) -> Layers:
         chosen = {layer for unit, bit in zip(self.units, bits, strict=True) if bit for layer in unit}

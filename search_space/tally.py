@@ -2,8 +2,9 @@
 
 An exact counter looks at the model and takes milliseconds. What a part brings to a layer depends on the layer's shape
 and the part's knobs, so most parts are sums over their layers, and most candidates sums over their parts. Nothing of
-this is believed: each method is tried against the counter on all layers, and each kind of hybrid once; what does not
-add up is counted whole every time.
+this is believed: each method is tried against the counter on all layers, and each pair of methods once, on modules
+that they share and on others; what does not add up is counted whole every time. Pairs are enough: parts of which no two
+train the same number train the sum.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations, starmap
 
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
 from search_space.errors import PlacementError
 from search_space.placement import Anatomy, Layers, Placement
+from search_space.projections import MODULE
 from search_space.registry import method
 
 Count = Callable[[Candidate], int]
@@ -40,6 +43,8 @@ class Tally:
         self._outside: dict[_Key, int] = {}
         self._whole: dict[tuple[Part, ...], int] = {}
         self._adds_up: dict[object, bool] = {}
+        self._meetings: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
+        self._chosen: dict[Layers, frozenset[int]] = {}
         self._parts: dict[Part, int] = {}
 
     def __call__(self, candidate: Candidate) -> int:
@@ -51,10 +56,29 @@ class Tally:
         if len(candidate.parts) == 1:
             return self.part(candidate.parts[0])
         total = sum(map(self.part, candidate.parts))
-        methods = tuple(part.method for part in candidate.parts)
-        if methods not in self._adds_up:
-            self._adds_up[methods] = self._exact(candidate.parts) == total
-        return total if self._adds_up[methods] else self._exact(candidate.parts)
+        return (
+            total if all(starmap(self._are_apart, combinations(candidate.parts, 2))) else self._exact(candidate.parts)
+        )
+
+    def _are_apart(self, one: Part, other: Part) -> bool:
+        """Whether two parts bring together what each brings alone, tried with the first two of their kind."""
+        key = (one.method, other.method, self._meet(one, other))
+        if key not in self._adds_up:
+            self._adds_up[key] = self._exact((one, other)) == self.part(one) + self.part(other)
+        return self._adds_up[key]
+
+    def _meet(self, one: Part, other: Part) -> bool:
+        """Whether two parts may stand on the same modules; what has its own place may be anywhere."""
+        words = (one.placement.projections, other.placement.projections)
+        if words not in self._meetings:
+            named = any(word.startswith(MODULE) for word in (*words[0], *words[1]))
+            self._meetings[words] = named or not words[0] or not words[1] or bool({*words[0]} & {*words[1]})
+        return self._meetings[words] and bool(self._on(one.placement.layers) & self._on(other.placement.layers))
+
+    def _on(self, layers: Layers) -> frozenset[int]:
+        if layers not in self._chosen:
+            self._chosen[layers] = frozenset(layers.indices(self._anatomy.n_layers))
+        return self._chosen[layers]
 
     def part(self, part: Part) -> int:
         """Return what a part brings when it is alone. Raises UnsupportedError or PlacementError."""

@@ -191,3 +191,23 @@ def test_the_size_of_a_file_follows_from_its_header() -> None:
     names = {torch.float32: "F32", torch.int64: "I64", torch.bfloat16: "BF16"}
     saved = [Saved(name, names[one.dtype], tuple(one.shape)) for name, one in tensors.items()]
     assert file_bytes(saved) == len(safetensors.torch.save(tensors))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lora@attention.query + bitfit@mlp.up + ln_tuning@norm + serial_adapter@mlp.down",
+        "lora(r=2)@attention.query + lora(r=4)@attention.value + bitfit@attention.query",
+        "bitfit@attention + bitfit@attention.query,mlp.up + lora@mlp.up",
+    ],
+)
+def test_three_and_more_parts_are_counted_by_their_pairs(text: str) -> None:
+    one = counter("bert")
+    parts = parse(text).parts
+    one.count(parse(text))
+    built = one.built
+    counted = one.count(parse(text.replace("attention.query", "attention.key")))
+    assert one.built - built <= 1
+    assert one.count(parse(text)).trainable_params == one.whole(parts).trainable_params
+    again = parse(text.replace("attention.query", "attention.key")).parts
+    assert counted.trainable_params == one.whole(again).trainable_params

@@ -9,9 +9,10 @@ import pytest
 
 from search_space.candidate import Candidate
 from search_space.errors import PlacementError, UnsupportedError
+from search_space.fitting import Fitting
 from search_space.notation import parse
 from search_space.placement import Anatomy
-from search_space.space import bind
+from search_space.space import bind, resolve
 from search_space.spec import SpaceSpec, presets
 from search_space.tally import Tally
 from tests.search_space.choosers import Recorded
@@ -74,3 +75,33 @@ def test_a_refusal_is_passed_on() -> None:
     with pytest.raises(UnsupportedError, match="lora is refused"):
         Tally(Counted(anatomy, refused="lora"), anatomy)(parse("lora + bitfit"))
     assert isinstance(parse("lora"), Candidate)
+
+
+class Overlapping(Counted):
+    """Two parts of two methods on the same modules train a number together, as two masks of one weight would."""
+
+    def __call__(self, candidate: Candidate) -> int:
+        total = super().__call__(candidate)
+        stands = {part.method: {site.name for site in resolve(part, self.anatomy).sites} for part in candidate.parts}
+        return total - 7 * len(stands.get("lora", set()) & stands.get("ia3", set()))
+
+
+@pytest.mark.parametrize("others", ["", " + bitfit@mlp.up", " + bitfit@mlp.up + serial_adapter@mlp.down"])
+def test_what_two_of_many_parts_share_is_found(others: str) -> None:
+    anatomy = tiny_anatomy(4)
+    exact = Overlapping(anatomy)
+    tally = Tally(exact, anatomy)
+    for text in ("lora@attention.query + ia3@attention.value", "lora@attention.query + ia3@attention.query"):
+        candidate = parse(text + others)
+        assert tally(candidate) == exact(candidate)
+
+
+@pytest.mark.parametrize("preset", ["s3delta", "bipeft"])
+def test_many_parts_ask_about_pairs_and_not_about_every_set_of_them(preset: str) -> None:
+    """There are 2^15 sets of parts, and four methods."""
+    anatomy = tiny_anatomy(12)
+    exact = Counted(anatomy)
+    fitting = Fitting(bind(SpaceSpec(preset=preset), anatomy), Tally(exact, anatomy), 4000)
+    drawn = {one.sha256 for _ in range(150) if (one := fitting.draw()) is not None}
+    assert len(drawn) > 100
+    assert exact.asked < 120
