@@ -59,6 +59,7 @@ class Knob:
         low: For whole numbers: the least value a user may give beyond `values`; None admits `values` only.
         shapes: Whether the shape of any tensor depends on it. Costs are shared by candidates that differ in others.
         per_layer: Whether a size may differ between layers; not where it is of something that all layers share.
+        between: For shares and ratios: the least and the greatest number a user may give beyond `values`.
     """
 
     name: str
@@ -69,6 +70,14 @@ class Knob:
     low: int | None = None
     shapes: bool = True
     per_layer: bool = True
+    between: tuple[float, float] | None = None
+
+    @property
+    def wider(self) -> str:
+        """What a user may give beyond the values, in words; empty where it is nothing."""
+        if self.between is not None:
+            return f"any number from {self.between[0]} to {self.between[1]}, with a point"
+        return f"any whole number from {self.low}" if self.low is not None else ""
 
     def require_per_layer(self, where: str) -> None:
         """Raise CandidateError unless this knob is a size that may differ between layers."""
@@ -84,14 +93,16 @@ class Knob:
             self.require_per_layer(where)
         for one in value if sized else (value,):  # type: ignore[union-attr]
             if not self._admits(one):
-                least = f", or any whole number from {self.low}" if self.low is not None else ""
+                wider = f", or {self.wider}" if self.wider else ""
                 raise CandidateError(
-                    f"{where}.{self.name}: {one!r} is not one of {one_of(map(str, self.values))}{least}"
+                    f"{where}.{self.name}: {one!r} is not one of {one_of(map(str, self.values))}{wider}"
                 )
 
     def _admits(self, value: KnobValue) -> bool:
         if any(type(value) is type(known) and value == known for known in self.values):
             return True
+        if self.between is not None:
+            return isinstance(value, float) and self.between[0] <= value <= self.between[1]
         whole = isinstance(value, int) and not isinstance(value, bool)
         return self.low is not None and whole and self.low <= value <= 1_000_000  # type: ignore[operator]
 
@@ -174,6 +185,19 @@ def sizes(
 ) -> Knob:
     """Return a knob for a size: ordered whole numbers; users may give others from `low` on."""
     return Knob(name, values, default, ordered=True, text=text, low=low, shapes=shapes, per_layer=per_layer)
+
+
+def shares(
+    name: str,
+    values: tuple[float, ...],
+    default: float,
+    text: str,
+    between: tuple[float, float],
+    *,
+    shapes: bool = True,
+) -> Knob:
+    """Return a knob for a share or a ratio: ordered numbers; users may give others between two."""
+    return Knob(name, values, default, ordered=True, text=text, shapes=shapes, between=between)
 
 
 def flag(name: str, text: str, *, shapes: bool = True) -> Knob:

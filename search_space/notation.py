@@ -23,8 +23,8 @@ from search_space.registry import Method, method
 
 _PLUS = re.compile(r"\+(?![^()]*\))")
 _PART = re.compile(r"(?P<method>[a-z][a-z0-9_]*)(?:\((?P<knobs>[^()]*)\))?(?:@(?P<placement>\S+))?")
-_INTEGER = re.compile(r"[+-]?\d{1,18}")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _MOST_CHARACTERS = 4096
 _SETTINGS = {

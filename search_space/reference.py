@@ -112,7 +112,7 @@ def tasks(one: Method) -> str:
 def knob_values(knob: Knob) -> str:
     """Return what a knob may be, its default, and which sizes may be given beside."""
     values = ", ".join(_word(value) for value in knob.values)
-    wider = f"; any whole number from {knob.low} may be given" if knob.low is not None else ""
+    wider = f"; {knob.wider} may be given" if knob.wider else ""
     shared = "" if knob.per_layer else "; one for all layers"
     return f"{values} (default {_word(knob.default)}{wider}{shared})"
 

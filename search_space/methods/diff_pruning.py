@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_space.candidate import Part
-from search_space.knobs import Knob, LogRange, flag
+from search_space.knobs import Knob, LogRange, flag, shares
 from search_space.placement import Placement
 from search_space.registry import Method, PlacementRule, Targets
 
@@ -34,12 +34,12 @@ METHOD = Method(
             text="weight of the expected number of changes in the loss",
         ),
         flag("unstructured", "no gate for each module as a whole, only for its weights"),
-        Knob(
+        shares(
             "density",
             (0.005, 0.01, 0.05, 0.1, 1.0),
             1.0,
-            ordered=True,
-            text="share of the weights whose change is kept, from the last fifth of training on; all of them at 1",
+            "share of the weights whose change is kept, from the last fifth of training on; all of them at 1",
+            (1e-6, 1.0),
         ),
     ),
     placement=PlacementRule(

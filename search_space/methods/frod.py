@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_space.candidate import Part
-from search_space.knobs import Knob, LogRange
+from search_space.knobs import LogRange, shares
 from search_space.placement import Placement
 from search_space.registry import Method, PlacementRule, Targets
 
@@ -26,12 +26,12 @@ METHOD = Method(
     paper="AAAI 2026, https://doi.org/10.1609/aaai.v40i31.39813",
     summary="Decomposes the weights of all layers jointly and trains their scales and a sparse rotation.",
     knobs=(
-        Knob(
+        shares(
             "sparse_rate",
             (0.001, 0.002, 0.005, 0.01, 0.02),
             0.01,
-            ordered=True,
-            text="share of the entries beside the diagonal that is trained",
+            "share of the entries beside the diagonal that is trained",
+            (1e-4, 1.0),
         ),
     ),
     placement=PlacementRule(

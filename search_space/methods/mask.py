@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_space.candidate import Part
-from search_space.knobs import Knob, LogRange, words
+from search_space.knobs import LogRange, shares, words
 from search_space.placement import Placement
 from search_space.registry import Method, PlacementRule, Targets
 
@@ -22,12 +22,12 @@ METHOD = Method(
     paper="Sung, Nair & Raffel 2021, arXiv:2111.09839",
     summary="Trains a fixed sparse set of weights.",
     knobs=(
-        Knob(
+        shares(
             "density",
             (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02),
             0.005,
-            ordered=True,
-            text="share of the weights that is trained",
+            "share of the weights that is trained",
+            (1e-6, 1.0),
         ),
         words(
             "criterion",

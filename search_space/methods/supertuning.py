@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_space.candidate import Part
-from search_space.knobs import Knob, LogRange, flag
+from search_space.knobs import LogRange, flag, shares
 from search_space.placement import Placement
 from search_space.registry import Method, PlacementRule, Targets
 
@@ -22,9 +22,7 @@ METHOD = Method(
     paper="arXiv:2607.09287",
     summary="Trains the largest weights.",
     knobs=(
-        Knob(
-            "sparsity", (0.999, 0.995, 0.99, 0.98, 0.95), 0.99, ordered=True, text="share of weights that stay frozen"
-        ),
+        shares("sparsity", (0.999, 0.995, 0.99, 0.98, 0.95), 0.99, "share of weights that stay frozen", (0.5, 0.9999)),
         flag("smallest", "train the smallest weights instead", shapes=False),
     ),
     placement=PlacementRule(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_space.candidate import Part
-from search_space.knobs import Knob, LogRange, sizes
+from search_space.knobs import LogRange, shares, sizes
 from search_space.placement import Placement
 from search_space.registry import Method, PlacementRule, Targets
 
@@ -24,9 +24,7 @@ METHOD = Method(
     knobs=(
         sizes("r", (1, 2, 4, 8), 2, "singular directions"),
         sizes("u", (1, 4, 16, 64, 256), 64, "trained numbers"),
-        Knob(
-            "weight_tying", (0.0, 0.5, 1.0), 0.0, ordered=True, text="share of the matrices that use the same numbers"
-        ),
+        shares("weight_tying", (0.0, 0.5, 1.0), 0.0, "share of the matrices that use the same numbers", (0.0, 1.0)),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

@@ -211,3 +211,20 @@ def test_three_and_more_parts_are_counted_by_their_pairs(text: str) -> None:
     assert one.count(parse(text)).trainable_params == one.whole(parts).trainable_params
     again = parse(text.replace("attention.query", "attention.key")).parts
     assert counted.trainable_params == one.whole(again).trainable_params
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mask(density=0.003)",
+        "diff_pruning(density=0.25)",
+        "frod(sparse_rate=0.03)",
+        "tinylora(weight_tying=0.3)",
+        "supertuning(sparsity=0.9)",
+        "tinylora(weight_tying=0.8,r=4)@linear",
+        "mask(density=0.3)@mlp[top:1]",
+    ],
+)
+def test_a_share_that_is_on_no_list_is_counted_right(text: str) -> None:
+    counted, true = counter("bert").count(parse(text)), trained("bert", parse(text))
+    assert counted == true

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_space.errors import CandidateError
-from search_space.knobs import LogRange, draw_one, encode_one, flag, sizes, words
+from search_space.knobs import LogRange, draw_one, encode_one, flag, shares, sizes, words
 from tests.search_space.choosers import Recorded, Replayed
 
 RANK = sizes("r", (1, 2, 4, 8), 4, "rank")
@@ -106,3 +106,15 @@ def test_a_range_of_one_number_asks_the_sampler_nothing() -> None:
     chooser = Recorded(Random(0))
     assert LogRange(1e-3, 1e-3, 1e-3).draw("lr", chooser) == 1e-3
     assert chooser.asked == {}
+
+
+def test_shares_admit_any_number_between_two_and_are_drawn_as_before() -> None:
+    density = shares("density", (0.001, 0.01), 0.01, "share", (1e-6, 1.0))
+    assert density.narrowed((0.003, 0.2)).values == (0.003, 0.2)
+    assert density.narrowed((0.003, 0.2)).default == 0.003
+    for value in (1e-6, 0.5, 1.0):
+        density.check("mask", value)
+    for value in (0.0, 1.1, math.nan, math.inf, 1, True, "0.5", (0.1, 0.2)):
+        with pytest.raises(CandidateError, match=r"or any number from 1e-06 to 1\.0, with a point"):
+            density.check("mask", value)  # type: ignore[arg-type]
+    assert density.draw("mask", Replayed({"mask.density.index": 1})) == 0.01

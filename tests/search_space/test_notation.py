@@ -112,3 +112,34 @@ def test_one_part_reads_and_writes_alone() -> None:
 def test_anything_else_is_refused_with_its_place(text: str, message: str) -> None:
     with pytest.raises(NotationError, match=message):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lora(r=\u0668)",
+        "lora(r=1/\u0662)@mlp[top:2]",
+        "lora@mlp[top:\u0663]",
+        "lora@mlp[group:\u0662/\u0664]",
+        "lora | lr=\u0660.\u0660\u0660\u0661",
+        "mask(density=\u0660.\u0665)",
+    ],
+)
+def test_digits_are_those_of_ascii(text: str) -> None:
+    with pytest.raises(CandidateError):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mask(density=0.003)", "diff_pruning(density=0.25)", "frod(sparse_rate=0.003)", "tinylora(weight_tying=0.25)"],
+)
+def test_a_share_may_be_any_number_between_two(text: str) -> None:
+    assert write_parts(parse(text)) == text
+    assert parse(write(parse(text))) == parse(text)
+
+
+@pytest.mark.parametrize("value", ["1.5", "0.0", "1", "-0.5", "true", "1e300"])
+def test_a_share_outside_is_refused_with_what_may_be_given(value: str) -> None:
+    with pytest.raises(CandidateError, match=r"or any number from 1e-06 to 1\.0, with a point"):
+        parse(f"mask(density={value})")
