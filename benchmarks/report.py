@@ -85,13 +85,14 @@ def environment() -> dict[str, Any]:
     return {"python": platform.python_version(), "packages": packages, **machine}
 
 
-def write(name: str, result: dict[str, Any], markdown: str) -> None:
+def write(name: str, result: dict[str, Any], markdown: str, module: str | None = None) -> None:
     """Write the result of a benchmark, and its section of the results page; others' sections stay as they are.
 
     Args:
-        name: The module's name.
+        name: Of the result and of the section.
         result: JSON data without NaN; `schema_version` is added where it has none.
         markdown: The section, with a heading of the second level on top.
+        module: What is run, below `benchmarks`; the name when None.
 
     Raises:
         ValueError: The name is no module's, the result is no JSON data, or the section has no heading on top.
@@ -100,7 +101,11 @@ def write(name: str, result: dict[str, Any], markdown: str) -> None:
         raise ValueError(f"{name!r} is not a benchmark's name: lower-case letters, digits, '_'")
     if not markdown.lstrip().startswith("## "):
         raise ValueError(f"the section of {name!r} must begin with a heading of the second level: '## ...'")
-    data = {"schema_version": SCHEMA_VERSION} | result | {"environment": environment(), "command": _command(name)}
+    data = (
+        {"schema_version": SCHEMA_VERSION}
+        | result
+        | {"environment": environment(), "command": _command(module or name)}
+    )
     text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
     atomic_write(FOLDER / "results" / f"{name}.json", text)
     page = FOLDER / "RESULTS.md"
@@ -125,11 +130,12 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-def _command(name: str) -> str:
-    """Return the command that runs this benchmark again, without this machine's paths."""
-    called = Path(sys.argv[0]).name == f"{name}.py" or Path(sys.argv[0]).parent.name == name
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]] if called else []
-    return shlex.join(["python", "-m", f"benchmarks.{name}", *words])
+def _command(module: str) -> str:
+    """Return the command that runs a module below `benchmarks` again, without this machine's paths."""
+    words, here = tuple(module.split(".")), Path(sys.argv[0]).with_suffix("").parts
+    called = words in (here[-len(words) :], here[-len(words) - 1 : -1])
+    given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]] if called else []
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *given])
 
 
 def _cpu_model() -> str:

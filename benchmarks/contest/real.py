@@ -21,16 +21,15 @@ from typing import Any, Protocol
 
 from rich.progress import track
 
-from benchmarks.contest.arena import SHARES, Arena, Finished, trained_by
+from benchmarks.contest.arena import Finished
 from benchmarks.contest.autopeft import chosen, vectors
 from benchmarks.contest.contests import CLASSES
 from benchmarks.contest.journal import Entry
 from benchmarks.contest.journal import read as read_entries
 from benchmarks.contest.journal import write as write_entry
-from benchmarks.contest.measures import CHECKPOINTS, interval
 from benchmarks.contest.ours import finished
 from benchmarks.json_lines import append
-from benchmarks.report import FOLDER, write
+from benchmarks.report import FOLDER
 from benchmarks.table.drawing import QUALITY
 from benchmarks.table.tasks import COUNTS, RUNGS, spec_of
 from evaluators.score import Cost, Score
@@ -43,7 +42,6 @@ from search_space.candidate import Candidate
 from search_space.errors import EvaluationError
 from search_space.knobs import RandomChooser
 
-SECTION = "contest_real"
 SEARCHES = ("forest, early stopping", "random", "AutoPEFT, its own space")
 POOL = 1000
 """Candidates of its own space that AutoPEFT's acquisition is maximised over."""
@@ -196,7 +194,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.verb == "run":
         run(given.task, given.seeds, given.trainings * RUNGS[-1], given.searches)
-    report(given.task, given.trainings * RUNGS[-1])
+    from benchmarks.contest.real_report import report  # it reads what this file knows
+
+    report()
 
 
 def run(task: str, seeds: int, steps: int, names: Sequence[str] = SEARCHES) -> None:
@@ -218,71 +218,6 @@ def run(task: str, seeds: int, steps: int, names: Sequence[str] = SEARCHES) -> N
             if entry.key not in there:
                 found = tuple((one.at, one.row.candidate.sha256) for one in searches[name](seed))
                 write_entry(replace(entry, found=found), journal_path())
-
-
-def report(task: str, steps: int) -> None:
-    """Write the section of the results page from what is there."""
-    entries = [one for one in read_entries(journal_path()) if (one.task, one.steps) == (f"{task}, trained", steps)]
-    if not entries:
-        print(f"no search of {steps} steps on {task} has been run")
-        return
-    with TemporaryDirectory() as folder:
-        prepared = prepare(spec_of(task), Path(folder))
-        arena = Arena(
-            f"{task}, trained",
-            Table.read(rows_path(task)),
-            prepared.space,
-            CLASSES[task],
-            int(prepared.limits["trainable_params"]),
-        )
-    data = {
-        name: numbers(arena, [one.finished(arena) for one in entries if one.search == name], steps)
-        for name in dict.fromkeys(one.search for one in entries)
-    }
-    write(SECTION, {"task": task, "steps": steps, "searches": data}, section(task, steps // arena.full, data))
-
-
-def numbers(arena: Arena, seeds: list[list[Finished]], steps: int) -> dict[str, Any]:
-    """Return the hypervolume over steps and at the end, and the test accuracy of picks, over seeds."""
-    marks = [steps * (at + 1) // CHECKPOINTS for at in range(CHECKPOINTS)]
-    volumes = [[arena.volume(trained_by(found, mark)) for mark in marks] for found in seeds]
-    rows = [[one.row for one in found] for found in seeds]
-    chance = 1 / arena.classes
-    picks = [[arena.best(one, share) for one in rows] for share in SHARES]
-    return {
-        "seeds": len(seeds),
-        "volumes": [sum(column) / len(seeds) for column in zip(*volumes, strict=True)],
-        "volume": interval([one[-1] for one in volumes]),
-        "test_volume": interval([arena.volume(one, "test") for one in rows]),
-        "picks": [
-            interval([float(arena.values([one], "test")[0, 0]) if one else chance for one in several])
-            for several in picks
-        ],
-        "trained": sum(map(len, rows)) / len(rows),
-    }
-
-
-def section(task: str, trainings: int, data: dict[str, Any]) -> str:
-    """Return the text of the results page."""
-    limits = " | ".join(f"best ≤ {share:.1%}" for share in SHARES)
-    lines = [
-        "## Contest on real training",
-        "",
-        f"{task}, steps of {trainings} full trainings for each search and seed, drawn from the spaces themselves. "
-        "Hypervolume: of the front that validation chose, accuracy from guessing to 1, trainable parameters by "
-        "logarithm up to 5 % of the backbone. Best: test accuracy of what validation picks under a share of it.",
-        "",
-        f"| search | seeds | hypervolume | on test | {limits} | trained to the end |",
-        "|---|---:|---:|---:|" + "---:|" * (len(SHARES) + 1),
-    ]
-    for name, one in data.items():
-        value, low, high = one["volume"]
-        picks = " | ".join(f"{pick[0]:.3f}" for pick in one["picks"])
-        lines.append(
-            f"| {name} | {one['seeds']} | {value:.3f} [{low:.3f}, {high:.3f}] | {one['test_volume'][0]:.3f} | {picks} "
-            f"| {one['trained']:.0f} |"
-        )
-    return "\n".join(lines)
 
 
 def rows_path(task: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.contest import budget, fixed, report, transfer
 from benchmarks.contest.arena import Arena, Finished
 from benchmarks.contest.contests import Contest, contests
 from benchmarks.contest.journal import Entry, digest, read, write
-from benchmarks.contest.measures import course_of, interval, steps_to
+from benchmarks.contest.measures import course_of, interval, reached, said, said_share, spread, steps_to
 from benchmarks.contest.searches import SEARCHES, UNDER_BUDGET
 from benchmarks.table.baselines import BASELINES, baselines
 from evaluators.score import Cost
@@ -71,9 +72,25 @@ def test_the_hypervolume_grows_as_candidates_are_trained(arena: Arena) -> None:
     found = [Finished((at + 1) * RUNGS[-1], row) for at, row in enumerate(arena.rows[:20])]
     volumes = course_of(arena, found, 20 * RUNGS[-1]).volumes
     assert (np.diff(volumes) >= 0).all()
-    reached = steps_to(arena, found, float(volumes[9]), 20 * RUNGS[-1])
-    assert reached <= 10 * RUNGS[-1]
-    assert steps_to(arena, found, 1.5, 20 * RUNGS[-1]) == float("inf")
+    there, never = steps_to(arena, found, [float(volumes[9]), 1.5], 20 * RUNGS[-1])
+    assert there <= 10 * RUNGS[-1]
+    assert never == float("inf")
+
+
+def test_how_soon_a_search_is_where_others_end(arena: Arena) -> None:
+    steps = 10 * RUNGS[-1]
+    found = [Finished((at + 1) * RUNGS[-1], row) for at, row in enumerate(arena.rows[:10])]
+    late = [replace(one, at=one.at + RUNGS[-1]) for one in found[:9]]
+    others = {"same": [course_of(arena, found, steps)], "all": [course_of(arena, found[:0], steps)] * 2}
+    others["all"] = [replace(one, volumes=one.volumes + 1.5) for one in others["all"]]
+    told = reached(arena, [found, late], others, steps)
+    same = told["same"].share
+    assert same[1] <= same[0] <= same[2] <= 1 or told["same"].never
+    assert (told["all"].share, told["all"].never) == ((2.0, 2.0, 2.0), 2)
+    assert said_share(told["all"].share) == "never [never, never]"
+    assert said_share(spread([0.4])) == "0.40 [-]"
+    assert said(spread([0.4])) == "0.400 [-]"
+    assert said(spread([0.4, 0.4])) == "0.400 [0.400, 0.400]"
 
 
 def test_intervals_hold_the_value() -> None:
@@ -249,6 +266,10 @@ def test_a_report_tells_every_contest_and_what_is_missing(
     text = written["contest"]
     assert "### made-up\n" in text
     assert "| regret |" in text
+    assert (
+        "| where this one ends | hypervolume | forest, early stopping is there after | seeds that never are |" in text
+    )
+    assert re.search(r"\| random \| 0\.\d{3} \| (never|\d\.\d\d) \[-\] \| [01] \|", text)
     assert "### trec: the best under a budget" in text
     assert "**At most 2.0% of the parameters**" in text
     assert "Not all baselines are trained yet" in text

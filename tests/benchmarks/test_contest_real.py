@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.contest import real
+from benchmarks.contest import real, real_report
 from benchmarks.contest.arena import Arena, Finished
+from benchmarks.contest.journal import Entry
+from benchmarks.contest.journal import write as write_entry
 from benchmarks.contest.real import Kept, Trained
 from calibration.spec import CalibrationSpec
 from evaluators.evaluation import EvaluatorSpec
@@ -110,11 +112,51 @@ def test_what_fails_is_kept_and_not_tried_again(tmp_path: Path) -> None:
     assert not again.begun
 
 
-def test_the_report_tells_each_search(tmp_path: Path) -> None:
-    found = list(searched("random", tmp_path, School()))
-    arena = Arena("made-up", Table.read(tmp_path / "rows.jsonl"), space_of(spec_of()), 2, LIMIT)
-    data = real.numbers(arena, [found, found], STEPS)
-    assert data["trained"] == len(found)
-    assert data["volume"][0] == pytest.approx(arena.volume([one.row for one in found]))
-    assert data["volumes"] == sorted(data["volumes"])
-    assert "| random | 2 |" in real.section("trec", 6, {"random": data})
+def test_the_report_tells_each_search_and_every_budget_of_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    school = School()
+    ours, chance = list(searched("forest", tmp_path, school)), list(searched("random", tmp_path, school))
+    half = STEPS // 2
+    entries = [
+        *(_entry(real.SEARCHES[0], seed, STEPS, ours) for seed in range(2)),
+        *(_entry(real.SEARCHES[1], seed, STEPS, chance) for seed in range(2)),
+        _entry(real.SEARCHES[2], 0, STEPS, chance[:1]),
+        _entry(real.SEARCHES[0], 0, half, [one for one in ours if one.at <= half]),
+    ]
+    for one in entries:
+        write_entry(one, tmp_path / "journal.jsonl")
+    rows = real_report.trained(Table.read(tmp_path / "rows.jsonl"), entries)
+    arena = Arena("trec, trained", rows, space_of(spec_of()), 2, LIMIT)
+    written: dict[str, Any] = {}
+    monkeypatch.setattr(real_report, "journal_path", lambda: tmp_path / "journal.jsonl")
+    monkeypatch.setattr(real_report, "arena_of", lambda task, held: arena)
+    monkeypatch.setattr(real_report, "PICTURES", tmp_path)
+    monkeypatch.setattr(
+        real_report, "write", lambda *given: written.update(zip(("name", "data", "text", "module"), given, strict=True))
+    )
+    real_report.report()
+
+    first, second = written["data"]["contests"]
+    assert (first["steps"], second["steps"], written["module"]) == (half, STEPS, "contest.real")
+    assert all((tmp_path / f"contest-real-trec-{steps}.png").stat().st_size for steps in (half, STEPS))
+    found = second["searches"][real.SEARCHES[0]]
+    assert found["volume"][0] == pytest.approx(arena.volume([one.row for one in ours]))
+    assert [one[0] for one in found["volumes"]] == sorted(one[0] for one in found["volumes"])
+    assert all(low <= mean <= high for mean, low, high in found["volumes"])
+    assert min(one[0] for one in found["regrets"]) > -0.5
+    assert second["searches"][real.SEARCHES[2]]["volume"][1:] == (None, None)
+    there = second["reached"][real.SEARCHES[2]]
+    worth = arena.volume([chance[0].row])
+    soonest = next(one.at for at, one in enumerate(ours, 1) if arena.volume([two.row for two in ours[:at]]) >= worth)
+    assert there["share"] == pytest.approx((soonest / STEPS,) * 3)
+    text = written["text"]
+    assert text.startswith("## Contest on real training")
+    assert text.count("### trec, trained: ") == 2
+    row = next(line for line in text.splitlines() if line.startswith(f"| {real.SEARCHES[2]} | 1 |"))
+    assert f"| {worth:.3f} [-] |" in row
+    assert "samples the SAAS prior with NUTS" in text
+
+
+def _entry(search: str, seed: int, steps: int, found: list[Finished]) -> Entry:
+    return Entry("trec, trained", "", search, seed, steps, tuple((one.at, one.row.candidate.sha256) for one in found))

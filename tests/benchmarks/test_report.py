@@ -59,6 +59,14 @@ def test_a_result_says_what_it_was_made_with(folder, monkeypatch):
     assert platform.node() not in text
 
 
+@pytest.mark.parametrize("place", ["speed/real.py", "speed/real/__main__.py"])
+def test_a_module_of_a_package_is_named_as_it_is_run(folder, monkeypatch, place):
+    monkeypatch.setattr(sys, "argv", [f"/home/somebody/benchmarks/{place}", "report"])
+    report.write("speed_real", {"x": 1}, "## Speed", "speed.real")
+    data = json.loads((folder / "results" / "speed_real.json").read_text())
+    assert data["command"] == "python -m benchmarks.speed.real report"
+
+
 def test_the_arguments_of_another_program_are_not_kept(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/bin/pytest", "-q"])
     report.write("speed", {}, "## Speed")
