@@ -66,9 +66,10 @@ def test_a_flag_that_quantised_weights_cannot_take_is_refused_or_never_drawn() -
         assert space_on(anatomy("llama", kind), methods={"lora": {"use_dora": [True]}}).size
 
 
-def test_a_flag_that_was_never_tried_is_let_through() -> None:
+def test_a_flag_that_was_tried_on_the_cpu_alone_is_taken_to_fail_elsewhere() -> None:
     assert why_not_setting("lora", "use_dora", True, "int8") != ""
-    assert why_not_setting("lora", "use_dora", True, "int8", "cuda") == ""
+    assert why_not_setting("lora", "use_dora", True, "int8", "cuda") != ""
+    assert why_not_setting("lora", "use_dora", True, "nf4", "cuda") == ""
     assert why_not_setting("lora", "use_dora", False, "int8") == ""
 
 
