@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from torch import nn
@@ -17,9 +19,13 @@ from evaluators.memory_table import MemoryTable
 from evaluators.quantization import saved_bytes
 from evaluators.score import Cost
 from evaluators.spec import ModelSpec, TrainingSpec
-from search_space.candidate import Candidate
+from search_space.candidate import Candidate, Part
 from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
+
+_VIRTUAL = "num_virtual_tokens"
+_POSITIONS = re.compile(r"(position|pos)_?embeddings?$|embed_positions$|wpe$")
+"""Names of tables with a row for each position."""
 
 
 class Coster(Protocol):
@@ -114,6 +120,7 @@ class MetaCoster:
         return self._counter.count(candidate).trainable_params
 
     def _step(self, candidate: Candidate, parts: int) -> StepCost:
+        self._require_positions(candidate)
         load = self._load.divided(parts)
         if parts not in self._tables:
             self._tables[parts] = MemoryTable(self._model, self.anatomy, self._dtype, load)
@@ -125,6 +132,37 @@ class MetaCoster:
             tokens = max(self._load.length, self._load.evaluated[1])
             what = f"{candidate.method} cannot be trained on {tokens} tokens here"
             raise UnsupportedError(f"{what}: {str(error).splitlines()[0]}; lower training.max_length") from error
+
+    def _require_positions(self, candidate: Candidate) -> None:
+        """Refuse virtual tokens that leave no positions for a text: with some models only training would tell."""
+        virtual = sum(map(_virtual_tokens, candidate.parts))
+        tokens = max(self._load.length, self._load.evaluated[1])
+        if not virtual or self._positions is None or virtual + tokens <= self._positions:
+            return
+        longest = self._positions - tokens
+        raise UnsupportedError(
+            f"{candidate.method} cannot be trained on {tokens} tokens here: {virtual} virtual tokens before them are "
+            f"more than the model's {self._positions} positions; "
+            + (f"the longest that fits is {longest}, or " if longest > 0 else "")
+            + "lower training.max_length"
+        )
+
+    @cached_property
+    def _positions(self) -> int | None:
+        """How many tokens have a place in the model's table of positions; None where it has no table."""
+        tables = (site for site in self.anatomy.sites if site.kind == "embedding" and _POSITIONS.search(site.name))
+        places = []
+        for site in tables:
+            padding: Any = self._model.get_submodule(site.name).padding_idx
+            places.append(site.in_features - (0 if padding is None else padding + 1))
+        said = getattr(self._model.config, "max_position_embeddings", None)
+        return min([*places, *([said] if isinstance(said, int) else [])]) if places else None
+
+
+def _virtual_tokens(part: Part) -> int:
+    """Return the longest prefix of a part; 0 where it has none."""
+    length = dict(part.knobs).get(_VIRTUAL, 0)
+    return max(length) if isinstance(length, tuple) else int(length)
 
 
 def _divisions(batch: int) -> Iterator[int]:

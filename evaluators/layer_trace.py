@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evaluators.attach import Attached
 from evaluators.backbone import checkpoint_activations
+from evaluators.fake_tensors import fake_tensors
 from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes, Span
 from evaluators.memory import Load, counting, give_gradients, inputs_of, tensors_of, with_fake_tensors
@@ -96,7 +96,7 @@ def trace(attached: Attached, blocks: list[str], dtype: torch.dtype, load: Load)
     Raises:
         RuntimeError, IndexError, ValueError, TypeError: The model does not take such a step.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensors():
         attached = with_fake_tensors(attached, dtype)
         base: nn.Module = attached.model
         if isinstance(base, PeftModel):

@@ -14,11 +14,11 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from evaluators.attach import Attached
 from evaluators.backbone import checkpoint_activations
 from evaluators.device_memory import WORKSPACE_BYTES, tensor_bytes
+from evaluators.fake_tensors import fake_tensors
 from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes, allocated_peak
 from evaluators.optimisation import build_optimiser, loss_of
@@ -83,7 +83,7 @@ def predict_step(attached: Attached, dtype: torch.dtype, load: Load) -> StepCost
         dtype: Type of the frozen weights.
         load: The shape of the step.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensors():
         attached = with_fake_tensors(attached, dtype)
         hooks = hooks_of(attached)
         hooks.assume()

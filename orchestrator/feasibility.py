@@ -48,7 +48,7 @@ def commonest(reasons: Mapping[str, int], many: int) -> str:
         many: How many candidates there were.
     """
     reason, often = Counter(reasons).most_common(1)[0]
-    return f"{often} of {many}: {reason}"
+    return f"{often} of {many}: {reason}" if many > 1 else reason
 
 
 def require_trainable(

@@ -144,10 +144,16 @@ def test_refusals_count_architectures_over_a_limit(monkeypatch: pytest.MonkeyPat
     tried = [(f"{at}", state, cost) for at, (state, cost) in enumerate(
         [("infeasible", None), ("infeasible", over), ("infeasible", within), ("complete", within)]
     )]  # fmt: skip
-    trials = {
-        at: SimpleNamespace(candidate=SimpleNamespace(architecture_sha256=sha), state=state, cost=cost, score=None)
-        for at, (sha, state, cost) in enumerate(tried)
-    }
+    trials = [
+        SimpleNamespace(candidate=SimpleNamespace(architecture_sha256=sha), state=state, cost=cost, score=None)
+        for sha, state, cost in tried
+        if state == "infeasible"
+    ]
     bench = SimpleNamespace(prepared=SimpleNamespace(limits={"trainable_params": 10.0}))
-    given: Any = SimpleNamespace(bench=bench, _tried=trials, _budgets=SimpleNamespace(memory_factor=1.0))
+    memory = SimpleNamespace(value=1.0)
+    given: Any = SimpleNamespace(bench=bench, _rejected=trials[:1], _memory=memory, _refusals=work._Refusals())
+    assert work.SearchWork._refused(given) == {"0"}
+    given._rejected = trials
     assert work.SearchWork._refused(given) == {"0", "1"}
+    bench.prepared.limits["trainable_params"], memory.value = 200.0, 1.1
+    assert work.SearchWork._refused(given) == {"0"}, "with another factor all are looked at again"
