@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import study, work
+from orchestrator import preparation, study, work
 from orchestrator.front import Front
 from orchestrator.home import Home
 from orchestrator.samplers import build_sampler
