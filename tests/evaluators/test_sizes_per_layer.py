@@ -11,7 +11,7 @@ from search_space.registry import method, methods
 from tests.architectures import tiny_inputs
 from tests.evaluators.test_counting import anatomy, counter, model, trained
 
-SIZED = [name for name, one in methods().items() if one.route == "inject" and any(k.low for k in one.knobs)]
+SIZED = [name for name, one in methods().items() if one.route == "inject" and any(k.low and k.per_layer for k in one.knobs)]
 SIZED.remove("lst")  # one side network beside all layers
 SIZED = [name for name in SIZED if not why_not(name, "attaches", "bert") and not method(name).several_tasks]
 MORE = {"vblora": ",vector_length=4", "qa_lora": ",group_size=4"}
@@ -28,7 +28,7 @@ def count(text: str) -> int:
 @pytest.mark.parametrize("name", SIZED)
 def test_sizes_of_layers_add_up_and_all_of_them_train(name: str) -> None:
     rule = method(name)
-    knob = next(one for one in rule.knobs if one.low)
+    knob = next(one for one in rule.knobs if one.low and one.per_layer)
     where = f"@{rule.placement.default}" if not rule.placement.fixed else ""
     first, second = (2, 4) if name == "c3a" else knob.values[:2]
     more = MORE.get(name, "")
