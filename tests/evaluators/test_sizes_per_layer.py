@@ -11,7 +11,9 @@ from search_space.registry import method, methods
 from tests.architectures import tiny_inputs
 from tests.evaluators.test_counting import anatomy, counter, model, trained
 
-SIZED = [name for name, one in methods().items() if one.route == "inject" and any(k.low and k.per_layer for k in one.knobs)]
+SIZED = [
+    name for name, one in methods().items() if one.route == "inject" and any(k.low and k.per_layer for k in one.knobs)
+]
 SIZED.remove("lst")  # one side network beside all layers
 SIZED = [name for name in SIZED if not why_not(name, "attaches", "bert") and not method(name).several_tasks]
 MORE = {"vblora": ",vector_length=4", "qa_lora": ",group_size=4"}
