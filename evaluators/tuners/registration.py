@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import peft
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import PeftType, register_peft_method
 
-from evaluators.tuners.bitfit import BitFitConfig, BitFitModel
-from evaluators.tuners.compacter import CompacterConfig, CompacterModel
-from evaluators.tuners.diff_pruning import DiffPruningConfig, DiffPruningModel
-from evaluators.tuners.full import FullConfig, FullModel
-from evaluators.tuners.lst import LstConfig, LstModel
-from evaluators.tuners.mask import MaskConfig, MaskModel
-from evaluators.tuners.mtl_lora import MtlLoraConfig, MtlLoraModel
-from evaluators.tuners.parallel_adapter import ParallelAdapterConfig, ParallelAdapterModel
-from evaluators.tuners.qa_lora import QaLoraConfig, QaLoraModel
-from evaluators.tuners.serial_adapter import SerialAdapterConfig, SerialAdapterModel
-from evaluators.tuners.unipelt import UniPeltConfig, UniPeltModel
 from search_space.errors import InstallationError
 
 OLDEST_PEFT = (0, 21)
@@ -27,19 +19,33 @@ OLDEST_PEFT = (0, 21)
 FIRST_UNKNOWN_PEFT = (0, 22)
 """Not read yet. The enumeration is extended from outside, so a version is read before it is admitted."""
 
-TUNERS: tuple[tuple[str, type[PeftConfig], type[BaseTuner]], ...] = (
-    ("serial_adapter", SerialAdapterConfig, SerialAdapterModel),
-    ("bitfit", BitFitConfig, BitFitModel),
-    ("parallel_adapter", ParallelAdapterConfig, ParallelAdapterModel),
-    ("compacter", CompacterConfig, CompacterModel),
-    ("diff_pruning", DiffPruningConfig, DiffPruningModel),
-    ("mask", MaskConfig, MaskModel),
-    ("unipelt", UniPeltConfig, UniPeltModel),
-    ("lst", LstConfig, LstModel),
-    ("full", FullConfig, FullModel),
-    ("qa_lora", QaLoraConfig, QaLoraModel),
-    ("mtl_lora", MtlLoraConfig, MtlLoraModel),
-)
+Tuner = tuple[str, type[PeftConfig], type[BaseTuner]]
+
+
+def found() -> tuple[Tuner, ...]:
+    """Return every tuner of ours by name: each folder beside this file gives a configuration and a model.
+
+    Raises:
+        TypeError: A folder does not name one of each, or the configuration's METHOD is not the folder's name.
+    """
+    package = importlib.import_module("evaluators.tuners")
+    return tuple(_tuner(one.name) for one in sorted(pkgutil.iter_modules(package.__path__)) if one.ispkg)
+
+
+def _tuner(name: str) -> Tuner:
+    module = importlib.import_module(f"evaluators.tuners.{name}")
+    named = [one for word in module.__all__ if isinstance(one := getattr(module, word), type)]
+    configs = [one for one in named if issubclass(one, PeftConfig) and getattr(one, "METHOD", "") == name]
+    models = [one for one in named if issubclass(one, BaseTuner)]
+    if len(configs) != 1 or len(models) != 1:
+        raise TypeError(
+            f"evaluators/tuners/{name}: its __all__ names {len(models)} models and {len(configs)} configurations with "
+            f"METHOD = {name!r}; it needs one of each"
+        )
+    return name, configs[0], models[0]
+
+
+TUNERS = found()
 """Name, configuration and model of every tuner of ours."""
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +14,12 @@ import pytest
 import transformers
 
 import search_space.methods
+from evaluators.attach import attach
+from evaluators.capabilities import train
 from evaluators.costing import MetaCoster
 from evaluators.memory import Load
 from evaluators.spec import ModelSpec
+from evaluators.specimens import tiny
 from orchestrator.cli.dry_run import RandomChooser
 from search_space.candidate import Candidate
 from search_space.notation import parse, write
@@ -61,6 +67,50 @@ def test_a_method_is_added_by_one_file(added: Method) -> None:
         assert parse(write(one)) == one
         assert Candidate.from_json(one.to_json()) == one
     assert costs.cost(ours[0]).trainable_params > 0
+    model, anatomy = tiny("bert")
+    attached = attach(model, anatomy, parse(added.name))
+    assert attached.trainable_params > 0
+    train(attached, "bert")
+
+
+TRIED = """
+import sys
+from evaluators.capabilities import probe_method
+from evaluators.tuners.registration import TUNERS
+name = sys.argv[1]
+assert name in [one for one, *_ in TUNERS]
+for architecture in ("bert", "llama"):
+    failed = probe_method(name, architecture)
+    assert set(failed) <= {"merges"}, failed
+print("tried", name)
+"""
+
+
+def test_a_tuner_is_added_by_a_folder_and_a_file(tmp_path: Path) -> None:
+    """In a process of its own: peft's enumeration of types only ever grows."""
+    recipes = re.findall(
+        r"as\s+`((?:evaluators|search_space)/[\w/]+\.py)`:\s+<!-- recipe: [\w ]*tuner -->\s+```python\n(.*?)```",
+        PAGE.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    assert [path.split("/")[0] for path, _ in recipes] == ["evaluators", "search_space"]
+    for package in ("search_space", "calibration", "evaluators"):
+        shutil.copytree(PAGE.parent / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for path, code in recipes:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(code, encoding="utf-8")
+    name = Path(recipes[1][0]).stem
+    tried = subprocess.run(
+        [sys.executable, "-c", TRIED, name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert tried.returncode == 0, tried.stderr[-3000:]
+    assert f"tried {name}" in tried.stdout
 
 
 def test_nothing_of_the_recipe_stays_behind() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from evaluators.tuners.bitfit import BitFitConfig
@@ -18,9 +19,11 @@ from evaluators.tuners.diff_pruning import DiffPruningConfig
 from evaluators.tuners.full import FullConfig
 from evaluators.tuners.lst import LstConfig
 from evaluators.tuners.mask import MaskConfig
+from evaluators.tuners.merging import MergingLayer
 from evaluators.tuners.mtl_lora import MtlLoraConfig
 from evaluators.tuners.parallel_adapter import ParallelAdapterConfig
 from evaluators.tuners.qa_lora import QaLoraConfig
+from evaluators.tuners.registration import TUNERS
 from evaluators.tuners.serial_adapter import SerialAdapterConfig
 from evaluators.tuners.unipelt import UniPeltConfig
 
@@ -262,6 +265,17 @@ CASES = {
         ),
     )
 }
+
+
+def _plain(name: str, config: type[PeftConfig], model: type[BaseTuner]) -> Case:
+    """Return the case of a tuner that has none above: its defaults on linear modules."""
+    merging = issubclass(model.tuner_layer_cls, MergingLayer)
+    return Case(
+        name, lambda b: config(target_modules=b.names("attention", "feed_forward")), _always if merging else _never
+    )
+
+
+CASES |= {one[0]: _plain(*one) for one in TUNERS if one[0] not in {name.partition("+")[0] for name in CASES}}
 
 
 @pytest.fixture(params=BACKBONES)
