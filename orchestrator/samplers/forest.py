@@ -96,7 +96,7 @@ class Forest:
         promised: dict[str, FloatArray] = {}
         expected: dict[str, FloatArray] = {}
         for at, metric in enumerate(one.metric for one in self.objectives if one.metric not in costs):
-            places, values = measured(ends(recent, metric))
+            places, values = measured(ends(recent, metric, learnt))
             if len(places) < _LEAST_ROWS:
                 return []
             trees = fitted(known[places], values, seed, _TREES)
@@ -104,7 +104,7 @@ class Forest:
             if running:
                 expected[metric] = predicted(trees, unfinished).mean(axis=0)
         odds = Odds.learnt(
-            known, {metric: ends(recent, metric) for metric in self.limits if metric not in costs}, self.limits,
+            known, {metric: ends(recent, metric, learnt) for metric in self.limits if metric not in costs}, self.limits,
             columns.matrix(settled), [one.state == "failed" for one in ended], seed,
         )  # fmt: skip
         done = [one for one in learnt if one.state == "complete" and self._is_within(one)]
@@ -218,14 +218,19 @@ def _least(
     return found
 
 
-def ends(trials: Sequence[Trial], metric: str) -> list[float | None]:
+def ends(trials: Sequence[Trial], metric: str, told: Sequence[Trial] | None = None) -> list[float | None]:
     """Return what each trial came to in a metric; for one that did not get to its end, what it would have come to.
 
     That is what it has at its last rung and the mean of what others gained from there to their end. None where nothing
     tells: the metric was not measured, or nobody who passed that rung was trained to the end.
+
+    Args:
+        trials: With scores.
+        metric: Its name.
+        told: Whose gains count; those of the trials themselves when None.
     """
     gains: dict[float, list[float]] = {}
-    for one in trials:
+    for one in trials if told is None else told:
         if one.scores[-1].full and metric in one.scores[-1].values:
             for score in one.scores:
                 if metric in score.values:

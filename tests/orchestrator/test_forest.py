@@ -71,6 +71,7 @@ def test_what_was_stopped_counts_as_what_it_would_have_come_to() -> None:
     stopped, late, elsewhere = trial(2, 0.4), trial(3, 0.4, 0.6), trial(4, 0.4, steps=(20,))
     assert ends([*done, stopped, late, elsewhere], "accuracy") == pytest.approx([0.9, 0.9, 0.75, 0.75, None])
     assert ends([stopped, late], "accuracy") == [None, None]
+    assert ends([stopped, late], "accuracy", [*done, stopped]) == pytest.approx([0.75, 0.75])
     assert ends(done, "latency_ms") == [None, None]
 
 
