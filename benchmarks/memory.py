@@ -11,20 +11,21 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.report import write
 from evaluators.anatomy import anatomy_of
-from evaluators.attach import attach
+from evaluators.attach import Attached, attach
 from evaluators.backbone import checkpoint_activations
 from evaluators.memory import Load, inputs_of, measure_peak_bytes
 from evaluators.memory_table import MemoryTable
-from evaluators.optimisation import build_optimiser, loss_of
+from evaluators.optimisation import Optimiser, build_optimiser, loss_of
 from search_space.notation import parse
 
 GOAL = 0.02
@@ -85,16 +86,33 @@ def model_of(setting: Setting, device: str) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def measured(model: nn.Module, text: str, setting: Setting) -> int:
-    """Train for one step, so that the optimiser has its state, and measure the second."""
+@dataclass(frozen=True)
+class Trained:
+    """A candidate on a model with one batch of some load, and the step that trains it.
+
+    Attributes:
+        one: The candidate.
+        optimiser: Its optimiser.
+        inputs: Of the batch, on the model's device.
+        step: Does one whole step.
+    """
+
+    one: Attached
+    optimiser: Optimiser
+    inputs: Mapping[str, Tensor]
+    step: Callable[[], None]
+
+
+def attached_for(model: nn.Module, text: str, load: Load) -> Trained:
+    """Attach a candidate to a model, with what trains it on a batch."""
     one = attach(model, anatomy_of(model), parse(text))
     one.model.train()
-    if setting.load.checkpointing:
+    if load.checkpointing:
         checkpoint_activations(one.model)
-    optimiser = build_optimiser(one)
-    inputs = inputs_of(one.model, setting.load.batch, setting.load.length)
+    optimiser, device = build_optimiser(one), next(model.parameters()).device
+    inputs = {name: tensor.to(device) for name, tensor in inputs_of(one.model, load.batch, load.length).items()}
     inputs["attention_mask"][-1, -1] = 0  # as in every real batch: without padding there is no mask to keep
-    labels = torch.zeros(setting.load.batch, dtype=torch.long)
+    labels = torch.zeros(load.batch, dtype=torch.long, device=device)
 
     def step() -> None:
         logits = one.model(**inputs).logits
@@ -102,8 +120,14 @@ def measured(model: nn.Module, text: str, setting: Setting) -> int:
         del logits
         optimiser.update(loss, 1.0)
 
-    step()
-    return measure_peak_bytes(one.model, optimiser.tensors, step, torch.device("cpu"))
+    return Trained(one, optimiser, inputs, step)
+
+
+def measured(model: nn.Module, text: str, setting: Setting) -> int:
+    """Train for one step, so that the optimiser has its state, and measure the second."""
+    it = attached_for(model, text, setting.load)
+    it.step()
+    return measure_peak_bytes(it.one.model, it.optimiser.tensors, it.step, torch.device("cpu"))
 
 
 def run(quick: bool) -> list[dict[str, Any]]:

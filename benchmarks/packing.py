@@ -13,7 +13,7 @@ import argparse
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -87,13 +87,18 @@ def markdown(result: dict[str, Any]) -> str:
         f"apart over one of all together, medians of {result['turns']} turns with 95 % intervals. Above 1 packing is "
         f"faster; it is used from {WORTH:g}.",
         "",
-        "| candidates | type | examples of a candidate's step | gain | |",
-        "|---|---|---:|---:|---|",
+        *table(result["rows"]),
     ]
-    for one in result["rows"]:
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what was measured as the lines of a table."""
+    lines = ["| candidates | type | examples of a candidate's step | gain | |", "|---|---|---:|---:|---|"]
+    for one in rows:
         used = "worth it" if one["gain"]["value"] >= WORTH else "not worth it"
         lines.append(f"| {one['kind']} | {one['dtype']} | {one['batch']} | {Ratio(**one['gain'])} | {used} |")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

@@ -152,8 +152,12 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
 
 def beside_head(state: Mapping[str, Tensor], heads: Iterable[str]) -> dict[str, Tensor]:
     """Return what a saved state has beside the head, under whatever name peft put it."""
-    prefixes = tuple(f"{head}." for head in heads)
-    return {name: one for name, one in state.items() if not name.removeprefix("base_model.").startswith(prefixes)}
+    return {name: one for name, one in state.items() if not is_of_head(name, heads)}
+
+
+def is_of_head(name: str, heads: Iterable[str]) -> bool:
+    """Whether a saved tensor is the head's, by its name, under whatever name peft put it."""
+    return name.removeprefix("base_model.").startswith(tuple(f"{head}." for head in heads))
 
 
 def _attach_parts(
@@ -207,7 +211,8 @@ def _train_only(model: nn.Module, trained: set[int]) -> None:
 def _keep_type(model: nn.Module) -> None:
     """Let tuner layers over quantised weights give what they take: several of peft's answer in the adapter's type."""
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer) and type(getattr(innermost(module), "weight", None)) is not nn.Parameter:
+        weight = getattr(innermost(module), "weight", None) if isinstance(module, BaseTunerLayer) else None
+        if weight is not None and type(weight) is not nn.Parameter:
             nn.Module.register_forward_hook(module, _as_given)
 
 

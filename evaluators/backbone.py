@@ -56,7 +56,7 @@ class Backbone:
     def storages(self) -> frozenset[int]:
         """Addresses of the backbone's storages and quantised weights: whatever else a copy holds is the candidate's."""
         # Quantised weights are known by their parameters: torchao has no storage for one, bitsandbytes moves
-        # its 8-bit ones. peft makes new parameters of 4-bit ones over the same storage, which stays (`keep_unpacked`).
+        # its 8-bit ones. peft makes new parameters of 4-bit ones over the same storage, which stays (`settle`).
         parameters = list(self.model.parameters())
         quantised = {id(parameter) for parameter in parameters if type(parameter) is not nn.Parameter}
         stay = [one for one in parameters if id(one) not in quantised or type(one).__name__ == "Params4bit"]
@@ -137,7 +137,6 @@ def load(spec: ModelSpec, classes: int, tasks: int = 1, shared: Path | None = No
     model.eval().requires_grad_(False)
     take_tasks(model)
     if spec.quantization != "none":
-        keep_unpacked(model)
         settle(model)
         remember(model, _source(spec), spec.revision or "main")
     return Backbone(model, tokenizer, machine.device, machine.dtype)
@@ -264,17 +263,6 @@ def build_on_meta(config: Any, attention: str | None = None, dtype: torch.dtype 
     model.eval().requires_grad_(False)
     take_tasks(model)
     return model
-
-
-def keep_unpacked(model: nn.Module) -> None:
-    """Keep bitsandbytes' 4-bit weights as they are saved, on CPUs with AVX512-BF16 too.
-
-    There it packs them anew for a kernel of theirs at the first forward pass in evaluation mode. No gradient goes
-    through that kernel, in training neither, and adapters that read the weight cannot read it so.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def copy_of(model: nn.Module) -> nn.Module:

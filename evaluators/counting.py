@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from evaluators.attach import REFUSALS, adapters_of, attach, inject
+from evaluators.attach import REFUSALS, adapters_of, attach, inject, is_of_head
 from evaluators.backbone import head_of
 from evaluators.deployed import Kept, deployed_params
 from evaluators.saved import Saved, by_place, file_bytes, own_tensors, saved_as, storage_of
@@ -361,8 +361,7 @@ class Counter:
         return Held(attached.trainable_params, tuple(saved[False]), tuple(saved[True]))
 
     def _counts(self, held: Held, parts: tuple[Part, ...]) -> Counts:
-        heads = tuple(f"{name}." for name in self._heads)
-        beside = [one for one in held.saved if not one.name.removeprefix("base_model.").startswith(heads)]
+        beside = [one for one in held.saved if not is_of_head(one.name, self._heads)]
         return Counts(
             held.trained,
             sum(prod(one.shape) for one in self._head),

@@ -150,12 +150,16 @@ def measure_peak_bytes(
         step: Does one whole step; gradients must not exist before.
         device: Where.
     """
-    standing = {
-        one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in (*tensors_of(model), *state)
-    }
+    standing = storage_bytes((*tensors_of(model), *state))
     if device.type == "cuda":
-        return _peak_on_cuda(step, device, sum(standing.values()))
-    return sum(standing.values()) + allocated_peak(step)
+        return _peak_on_cuda(step, device, standing)
+    return standing + allocated_peak(step)
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes that tensors take together; a storage that several share counts once."""
+    held = (one.untyped_storage() for one in tensors)
+    return sum({one.data_ptr(): one.nbytes() for one in held}.values())
 
 
 def _peak_on_cuda(step: Callable[[], object], device: torch.device, own: int) -> int:

@@ -62,6 +62,14 @@ def dequantised(weight: Tensor) -> Tensor:
     return _unpacked(weight) if type(weight).__name__ == PACKED else weight.dequantize()
 
 
+def eight_bits(integers: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a weight of bitsandbytes' 8 bits: rows scaled by their largest value.
+
+    Dettmers et al. 2022, arXiv:2208.07339, section 2.1. Shapes: integers [outputs, inputs], scales [outputs].
+    """
+    return integers.to(dtype) * (scales / 127).to(dtype).unsqueeze(1)
+
+
 class _Product(torch.autograd.Function):
     """What `multiply` makes of inputs; `weight` gives what their gradient is multiplied with, when it is needed."""
 
@@ -77,9 +85,10 @@ class _Product(torch.autograd.Function):
         return gradient @ ctx.weight().to(gradient.dtype), None, None
 
 
-@cache
 def _differentiate(kind: Any) -> None:
-    """Put our product in the place of torchao's, for all weights of a class."""
+    """Put our product in the place of torchao's, for all weights of a class, once."""
+    if kind in _PRODUCTS:
+        return
     product = kind._TORCH_FN_TABLE[kind][nn.functional.linear]
 
     def linear(_function: Any, _types: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
@@ -129,13 +138,8 @@ def _eightfold(kind: Any) -> Any:
                 found: Tensor = super().forward(inputs)
                 return found
             dtype = inputs.dtype  # what is made for the way back must not hold the inputs
-            product: Tensor = _Product.apply(inputs, super().forward, lambda: _eight_bits(self, dtype))
+            state = self.state
+            product: Tensor = _Product.apply(inputs, super().forward, lambda: eight_bits(state.CB, state.SCB, dtype))
             return product
 
     return Linear8bitLt
-
-
-def _eight_bits(module: Any, dtype: torch.dtype) -> Tensor:
-    """Return rows scaled by their largest value (Dettmers et al. 2022, arXiv:2208.07339, section 2.1)."""
-    scaled: Tensor = module.state.CB.to(dtype) * (module.state.SCB / 127).to(dtype).unsqueeze(1)
-    return scaled

@@ -116,9 +116,21 @@ _TAKEN: Mapping[str, Callable[[Tensor, torch.dtype, torch.device], float]] = {
 def settle(model: nn.Module) -> None:
     """Make a quantised model ready: bitsandbytes lays weights out for the device at their first use, so one is made."""
     quantised_products.free_of_inputs(model)
+    _keep_unpacked(model)
     device = next(model.parameters()).device
     with torch.no_grad():
         model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
+
+
+def _keep_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes' 4-bit weights as they are saved, on CPUs with AVX512-BF16 too.
+
+    There it packs them anew for a kernel of theirs at the first forward pass in evaluation mode. No gradient goes
+    through that kernel, in training neither, and adapters that read the weight cannot read it so.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def hidden_tensors(model: nn.Module) -> Iterator[Tensor]:
@@ -139,9 +151,9 @@ def dequantised(module: Any) -> Tensor:
         module.state_dict()  # lays the weight out as it is saved, which the next line reads
         found: Tensor = dequantize_4bit(weight.data, weight.quant_state)
         return found.float()
-    if kind == "Int8Params":  # rows scaled by their largest value (Dettmers et al. 2022, section 2.1)
+    if kind == "Int8Params":
         scales = weight.SCB if weight.SCB is not None else module.state.SCB
-        return weight.data.float() * scales.view(-1, 1) / 127
+        return quantised_products.eight_bits(weight.data, scales, torch.float32)
     plain = quantised_products.dequantised(weight) if hasattr(weight, "__tensor_flatten__") else weight
     return plain.detach().float()
 

@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor, nn
 
 from evaluators.anatomy import anatomy_of
-from evaluators.backbone import head_of, keep_unpacked
+from evaluators.backbone import head_of
 from evaluators.loftq import remember
 from evaluators.quantization import quantization_config, settle
 from evaluators.task_switch import take_tasks, tasks_of, with_tasks
@@ -144,7 +144,6 @@ def tiny_quantised(
     )
     quantised.eval().requires_grad_(False)
     take_tasks(quantised)
-    keep_unpacked(quantised)
     settle(quantised)
     remember(quantised, folder, "main")
     return quantised, anatomy_of(quantised)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from evaluators.device_memory import needed_bytes
 from evaluators.score import METRICS, Cost
-from orchestrator.pick import format_value
-from search_space.budgets import violations
+from orchestrator.screening import excesses, foreseen
+from search_space.budgets import BUDGET_OF, OF_MEMORY, violations
 from search_space.candidate import Candidate, Recipe
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 from search_space.fitting import Fitting, smallest_forms
@@ -20,24 +20,6 @@ from search_space.space import Space
 
 _DRAWS = 24
 _LEAST_DRAWS = 3
-_MEMORY = ("peak_memory_bytes", "inference_memory_bytes")
-_BUDGETS = {
-    "trainable_params": "trainable_params",
-    "peak_memory_bytes": "memory",
-    "inference_memory_bytes": "inference_memory",
-    "training_flops": "flops",
-    "checkpoint_bytes": "checkpoint",
-}
-"""The budget of each metric that is known before training, by the metric."""
-
-
-def foreseen(cost: Cost, factor: float) -> dict[str, float]:
-    """Return the values of a cost, predicted memory multiplied with a factor.
-
-    That of inference is never measured. So it is only raised: what its limit lets in is within it as predicted.
-    """
-    factors = {"peak_memory_bytes": factor, "inference_memory_bytes": max(1.0, factor)}
-    return {name: value * factors.get(name, 1.0) for name, value in cost.values.items()}
 
 
 def commonest(reasons: Mapping[str, int], many: int) -> str:
@@ -117,12 +99,9 @@ def _looked_at(space: Space, fitting: Fitting) -> Iterator[Candidate]:
 
 
 def _advice(nearest: Candidate, values: Mapping[str, float], limits: Mapping[str, float], device: str) -> str:
-    over = [name for name, excess in violations(limits, values).items() if excess > 0]
-    needs = ", ".join(
-        f"{name} {format_value(values[name], METRICS[name])} of {format_value(limits[name], METRICS[name])}"
-        for name in over
-    )
-    raised = ", ".join(f"budgets.{_BUDGETS[name]} to {_enough(name, values[name], device)}" for name in over)
+    over = excesses(limits, values)
+    needs = ", ".join(over.values())
+    raised = ", ".join(f"budgets.{BUDGET_OF[name]} to {_enough(name, values[name], device)}" for name in over)
     return (
         f"no candidate of the space was found within the budgets; the nearest, {write_parts(nearest)}, has {needs}. "
         f"Raise {raised}, or list smaller sizes, fewer layers or fewer projections under space.methods"
@@ -131,7 +110,7 @@ def _advice(nearest: Candidate, values: Mapping[str, float], limits: Mapping[str
 
 def _enough(name: str, value: float, device: str) -> str:
     """Return a budget, as a study file says it, that admits a value of a metric."""
-    if name in _MEMORY:
+    if name in OF_MEMORY:
         value = needed_bytes(value, device)
     if METRICS[name].unit != "B":
         return f"{math.ceil(value)}"

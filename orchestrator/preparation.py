@@ -22,10 +22,10 @@ from evaluators.tokens import TokenFolder, write_tokens
 from orchestrator.feasibility import require_trainable
 from orchestrator.front import reference_point
 from orchestrator.home import Home
-from orchestrator.spec import StudySpec, meters_energy
+from orchestrator.spec import StudySpec, is_about, meters_energy
 from orchestrator.step_budget import check_steps
 from orchestrator.storage import StudyStore
-from search_space.budgets import within
+from search_space.budgets import OF_MEMORY, within
 from search_space.candidate import Candidate
 from search_space.errors import DataError, PlacementError, UnsupportedError
 from search_space.fitting import Fitting, require_fitting
@@ -45,7 +45,6 @@ _PACKAGES = (
     "scikit-learn",
     "numpy",
 )
-_OF_MEMORY = ("peak_memory_bytes", "inference_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
         cpus=spec.resources.cpus,
         synthetic=spec.synthetic,
         rung_rows=spec.search.early_stopping.rows,
-        rung_latency=_is_about(spec, "latency_ms"),
+        rung_latency=is_about(("latency_ms",), spec.objectives, spec.budgets),
     )
     classes = tokens.classes if tokens else ("a", "b")
     limits = spec.budgets.limits(coster.parameters)
@@ -167,11 +166,6 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
     prepared = Prepared(space, coster, limits, evaluator, classes, attention=attention, tasks=tasks)
     _require_trainable(spec, prepared)
     return prepared
-
-
-def _is_about(spec: StudySpec, metric: str) -> bool:
-    """Whether a study searches on a metric or limits it."""
-    return metric in spec.budgets.limits(1) or any(one.metric == metric for one in spec.objectives)
 
 
 def _require_trainable(spec: StudySpec, prepared: Prepared) -> None:
@@ -203,14 +197,14 @@ def _on_device(limits: dict[str, float], model: ModelSpec) -> dict[str, float]:
     from evaluators.device_memory import most_tensor_bytes
 
     device = _device_of_memory(limits, model)
-    return limits | {name: float(most_tensor_bytes(limits[name], device)) for name in _OF_MEMORY if name in limits}
+    return limits | {name: float(most_tensor_bytes(limits[name], device)) for name in OF_MEMORY if name in limits}
 
 
 def _device_of_memory(limits: dict[str, float], model: ModelSpec) -> str:
     """Return the type of the device whose memory is limited; empty where none is."""
     from evaluators.backbone import choose_machine
 
-    return choose_machine(model).device.type if any(name in limits for name in _OF_MEMORY) else ""
+    return choose_machine(model).device.type if any(name in limits for name in OF_MEMORY) else ""
 
 
 def full_steps(spec: StudySpec, examples: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -148,8 +148,13 @@ class ResourcesSpec(Strict):
 
 def meters_energy(objectives: Sequence[Objective], budgets: BudgetSpec | None) -> bool:
     """Whether a study limits or searches on what only a meter tells."""
-    limited = budgets is not None and budgets.energy is not None
-    return limited or any(one.metric in METERED for one in objectives)
+    return is_about(METERED, objectives, budgets)
+
+
+def is_about(metrics: Collection[str], objectives: Sequence[Objective], budgets: BudgetSpec | None) -> bool:
+    """Whether a study limits or searches on any of some metrics."""
+    limited = budgets.limits(1) if budgets is not None else {}
+    return any(one in metrics for one in (*limited, *(objective.metric for objective in objectives)))
 
 
 class StudySpec(Strict):

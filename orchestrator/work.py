@@ -5,30 +5,28 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from evaluators.device_memory import corrected_factor
-from evaluators.score import METRICS, Score
+from evaluators.score import Score
 from orchestrator.beginnings import beginnings
-from orchestrator.feasibility import commonest, foreseen
+from orchestrator.feasibility import commonest
 from orchestrator.front import is_feasible
 from orchestrator.jobs import Failure, Job
-from orchestrator.pick import format_value
 from orchestrator.preparation import Prepared
 from orchestrator.proposals import Proposals
 from orchestrator.rungs import Rungs
 from orchestrator.samplers import build_sampler, derived_seed
+from orchestrator.screening import MemoryFactor, Refusals, excesses, foreseen
 from orchestrator.step_budget import SPENT, StepBudget
 from orchestrator.storage import Phase, StudyStore, Trial
-from search_space.budgets import violations, within
+from search_space.budgets import violations
 from search_space.candidate import Candidate
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 
 _MOST_REJECTED = 300
 _POLL_SECONDS = 1.0
-_MEMORY = "peak_memory_bytes"
 
 
 class Watcher(Protocol):
@@ -197,8 +195,7 @@ class SearchWork(PhaseWork):
         self._known = {one.candidate.sha256: one.number for one in trials}
         self._tried = {one.number: one for one in trials}
         self._memory = MemoryFactor(self._budgets.memory_factor)
-        self._rejected = [one for one in trials if one.state == "infeasible"]
-        self._refusals = _Refusals()
+        self._refusals = Refusals(bench.prepared.limits)
         self._nothing_new = False
         self._proposals = Proposals(bench.store.spec, bench.prepared, beginnings(bench.store, bench.prepared))
         for trial in trials:
@@ -206,6 +203,7 @@ class SearchWork(PhaseWork):
             for score in trial.scores:
                 rungs.record(trial.number, _with_predictions(score, trial), feasible=feasible)
             self._memory.note(trial)
+            self._refusals.note(trial)
             if trial.state != "running":
                 self._steps.settled(trial)
 
@@ -264,8 +262,7 @@ class SearchWork(PhaseWork):
         if trial.phase == "search":
             self._tried[trial.number] = trial
             self._memory.note(trial)
-            if trial.state == "infeasible":
-                self._rejected.append(trial)
+            self._refusals.note(trial)
             if trial.state != "running":
                 self._steps.settled(trial)
 
@@ -302,18 +299,6 @@ class SearchWork(PhaseWork):
         reasons = Counter(one.message for one in self._tried.values())
         raise EmptySpaceError(f"space: no candidate of it can be trained: {commonest(reasons, many)}")
 
-    def _refused(self) -> set[str]:
-        """Return the architectures that were refused, and would be again with other rates."""
-        factor = self._memory.value
-        if factor != self._refusals.factor:
-            self._refusals = _Refusals(factor)
-        limits, seen = self.bench.prepared.limits, self._refusals
-        for one in self._rejected[seen.read :]:
-            if one.cost is None or not within(limits, foreseen(one.cost, factor)):
-                seen.architectures.add(one.candidate.architecture_sha256)
-        seen.read = len(self._rejected)
-        return seen.architectures
-
     def _ask(self) -> tuple[int, Candidate, str]:
         space, store = self.bench.prepared.space, self.bench.store
         sampler = build_sampler(store.spec.search, self._asked)
@@ -331,7 +316,7 @@ class SearchWork(PhaseWork):
         points, seed = self.bench.prepared.points, self.bench.store.spec.search.seed
         if points is not None:
             return points.nearest(candidate, self._known) or candidate
-        fitting = self.bench.prepared.fitting(derived_seed(seed, self._asked), self._refused())
+        fitting = self.bench.prepared.fitting(derived_seed(seed, self._asked), self._refusals.under(self._memory.value))
         found = fitting.near(candidate, self._known)
         self._nothing_new = found is None
         return found or candidate
@@ -356,11 +341,7 @@ class SearchWork(PhaseWork):
         store.start(number, candidate, cost, seed, excess, origin)
         if (earlier := self._known.setdefault(candidate.sha256, number)) != number:
             return f"the same candidate as trial {earlier}", None
-        over = [
-            f"{name} {format_value(known[name], METRICS[name])} of {format_value(limits[name], METRICS[name])}"
-            for name, one in excess.items()
-            if one > 0
-        ]
+        over = excesses(limits, known).values()
         return "over budget: " + ", ".join(over) if over else "", max(excess.values(), default=0.0)
 
     def _job(self, number: int, candidate: Candidate) -> Job:
@@ -371,44 +352,6 @@ class SearchWork(PhaseWork):
         return Job(
             f"search/{number}", candidate, store.spec.search.seed, self.rungs.steps, str(folder), accumulation=parts
         )
-
-
-@dataclass
-class _Refusals:
-    """Architectures that were refused with a factor of memory, of as many rejected trials as were read."""
-
-    factor: float | None = None
-    architectures: set[str] = field(default_factory=set)
-    read: int = 0
-
-
-class MemoryFactor:
-    """What predicted memory is multiplied with: what is given, until trials have measured it.
-
-    Args:
-        given: The factor of the study.
-    """
-
-    def __init__(self, given: float) -> None:
-        self._given = given
-        self._pairs: dict[int, tuple[float, float]] = {}
-        self._value: float | None = None
-
-    def note(self, trial: Trial) -> None:
-        """Take what a trial of the search measured, in place of what it measured before."""
-        predicted = trial.cost.peak_memory_bytes if trial.cost is not None else None
-        measured = trial.score.values.get(_MEMORY) if trial.score is not None else None
-        if predicted is not None and measured is not None:
-            self._pairs[trial.number] = (float(predicted), measured)
-            self._value = None
-
-    @property
-    def value(self) -> float:
-        """The factor as it is now."""
-        if self._value is None:
-            pairs = self._pairs.values()
-            self._value = corrected_factor(self._given, [one for one, _ in pairs], [one for _, one in pairs])
-        return self._value
 
 
 def _with_predictions(score: Score, trial: Trial) -> Score:

@@ -18,6 +18,22 @@ from search_space.quantities import (
 )
 from search_space.strict import Strict
 
+BUDGET_OF = {
+    "trainable_params": "trainable_params",
+    "peak_memory_bytes": "memory",
+    "inference_memory_bytes": "inference_memory",
+    "training_flops": "flops",
+    "latency_ms": "latency",
+    "training_seconds": "training_time",
+    "training_joules": "energy",
+    "checkpoint_bytes": "checkpoint",
+    "calibrated_ece": "ece",
+    "debiased_squared_error": "debiased_squared_error",
+}
+"""The budget that limits each metric, as a study file names it."""
+OF_MEMORY = ("peak_memory_bytes", "inference_memory_bytes")
+"""Metrics that a device's memory bounds."""
+
 
 def _count_or_share(value: object) -> int | str:
     if isinstance(value, str) and value.strip().endswith("%"):
@@ -77,18 +93,8 @@ class BudgetSpec(Strict):
 
     def limits(self, backbone_parameters: int) -> dict[str, float]:
         """Return the limit of each metric that has one; shares are taken of the backbone's parameters."""
-        given = {
-            "trainable_params": self._most_trainable(backbone_parameters),
-            "peak_memory_bytes": self.memory,
-            "inference_memory_bytes": self.inference_memory,
-            "training_flops": self.flops,
-            "latency_ms": self.latency,
-            "training_seconds": self.training_time,
-            "training_joules": self.energy,
-            "checkpoint_bytes": self.checkpoint,
-            "calibrated_ece": self.ece,
-            "debiased_squared_error": self.debiased_squared_error,
-        }
+        given = {metric: getattr(self, budget) for metric, budget in BUDGET_OF.items()}
+        given["trainable_params"] = self._most_trainable(backbone_parameters)
         return {metric: float(limit) for metric, limit in given.items() if limit is not None}
 
     def _most_trainable(self, backbone_parameters: int) -> int | None:

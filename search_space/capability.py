@@ -88,7 +88,7 @@ def refused_settings(method: str, quantization: str, device: str = "cpu") -> Map
 
 
 def why_not_setting(method: str, knob: str, value: KnobValue, quantization: str, device: str = "cpu") -> str:
-    """Return why a method cannot be trained on quantised weights with a flag or a word; empty where never tried."""
+    """Return why a method cannot be trained on quantised weights with a flag or a word; empty where it can."""
     return refused_settings(method, quantization, device).get(setting(knob, value), "")
 
 

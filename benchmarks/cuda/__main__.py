@@ -9,7 +9,6 @@ import argparse
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from benchmarks import packing
 from benchmarks.cuda import steps
 from benchmarks.evaluator.journal import Journal
-from benchmarks.report import FOLDER, Ratio, write
+from benchmarks.report import FOLDER, write
 from evaluators.device_memory import reserved_bytes
 from evaluators.packing import WORTH
 from search_space.quantities import format_bytes, format_count
@@ -138,19 +137,11 @@ def _share(errors: list[float], most: float) -> str:
 
 
 def _packing(rows: dict[str, Any]) -> list[str]:
-    found = [row for key, row in rows.items() if key.startswith("pack/")]
-    verdict: Callable[[Any], str] = lambda one: "worth it" if one["gain"]["value"] >= WORTH else "not worth it"  # noqa: E731
     return [
         f"Packing there: {packing.RUNS} candidates of MiniLM-L6 on TREC, a step of all of them apart over one of all "
-        "together, wall clock, medians of turns with 95 % intervals; it is used from "
-        f"{WORTH:g}.",
+        f"together, wall clock, medians of turns with 95 % intervals; it is used from {WORTH:g}.",
         "",
-        "| candidates | type | examples of a candidate's step | gain | |",
-        "|---|---|---:|---:|---|",
-        *(
-            f"| {one['kind']} | {one['dtype']} | {one['batch']} | {Ratio(**one['gain'])} | {verdict(one)} |"
-            for one in found
-        ),
+        *packing.table([row for key, row in rows.items() if key.startswith("pack/")]),
     ]
 
 

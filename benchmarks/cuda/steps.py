@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
@@ -16,16 +16,15 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.evaluator.journal import Journal
+from benchmarks.memory import attached_for
 from evaluators.anatomy import anatomy_of
-from evaluators.attach import attach
-from evaluators.backbone import checkpoint_activations, head_of
+from evaluators.backbone import head_of
 from evaluators.device_memory import WORKSPACE_BYTES
-from evaluators.memory import Load, inputs_of, tensors_of
+from evaluators.memory import Load, storage_bytes, tensors_of
 from evaluators.memory_table import MemoryTable
-from evaluators.optimisation import Optimiser, build_optimiser, loss_of
 from evaluators.quantization import quantization_config, saved_bytes, settle
 from search_space.notation import parse
 
@@ -182,51 +181,28 @@ def _trained(model: nn.Module, text: str, subject: Subject) -> dict[str, Any]:
 
 
 def _steps(model: nn.Module, text: str, subject: Subject) -> dict[str, Any]:
-    one = attach(model, anatomy_of(model), parse(text))
-    one.model.train()
-    if subject.load.checkpointing:
-        checkpoint_activations(one.model)
-    optimiser = build_optimiser(one)
-    inputs = {name: tensor.to(_CUDA) for name, tensor in inputs_of(one.model, *_shape(subject)).items()}
-    inputs["attention_mask"][-1, -1] = 0  # as in every real batch
-    labels = torch.zeros(subject.load.batch, dtype=torch.long, device=_CUDA)
-
-    def step() -> None:
-        logits = one.model(**inputs).logits
-        loss = loss_of(logits, labels, 0.0)
-        del logits
-        optimiser.update(loss, 1.0)
-
+    it = attached_for(model, text, subject.load)
     for _ in range(_WARM_UP):
-        step()
+        it.step()
     seconds = []
     for _ in range(_STEPS):
         torch.cuda.synchronize()
         began = time.perf_counter()
-        step()
+        it.step()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    own = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in _tensors(one.model, optimiser, inputs)}
-    beside = torch.cuda.memory_allocated() - WORKSPACE_BYTES - sum(one.nbytes() for one in own.values())
-    del own
-    step()
+    own = storage_bytes((*tensors_of(it.one.model), *it.optimiser.tensors, *it.inputs.values()))
+    beside = torch.cuda.memory_allocated() - WORKSPACE_BYTES - own
+    it.step()
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     return {
-        "trainable": one.trainable_params,
+        "trainable": it.one.trainable_params,
         "seconds": median(seconds),
         "beside_bytes": beside,
         "allocated_bytes": torch.cuda.max_memory_allocated(),
         "reserved_bytes": torch.cuda.max_memory_reserved(),
         "outside_bytes": total - free - torch.cuda.memory_reserved(),
     }
-
-
-def _tensors(model: nn.Module, optimiser: Optimiser, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    return [*tensors_of(model), *optimiser.tensors, *inputs.values()]
-
-
-def _shape(subject: Subject) -> tuple[int, int]:
-    return subject.load.batch, subject.load.length

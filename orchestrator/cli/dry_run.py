@@ -9,8 +9,8 @@ from typing import Any
 from rich.text import Text
 
 from orchestrator.cli.output import cell, console, print_json, table
-from orchestrator.feasibility import foreseen
 from orchestrator.preparation import Prepared, prepare
+from orchestrator.screening import foreseen
 from orchestrator.spec import StudySpec
 from search_space.budgets import violations
 from search_space.errors import PlacementError, UnsupportedError

@@ -138,7 +138,7 @@ def show_front(store: StudyStore, front: Front, home: Home) -> None:
 def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[str]]]:
     heads = ["trial", "candidate", *(_head(metric) for metric in metrics), "test", "firm"]
     rows = []
-    beside = {one.number: "*" for one in front.neighbours}
+    beside = {one.number for one in front.neighbours}
     for one in (*front.members, *front.neighbours):
         values = one.trial.score.values if one.trial.score else None
         test = one.test.get("accuracy")
@@ -150,15 +150,8 @@ def _front_rows(front: Front, metrics: list[str]) -> tuple[list[str], list[list[
         mark = "➤" if front.pick is not None and front.pick.number == one.number else ""
         firm = "–" if one.firm is None else f"{one.firm:.2f}"
         cells = [_beside_floor(metric, values) for metric in metrics]
-        rows.append(
-            [
-                f"{mark}{one.number}{'*' if one.number in beside else ''}",
-                write_parts(one.trial.candidate),
-                *cells,
-                shown,
-                firm,
-            ]
-        )
+        star = "*" if one.number in beside else ""
+        rows.append([f"{mark}{one.number}{star}", write_parts(one.trial.candidate), *cells, shown, firm])
     return heads, rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,12 @@ from evaluators.backbone import Backbone
 from evaluators.capabilities import probe_hybrid, train
 from evaluators.counting import Counter
 from evaluators.deployed import deployed_after
-from evaluators.exported import as_peft_model, reload_peft
+from evaluators.exported import reload_peft
 from evaluators.specimens import logits_of, tiny, without_weights
 from evaluators.tuners.diff_pruning import kept_weights
 from search_space.errors import UnsupportedError
 from search_space.notation import parse
+from tests.evaluators.peft_folders import save_with_peft
 
 
 def predicted(text: str) -> int:
@@ -61,13 +61,9 @@ def test_a_prompt_is_deployed_as_the_table_that_peft_saves(
     text: str, deployed: int, factor: int, tmp_path: Path
 ) -> None:
     model, anatomy = tiny("bert")
-    backbone = Backbone(model, None, torch.device("cpu"), torch.float32)
     attached = attach(model, anatomy, parse(text))
     train(attached, "bert")
-    held = as_peft_model(backbone, anatomy, attached.candidate, attached.state(backbone.storages), "tiny")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there is no model of this name to compare vocabularies with
-        held.save_pretrained(tmp_path)
+    backbone = save_with_peft(attached, "bert", tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert sum(one.numel() for name, one in saved.items() if "classifier" not in name) == deployed == predicted(text)
     assert attached.trainable_params > factor * deployed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from search_space.notation import parse
 from search_space.registry import methods
 from search_space.space import bind
 from search_space.spec import SpaceSpec
+from tests.evaluators.peft_folders import save_with_peft
 
 FLAGS = ("", ",use_rslora=true", ",use_dora=true", ",use_rslora=true,use_dora=true")
 PLACES = ("embeddings", "attention.query,embeddings")
@@ -91,13 +91,8 @@ def test_what_is_not_tied_is_merged_there(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
 def test_peft_reloads_its_folder(architecture: str, tmp_path: Path) -> None:
-    model, anatomy = tiny(architecture)
-    backbone = Backbone(model, None, torch.device("cpu"), torch.float32)
     one = trained(architecture, "lora(r=2)@embeddings,attention.query")
-    held = as_peft_model(backbone, anatomy, one.candidate, one.state(backbone.storages), "tiny")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there is no model of this name to compare vocabularies with
-        held.save_pretrained(tmp_path)
+    backbone = save_with_peft(one, architecture, tmp_path)
     found = logits_of(reload_peft(backbone, tmp_path), architecture)
     torch.testing.assert_close(found, logits_of(one.model, architecture), atol=1e-4, rtol=0)
 

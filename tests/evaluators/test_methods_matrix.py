@@ -9,7 +9,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from evaluators.attach import attach
 from evaluators.backbone import Backbone
 from evaluators.capabilities import probe_method, probe_part, probe_quantised, train
-from evaluators.exported import as_peft_model, is_peft, reload_peft
+from evaluators.exported import is_peft, reload_peft
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.memory import Load, predict_step
 from evaluators.specimens import SPECIMENS, TEXT_SPECIMENS, logits_of, tiny, tiny_quantised, without_weights
@@ -29,6 +28,7 @@ from search_space.errors import CandidateError, UnsupportedError
 from search_space.notation import parse, write
 from search_space.registry import PER_TASK, method, methods
 from search_space.space import at_defaults
+from tests.evaluators.peft_folders import save_with_peft
 
 NAMES = [
     name
@@ -181,13 +181,9 @@ def test_every_method_reloads_in_a_fresh_process(architecture: str, tmp_path: Pa
 @pytest.mark.parametrize("name", [name for name in ON_BERT if is_peft(at_defaults(name))])
 def test_peft_reloads_its_own_folder_to_equal_outputs(name: str, tmp_path: Path) -> None:
     model, anatomy = tiny("bert")
-    backbone = Backbone(model, None, torch.device("cpu"), torch.float32)
     attached = attach(model, anatomy, at_defaults(name))
     train(attached, "bert")
-    held = as_peft_model(backbone, anatomy, attached.candidate, attached.state(backbone.storages), "tiny")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there is no model of this name to compare vocabularies with
-        held.save_pretrained(tmp_path)
+    backbone = save_with_peft(attached, "bert", tmp_path)
     torch.testing.assert_close(logits_of(reload_peft(backbone, tmp_path)), logits_of(attached.model), atol=1e-4, rtol=0)
 
 

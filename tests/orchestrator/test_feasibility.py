@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from evaluators.score import Cost
-from orchestrator import feasibility, study, work
+from orchestrator import feasibility, study
 from orchestrator.feasibility import require_trainable
 from orchestrator.home import Home
 from orchestrator.preparation import Prepared, prepare
+from orchestrator.screening import Refusals
 from orchestrator.spec import parse
 from orchestrator.study import run_study
 from search_space.candidate import Candidate
@@ -139,7 +140,7 @@ def test_a_study_of_which_every_candidate_failed_is_a_failure(home: Home) -> Non
     assert [one.state for one in store.trials()] == ["failed"] * 12
 
 
-def test_refusals_count_architectures_over_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_count_architectures_over_a_limit() -> None:
     over, within = Cost(100, 1), Cost(5, 1)
     tried = [(f"{at}", state, cost) for at, (state, cost) in enumerate(
         [("infeasible", None), ("infeasible", over), ("infeasible", within), ("complete", within)]
@@ -147,13 +148,13 @@ def test_refusals_count_architectures_over_a_limit(monkeypatch: pytest.MonkeyPat
     trials = [
         SimpleNamespace(candidate=SimpleNamespace(architecture_sha256=sha), state=state, cost=cost, score=None)
         for sha, state, cost in tried
-        if state == "infeasible"
     ]
-    bench = SimpleNamespace(prepared=SimpleNamespace(limits={"trainable_params": 10.0}))
-    memory = SimpleNamespace(value=1.0)
-    given: Any = SimpleNamespace(bench=bench, _rejected=trials[:1], _memory=memory, _refusals=work._Refusals())
-    assert work.SearchWork._refused(given) == {"0"}
-    given._rejected = trials
-    assert work.SearchWork._refused(given) == {"0", "1"}
-    bench.prepared.limits["trainable_params"], memory.value = 200.0, 1.1
-    assert work.SearchWork._refused(given) == {"0"}, "with another factor all are looked at again"
+    limits = {"trainable_params": 10.0}
+    refusals = Refusals(limits)
+    refusals.note(trials[0])  # type: ignore[arg-type]
+    assert refusals.under(1.0) == {"0"}
+    for one in trials[1:]:
+        refusals.note(one)  # type: ignore[arg-type]
+    assert refusals.under(1.0) == {"0", "1"}
+    limits["trainable_params"] = 200.0
+    assert refusals.under(1.1) == {"0"}, "with another factor all are looked at again"
