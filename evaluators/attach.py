@@ -287,10 +287,14 @@ def inject(model: nn.Module, part: Part, arguments: Mapping[str, Any], name: str
 
 
 def own_weights(model: nn.Module, names: Iterable[str]) -> None:
-    """Give modules weights of their own, which may then be written into."""
+    """Give modules weights of their own, which may then be written into.
+
+    Quantised ones are the backbone's very parameters, which peft puts new ones in the place of: they stay as they are.
+    """
     for name in names:
         weight: Any = innermost(model.get_submodule(name)).weight
-        weight.data = weight.data.clone()
+        if type(weight) is nn.Parameter:
+            weight.data = weight.data.clone()
 
 
 def _freeze(model: nn.Module, words: tuple[str, ...]) -> None:

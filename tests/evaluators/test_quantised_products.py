@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evaluators.attach import attach
 from evaluators.quantised_products import dequantised, free_of_inputs
+from evaluators.specimens import tiny_quantised
+from search_space.notation import parse
 
 pytestmark = pytest.mark.skipif(
     not (importlib.util.find_spec("bitsandbytes") and importlib.util.find_spec("torchao")),
@@ -94,3 +97,12 @@ def test_a_gradient_is_the_weights_on_cuda(kind: str, shape: tuple[int, int]) ->
 def test_what_cuda_packs_is_unpacked() -> None:
     held, weight = _quantised("torchao_int4", "cuda", 48, 1500, torch.bfloat16)
     assert (dequantised(held[0].weight).float() - weight).abs().max() < weight.abs().max() / 8
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_what_rewrites_weights_leaves_the_backbones_where_they_are(kind: str) -> None:
+    """A storage that moved would be freed, and another tensor's by the time that a candidate's state is told apart."""
+    model, anatomy = tiny_quantised("llama", kind, torch.float32)
+    before = {name: one.data_ptr() for name, one in model.named_parameters()}
+    attach(model, anatomy, parse("olora(r=4)"))
+    assert {name: one.data_ptr() for name, one in model.named_parameters()} == before
