@@ -4,7 +4,7 @@ Most methods bring to a module what that module's shape says, whatever else they
 one module is found once, by injecting it into a stub that holds this module alone, and then added up. Methods whose
 modules share tensors are injected into a stub with two of each kind, which tells what is shared. Whether a sum is right
 is not believed but tried: each method is built whole on `meta` as well, on all that it is for, and so are the first two
-parts of each pair of methods; where they differ, whole builds it stays.
+parts of each pair of methods, on modules that they share and on others; where they differ, whole builds it stays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
@@ -116,6 +116,27 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return [names[one] for one in value if one in names]
 
 
+class _Stand(NamedTuple):
+    """Where a part stands.
+
+    Attributes:
+        methods: Of its pieces, in order.
+        sites: The modules that it is on.
+        crowded: Whether two of its own pieces are on one.
+    """
+
+    methods: tuple[str, ...]
+    sites: frozenset[str]
+    crowded: bool
+
+    @classmethod
+    def of(cls, plans: Sequence[_Plan]) -> _Stand:
+        """Look at a part's plans."""
+        names = [site.name for plan in plans for site in plan.sites]
+        sites = frozenset(names)
+        return cls(tuple(plan.rule.name for plan in plans), sites, len(sites) < len(names))
+
+
 class Counter:
     """Counts candidates on one model.
 
@@ -136,8 +157,7 @@ class Counter:
         self._kinds = {site.name: _kind(model.get_submodule(site.name)) for site in anatomy.sites}
         self._laws: dict[Any, Law] = {}
         self._tried: set[tuple[str, Law]] = set()
-        self._sums_up: dict[tuple[str, ...], bool] = {}
-        self._apart: dict[tuple[str, str], bool] = {}
+        self._sums_up: dict[tuple[tuple[str, ...], bool], bool] = {}
         self._alone: dict[tuple[str, str, str], Held] = {}
         self._shared: dict[tuple[str, str, frozenset[str]], tuple[Held, dict[str, Held]]] = {}
         self._parts: dict[Part, Held] = {}
@@ -181,38 +201,41 @@ class Counter:
         ]
 
     def _count(self, parts: tuple[Part, ...]) -> Counts:
-        pieces = [one for at, part in enumerate(parts) for one in self._pieces(part, f"part{at}")]
-        plans, names = [self._plan(part) for _, part in pieces], [name for name, _ in pieces]
+        pieces = [self._pieces(part, f"part{at}") for at, part in enumerate(parts)]
+        of_parts = [[self._plan(piece) for _, piece in some] for some in pieces]
+        plans, names = [plan for some in of_parts for plan in some], [name for some in pieces for name, _ in some]
         for plan in plans:
             self._settle(plan)
         if any(plan.law_key not in self._laws for plan in plans):
             return self.whole(parts)  # nothing wide could be built to try sums on: the next may tell more
         if len(plans) == 1 and self._laws[plans[0].law_key] == "whole":
             return self._counts(self._held(plans[0]), parts)
-        methods = tuple(part.method for _, part in pieces)
-        if self._sums_up.get(methods) is False:
+        if len(plans) > 1 and any(plan.rule.route == "full" for plan in plans):
+            return self.whole(parts)
+        stands = list(map(_Stand.of, of_parts))
+        if len(parts) > 2:
+            pairs = combinations(zip(parts, stands, strict=True), 2)
+            apart = all(self._are_apart(*one, *other) for one, other in pairs)
+            return self._counts(self._sum(plans, names), parts) if apart else self.whole(parts)
+        kind = _together(*stands)
+        if self._sums_up.get(kind) is False:
             return self.whole(parts)
         counts = self._counts(self._sum(plans, names), parts)
-        if len(parts) > 2:
-            apart = all(self._are_apart(*pair) for pair in combinations(parts, 2))
-            return counts if apart else self.whole(parts)
-        if methods not in self._sums_up:
+        if kind not in self._sums_up:
             built = self.whole(parts)
-            self._sums_up[methods] = _equal(counts, built)
+            self._sums_up[kind] = _equal(counts, built)
             return built
         return counts
 
-    def _are_apart(self, one: Part, other: Part) -> bool:
-        """Whether two parts bring together what each brings alone, tried with the first two of their methods.
+    def _are_apart(self, one: Part, stand: _Stand, other: Part, beside: _Stand) -> bool:
+        """Whether two parts bring together what each brings alone, tried with the first two of their kind.
 
         Pairs are enough for any number of parts: of which no two share a number, all bring the sum.
         """
-        methods = (one.method, other.method)
-        if methods not in self._apart:
+        kind = _together(stand, beside)
+        if kind not in self._sums_up:
             self._count((one, other))
-            pieces = tuple(part.method for at in (one, other) for _, part in self._pieces(at, ""))
-            self._apart[methods] = self._sums_up.get(pieces, False)
-        return self._apart[methods]
+        return self._sums_up.get(kind, False)
 
     def _plan(self, part: Part) -> _Plan:
         rule, targets = method(part.method), resolve(part, self._anatomy)
@@ -427,6 +450,16 @@ def _named(saved: Saved, part: str, covers: Mapping[str, int], within: str) -> S
 def _prefixes(name: str) -> Iterator[str]:
     """Yield the names of the modules that something is in, outermost first."""
     return (name[:at] for at, letter in enumerate(name) if letter == ".")
+
+
+def _together(*stands: _Stand) -> tuple[tuple[str, ...], bool]:
+    """Return what decides whether some parts bring the sum: their methods, and whether two stand on one module.
+
+    There adapters may share what they have apart elsewhere.
+    """
+    methods = tuple(one for stand in stands for one in stand.methods)
+    meet = any(stand.crowded for stand in stands) or any(a.sites & b.sites for a, b in combinations(stands, 2))
+    return methods, meet
 
 
 def _wrapped(plans: Sequence[_Plan]) -> list[dict[str, int]]:

@@ -16,6 +16,7 @@ from evaluators.counting import Counter, Counts, Held
 from evaluators.deployed import Kept, deployed_params
 from evaluators.hooks import hooks_of
 from evaluators.saved import Saved, file_bytes
+from evaluators.specimens import tiny, without_weights
 from search_space.candidate import Candidate, Part
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.notation import parse, write_parts
@@ -228,3 +229,15 @@ def test_three_and_more_parts_are_counted_by_their_pairs(text: str) -> None:
 def test_a_share_that_is_on_no_list_is_counted_right(text: str) -> None:
     counted, true = counter("bert").count(parse(text)), trained("bert", parse(text))
     assert counted == true
+
+
+@pytest.mark.parametrize(
+    "pair", [("randlora", "randlora"), ("vblora", "vblora"), ("full", "bitfit"), ("bitfit", "bitfit")]
+)
+def test_a_pair_apart_tells_nothing_of_one_on_the_same_modules(pair: tuple[str, str]) -> None:
+    one, other = (f"{name}@{'[first:1]' if name == 'full' else 'attention.query'}" for name in pair)
+    bare, found = without_weights("bert"), tiny("bert")[1]
+    counts = Counter(bare, found)
+    counts.count(parse(f"{one} + {pair[1]}@attention.value"))
+    together = parse(f"{one} + {other}")
+    assert counts.count(together) == Counter(bare, found).whole(tuple(map(counts._canonical, together.parts)))
