@@ -8,7 +8,7 @@ hybrids as for single methods.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from evaluators import tuners
-from evaluators.backbone import copy_of, head_of
+from evaluators.backbone import head_of
 from evaluators.dropout import set_dropout
 from evaluators.from_shapes import (
     freeze_constants,
@@ -32,6 +32,7 @@ from evaluators.from_shapes import (
     without_values,
 )
 from evaluators.loftq import start_from_residual
+from evaluators.model_copies import copy_of
 from evaluators.prefix_gates import gate_prefix
 from evaluators.prefixes import prefix_lengths, restrict_prefix
 from evaluators.quantised_products import untold_of_type
@@ -118,7 +119,13 @@ class Attached:
         self.model.load_state_dict(dict(state), strict=False)
 
 
-def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int = 0) -> Attached:
+def attach(
+    model: nn.Module,
+    anatomy: Anatomy,
+    candidate: Candidate,
+    seed: int = 0,
+    copied_by: Callable[[nn.Module], nn.Module] = copy_of,
+) -> Attached:
     """Attach a candidate to a copy of a frozen classifier; the classifier itself stays as it is.
 
     What wraps whole layers is attached after what goes inside them, and prompts, which wrap the whole model, come last,
@@ -129,6 +136,7 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
         anatomy: What `anatomy_of(model)` found.
         candidate: What to attach.
         seed: Seed of every initial value, the head's included.
+        copied_by: Makes the copy.
 
     Raises:
         UnsupportedError: The model cannot carry it, or two parts cannot share it.
@@ -136,7 +144,7 @@ def attach(model: nn.Module, anatomy: Anatomy, candidate: Candidate, seed: int =
     """
     for holds_layers in _HOLD_LAYERS:
         holds_layers.cache_clear()
-    copied: Any = copy_of(model)
+    copied: Any = copied_by(model)
     copied.config.use_cache = False  # keys and values are kept for texts that go on; a classifier's do not
     heads = head_of(model)
     with torch.random.fork_rng(devices=_cuda_devices()):
@@ -175,7 +183,8 @@ def _attach_parts(
         for each in adapters_of(part, name, anatomy):
             for one in in_one_size(part, anatomy) if method(part.method).route == "inject" else (part,):
                 model = _attach_part(model, anatomy, one, each)
-        trained[index] = _new_parameters(model, known, candidate.parts[index])
+        earlier = {id(parameter) for part in trained.values() for parameter in part}
+        trained[index] = _new_parameters(model, known, earlier, candidate.parts[index])
     _activate_all(model)
     _keep_type(model)
     _train_only(model, {id(parameter) for part in trained.values() for parameter in part})
@@ -273,7 +282,7 @@ def inject(model: nn.Module, part: Part, arguments: Mapping[str, Any], name: str
         residuals = takes_residuals(model, config)
         if rule.rewrites and not residuals:
             own_weights(model, arguments["target_modules"])
-        with shapes_alone(model), untold_of_type(model, rule.peft_type):
+        with shapes_alone(model, rule.peft_type), untold_of_type(model, rule.peft_type):
             config = without_values(model, config)
             taken = {name: config} if config.is_adaption_prompt else config
             changed: nn.Module = PEFT_TYPE_TO_TUNER_MAPPING[rule.peft_type](model, taken, name).model
@@ -304,12 +313,21 @@ def _freeze(model: nn.Module, words: tuple[str, ...]) -> None:
             parameter.requires_grad_(False)
 
 
-def _new_parameters(model: nn.Module, known: set[int], part: Part) -> tuple[nn.Parameter, ...]:
-    """Return the trainable parameters that a part brought, without copies of the head that peft made."""
+def _new_parameters(model: nn.Module, known: set[int], earlier: set[int], part: Part) -> tuple[nn.Parameter, ...]:
+    """Return the trainable parameters that a part brought, without copies of the head that peft made.
+
+    Args:
+        model: What the part is attached to.
+        known: Parameters that were there before it.
+        earlier: Those that parts before it train.
+        part: The part.
+    """
     copies = {id(p) for wrapper in _wrappers(model) for p in wrapper.parameters()}
     if method(part.method).route == "full":
         return tuple(
-            parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) in known
+            parameter
+            for parameter in model.parameters()
+            if parameter.requires_grad and id(parameter) in known and id(parameter) not in earlier
         )
     return tuple(
         parameter

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -17,7 +16,7 @@ from torch import nn
 
 from evaluators.builtin import minilm_l6
 from evaluators.loftq import remember
-from evaluators.quantization import hidden_tensors, quantization_config, settle
+from evaluators.quantization import quantization_config, settle
 from evaluators.shared_weights import are_of, key_of, weight_files, written_once
 from evaluators.spec import ModelSpec
 from evaluators.task_switch import take_tasks, with_tasks
@@ -90,6 +89,25 @@ def choose_machine(spec: ModelSpec) -> Machine:
     return Machine(device, dtype, usual if spec.attention == "auto" else spec.attention)
 
 
+def fit_attention(machine: Machine, spec: ModelSpec, config: Any) -> Machine:
+    """Return a machine with an implementation of attention that a model has: the plain one, where it has no other.
+
+    Args:
+        machine: Where it would run.
+        spec: The model.
+        config: Its configuration.
+
+    Raises:
+        UnsupportedError: The spec asks for one that the model does not have.
+    """
+    kind = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if machine.attention != "sdpa" or getattr(kind, "_supports_sdpa", True):
+        return machine
+    if spec.attention == "sdpa":
+        raise UnsupportedError(f"model.attention: {config.model_type} has no sdpa; set it to eager or auto")
+    return replace(machine, attention="eager")
+
+
 def _choose_device(wanted: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
@@ -123,15 +141,16 @@ def load(spec: ModelSpec, classes: int, tasks: int = 1, shared: Path | None = No
 
     Raises:
         DataError: The model cannot be read, or has no safetensors.
-        UnsupportedError: It would run code of its own, or has no classification head.
+        UnsupportedError: It would run code of its own, or has no classification head, or not the attention asked for.
     """
     machine = choose_machine(spec)
     config = load_config(spec, classes, tasks)
+    machine = fit_attention(machine, spec, config)
     tokenizer = load_tokenizer(spec)
     weights = None if shared is None else _shared_weights(spec, config, machine, shared)
     model, _ = _read(spec, config, machine, weights)
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.pad_token_id is not None:
+        model.config.pad_token_id = tokenizer.pad_token_id  # decoders read the class at the last token that is another
     if spec.quantization == "none":
         model.to(machine.device)
     model.eval().requires_grad_(False)
@@ -254,6 +273,16 @@ def load_config(spec: ModelSpec, classes: int, tasks: int = 1) -> Any:
     return with_tasks(config, tasks)
 
 
+def end_token(spec: ModelSpec) -> int | None:
+    """Return the token at whose place a model reads the class, as those of an encoder and a decoder do; else None.
+
+    Raises what `load_config` raises.
+    """
+    config = load_config(spec, 2)
+    end = getattr(config, "eos_token_id", None)
+    return end if getattr(config, "is_encoder_decoder", False) and isinstance(end, int) else None
+
+
 def build_on_meta(config: Any, attention: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Build the classifier of a configuration on the `meta` device: shapes without memory, frozen."""
     with torch.device("meta"):
@@ -263,44 +292,6 @@ def build_on_meta(config: Any, attention: str | None = None, dtype: torch.dtype 
     model.eval().requires_grad_(False)
     take_tasks(model)
     return model
-
-
-def copy_of(model: nn.Module) -> nn.Module:
-    """Return a model of new modules and new Parameter objects over the same tensors.
-
-    What is attached to the copy, replaced in it or assigned to its parameters' `.data` leaves the original as it was;
-    only writing into a tensor in place would not, and no tuner does that.
-    """
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        # A subclass of Parameter is a quantised weight, whose scales a new Parameter would lose: it is shared itself.
-        plain = type(parameter) is nn.Parameter
-        memo[id(parameter)] = nn.Parameter(parameter.data, requires_grad=False) if plain else parameter
-    for tensor in (*model.buffers(), *hidden_tensors(model)):
-        memo[id(tensor)] = tensor
-    modules = list(model.modules())
-    if any(map(_copies_itself, map(type, modules))):
-        return copy.deepcopy(model, memo)
-    memo |= {id(module): type(module).__new__(type(module)) for module in modules}
-    for module in modules:
-        held = vars(module).items()
-        vars(memo[id(module)]).update((name, _copied(value, memo)) for name, value in held)
-    return cast("nn.Module", memo[id(model)])
-
-
-def _copies_itself(kind: type) -> bool:
-    """Whether a class says itself how it is copied."""
-    own = getattr(kind, "__getstate__", None)
-    return hasattr(kind, "__deepcopy__") or own is not getattr(object, "__getstate__", None)
-
-
-def _copied(value: object, memo: dict[int, Any]) -> object:
-    """Return a deep copy. The short ways are what most attributes of modules are: deepcopy takes thrice as long."""
-    if isinstance(value, bool | int | float | str | None):
-        return value
-    if type(value) in (dict, OrderedDict, set) and not value:
-        return type(value)()
-    return copy.deepcopy(value, memo)
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
 
 from evaluators.anatomy import anatomy_of
-from evaluators.attach import attach
-from evaluators.backbone import Machine, build_on_meta, choose_machine, head_of, load_config
+from evaluators.backbone import Machine, build_on_meta, choose_machine, fit_attention, head_of, load_config
 from evaluators.counting import Counter
-from evaluators.memory import Load, StepCost, predict_step
+from evaluators.memory import Load, StepCost
 from evaluators.memory_table import MemoryTable
 from evaluators.quantization import saved_bytes
 from evaluators.score import Cost
 from evaluators.spec import ModelSpec, TrainingSpec
+from evaluators.table_files import TableFiles, conditions
+from evaluators.tracing import Subject, TracingProcess
 from search_space.candidate import Candidate, Part
 from search_space.errors import UnsupportedError
 from search_space.placement import Anatomy
@@ -60,6 +63,8 @@ class MetaCoster:
         load: Load,
         machine: Machine | None = None,
         accumulate: int | Literal["auto"] = 1,
+        tables: Path | None = None,
+        process: TracingProcess | None = None,
     ) -> None:
         """Build a model from its configuration.
 
@@ -69,8 +74,13 @@ class MetaCoster:
             load: The shape of a whole step.
             machine: Where it would run; this one when None.
             accumulate: Parts that steps are divided into, or `auto` for as few as a limit lets.
+            tables: A folder that keeps what was traced for later processes; None keeps it in this one.
+            process: Traces what is not known; None traces in this process.
+
+        Raises:
+            UnsupportedError: The model does not have the attention that is asked for.
         """
-        machine = machine or choose_machine(spec)
+        machine = fit_attention(machine or choose_machine(spec), spec, config)
         if getattr(config, "pad_token_id", None) is None:
             config.pad_token_id = 0  # a real one comes with the tokenizer; costs are the same
         self._model: nn.Module = build_on_meta(config, machine.attention, machine.dtype)
@@ -82,6 +92,9 @@ class MetaCoster:
         self.anatomy = replace(anatomy_of(self._model), quantization=spec.quantization, device=machine.device.type)
         self.parameters = count_backbone(self._model)
         self._counter = Counter(self._model, self.anatomy)
+        self._subject = Subject.of(config, machine.attention, machine.dtype, self.anatomy)
+        self._tracer = process.of(self._subject) if process else None
+        self._files = tables
         self._tables: dict[int, MemoryTable] = {}
 
     def cost(self, candidate: Candidate, within: float | None = None) -> Cost:
@@ -90,10 +103,28 @@ class MetaCoster:
         Where steps may be divided, it is the cost with the fewest parts whose peak is at most `within` bytes, or with
         the most.
         """
-        for parts in self._divisions:
-            cost = self._divided(candidate, parts)
-            if within is None or (cost.peak_memory_bytes or 0) <= within:
-                break
+        fewest = self._divided(candidate, self._divisions[0])
+        if within is None or _fits(fewest, within) or len(self._divisions) == 1:
+            return fewest
+        return self._least_divided(candidate, within)
+
+    def _least_divided(self, candidate: Candidate, within: float) -> Cost:
+        """Return the cost with the fewest parts that fits, where one does not; else with the most.
+
+        Steps grow until one fits, and what was leapt over is halved: what is little over a limit is looked at twice.
+        """
+        too_few, at, last = 0, 1, len(self._divisions) - 1
+        while not _fits(cost := self._divided(candidate, self._divisions[at]), within):
+            if at == last:
+                return cost
+            too_few, at = at, min(2 * at, last)
+        while at - too_few > 1:
+            middle = (too_few + at) // 2
+            tried = self._divided(candidate, self._divisions[middle])
+            if _fits(tried, within):
+                cost, at = tried, middle
+            else:
+                too_few = middle
         return cost
 
     def _divided(self, candidate: Candidate, parts: int) -> Cost:
@@ -117,21 +148,25 @@ class MetaCoster:
 
     def count(self, candidate: Candidate) -> int:
         """Return the trainable parameters without the head; memory is not looked at."""
-        return self._counter.count(candidate).trainable_params
+        return self._counter.trainable_params(candidate)
 
     def _step(self, candidate: Candidate, parts: int) -> StepCost:
         self._require_positions(candidate)
-        load = self._load.divided(parts)
         if parts not in self._tables:
-            self._tables[parts] = MemoryTable(self._model, self.anatomy, self._dtype, load)
+            self._tables[parts] = self._table(self._load.divided(parts))
         try:
-            if self._tables[parts].takes(candidate):
-                return self._tables[parts].cost(candidate)
-            return predict_step(attach(self._model, self.anatomy, candidate), self._dtype, load)
+            return self._tables[parts].cost(candidate)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             tokens = max(self._load.length, self._load.evaluated[1])
             what = f"{candidate.method} cannot be trained on {tokens} tokens here"
             raise UnsupportedError(f"{what}: {str(error).splitlines()[0]}; lower training.max_length") from error
+
+    def _table(self, load: Load) -> MemoryTable:
+        files = None
+        if self._files is not None:
+            measures = load.device == "cpu" and self._dtype != torch.float32
+            files = TableFiles(self._files, [asdict(self._subject), asdict(load), conditions(measures)])
+        return MemoryTable(self._model, self.anatomy, self._dtype, load, self._tracer, files)
 
     def _require_positions(self, candidate: Candidate) -> None:
         """Refuse virtual tokens that leave no positions for a text: with some models only training would tell."""
@@ -166,12 +201,16 @@ def _virtual_tokens(part: Part) -> int:
 
 
 def _divisions(batch: int) -> Iterator[int]:
-    """Yield into how many parts a step may be divided: 1, 2, 4 and so on, until each part is one example."""
-    parts = 1
-    while parts < batch:
-        yield parts
-        parts *= 2
-    yield batch
+    """Yield the fewest parts for each size of the largest part that a batch can be divided into, largest first."""
+    size = None
+    for parts in range(1, batch + 1):
+        if (divided := -(-batch // parts)) != size:
+            size = divided
+            yield parts
+
+
+def _fits(cost: Cost, within: float) -> bool:
+    return (cost.peak_memory_bytes or 0) <= within
 
 
 def count_backbone(model: nn.Module) -> int:
@@ -187,6 +226,8 @@ def meta_coster(
     length: int,
     tasks: int = 1,
     evaluation_length: int | None = None,
+    tables: Path | None = None,
+    process: TracingProcess | None = None,
 ) -> MetaCoster:
     """Make the coster of a model for the batches of a study.
 
@@ -197,6 +238,8 @@ def meta_coster(
         length: Tokens of the longest example that is trained on.
         tasks: How many tasks share the model.
         evaluation_length: Tokens of the longest example that is evaluated; `length` when None.
+        tables: A folder that keeps what was traced for later processes.
+        process: Traces what is not known there.
     """
     load = Load(
         training.batch_size,
@@ -205,4 +248,5 @@ def meta_coster(
         training.gradient_checkpointing,
         evaluation_length=evaluation_length,
     )
-    return MetaCoster(spec, load_config(spec, classes, tasks), load, accumulate=training.accumulate)
+    config = load_config(spec, classes, tasks)
+    return MetaCoster(spec, config, load, accumulate=training.accumulate, tables=tables, process=process)

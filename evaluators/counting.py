@@ -1,62 +1,35 @@
 """How many numbers a candidate trains and keeps: exact, and mostly without building the model.
 
-Most methods bring to a module what that module's shape says, whatever else they are put on. So what a method brings to
-one module is found once, by injecting it into a stub that holds this module alone, and then added up. Methods whose
-modules share tensors are injected into a stub with two of each kind, which tells what is shared. Whether a sum is right
-is not believed but tried: each method is built whole on `meta` as well, on all that it is for, and so are the first two
-parts of each pair of methods, on modules that they share and on others; where they differ, whole builds it stays.
+What each part brings is found by the law of its method, as `evaluators.part_laws` says, and parts are added up. That
+is not believed either: the first two parts of each pair of methods are built together on `meta`, on modules that they
+share and on others; where the sum differs, whole builds it stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
-from evaluators.attach import REFUSALS, adapters_of, attach, inject, is_of_head
+from evaluators.attach import adapters_of, is_of_head
 from evaluators.backbone import head_of
-from evaluators.deployed import Kept, deployed_params
-from evaluators.saved import Saved, by_place, file_bytes, own_tensors, saved_as, storage_of
-from evaluators.stub import Stub
-from search_space.candidate import Candidate, KnobValue, Part, Recipe
+from evaluators.deployed import Kept, deployed_params, keeps_all
+from evaluators.hybrid_names import ALONE, Around, entries_of, wrapped
+from evaluators.part_laws import Held, PartLaws
+from evaluators.part_plan import Plan
+from evaluators.saved import Entry, Saved, entry, file_bytes
+from search_space.candidate import Candidate, KnobValue, Part
 from search_space.carrying import is_per_task
-from search_space.errors import PlacementError, UnsupportedError
-from search_space.placement import Anatomy, Layers, Placement, Site
-from search_space.registry import PER_TASK, Method, Targets, method
-from search_space.space import resolve
+from search_space.errors import UnsupportedError
+from search_space.placement import Anatomy
+from search_space.registry import PER_TASK, method
 from search_space.spread import in_one_size
 
-Law = Literal["alone", "shared", "whole"]
-"""How a method's numbers add up: module by module, with shared ones beside them, or not at all."""
-
-_SUMS: tuple[Law, ...] = ("alone", "shared")
-_WIDE = 2
-"""Layers that a wide candidate is put on: enough to see what layers share."""
 _HEADER_SHARE = 0.01
-_COVERED = ".base_layer"
-"""What peft calls a module within its wrapper."""
-_WITHIN_PROMPT = "base_model."
-"""What it calls the model that a prompt stands before."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a part brings to one place.
-
-    Attributes:
-        trained: Trainable numbers.
-        saved: Tensors that are saved, trainable or not, without the head; names begin at the place.
-        head: The head's tensors, where the part gives them other names.
-    """
-
-    trained: int = 0
-    saved: tuple[Saved, ...] = ()
-    head: tuple[Saved, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,43 +50,16 @@ class Counts:
     checkpoint_bytes: int
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A part brought down to what its numbers depend on: scalar arguments, and what is said of each module."""
+class _Piece(NamedTuple):
+    """What is attached at once: a part in one size, or for one task.
 
-    part: Part
-    rule: Method
-    arguments: Mapping[str, Any]
-    sites: tuple[Site, ...]
+    Attributes:
+        name: Of its adapter.
+        plan: The part, brought down to what its numbers depend on.
+    """
 
-    @property
-    def law_key(self) -> tuple[str, tuple[KnobValue, ...]]:
-        """What the law may depend on: the method, and the knobs that make it another method."""
-        return self.rule.name, tuple(self.part[knob.name] for knob in self.rule.knobs if knob.low is None)
-
-    @property
-    def scalars(self) -> str:
-        """The arguments that name no module, as text."""
-        return repr(sorted((name, value) for name, value in self.arguments.items() if not self._places(value)))
-
-    def said_of(self, name: str) -> str:
-        """Return what the arguments say of one module, as text."""
-        places = ((key, value) for key, value in self.arguments.items() if self._places(value) and name in value)
-        return repr(sorted((key, value[name] if isinstance(value, Mapping) else True) for key, value in places))
-
-    def renamed(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Return the arguments with other names of modules; what is said of others is left out."""
-        return {key: _renamed(value, names) if self._places(value) else value for key, value in self.arguments.items()}
-
-    @staticmethod
-    def _places(value: object) -> bool:
-        return isinstance(value, list | Mapping)
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, Mapping):
-        return {names[key]: one for key, one in value.items() if key in names}
-    return [names[one] for one in value if one in names]
+    name: str
+    plan: Plan
 
 
 class _Stand(NamedTuple):
@@ -130,39 +76,45 @@ class _Stand(NamedTuple):
     crowded: bool
 
     @classmethod
-    def of(cls, plans: Sequence[_Plan]) -> _Stand:
-        """Look at a part's plans."""
-        names = [site.name for plan in plans for site in plan.sites]
+    def of(cls, pieces: Sequence[_Piece]) -> _Stand:
+        """Look at a part's pieces."""
+        names = [site.name for piece in pieces for site in piece.plan.sites]
         sites = frozenset(names)
-        return cls(tuple(plan.rule.name for plan in plans), sites, len(sites) < len(names))
+        return cls(tuple(piece.plan.rule.name for piece in pieces), sites, len(sites) < len(names))
+
+    def beside(self, other: _Stand) -> tuple[tuple[str, ...], bool]:
+        """Return what decides whether two parts bring the sum: their methods, and whether they meet on one module.
+
+        There adapters may share what they have apart elsewhere.
+        """
+        meet = self.crowded or other.crowded or not self.sites.isdisjoint(other.sites)
+        return self.methods + other.methods, meet
 
 
 class Counter:
-    """Counts candidates on one model.
-
-    Attributes:
-        built: How many candidates were built whole so far.
-    """
+    """Counts candidates on one model."""
 
     def __init__(self, model: nn.Module, anatomy: Anatomy) -> None:
         """Look at a frozen classifier on `meta`, of the types in which it will be trained."""
-        self._model, self._anatomy = model, anatomy
+        self._anatomy = anatomy
         self._heads = head_of(model)
-        self._head = tuple(
+        saved = tuple(
             Saved(f"{name}.{key}", "F32", tuple(one.shape))
             for name in self._heads
             for key, one in model.get_submodule(name).named_parameters()
         )
-        self._storages = frozenset(map(storage_of, model.state_dict().values()))
-        self._kinds = {site.name: _kind(model.get_submodule(site.name)) for site in anatomy.sites}
-        self._laws: dict[Any, Law] = {}
-        self._tried: set[tuple[str, Law]] = set()
+        self._head_params = sum(prod(one.shape) for one in saved)
+        self._head = tuple(entry(one, one.name) for one in saved)
+        self._laws = PartLaws(model, anatomy, lambda part, held: self._alone(held, (part,)))
         self._sums_up: dict[tuple[tuple[str, ...], bool], bool] = {}
-        self._alone: dict[tuple[str, str, str], Held] = {}
-        self._shared: dict[tuple[str, str, frozenset[str]], tuple[Held, dict[str, Held]]] = {}
-        self._parts: dict[Part, Held] = {}
+        self._checked: dict[tuple[str, tuple[tuple[str, KnobValue], ...], bool, bool], Part] = {}
         self._known: dict[tuple[Part, ...], Counts | UnsupportedError] = {}
-        self.built = 0
+        self._trained: dict[tuple[Part, ...], int] = {}
+
+    @property
+    def built(self) -> int:
+        """How many candidates were built whole so far."""
+        return self._laws.built
 
     def count(self, candidate: Candidate) -> Counts:
         """Count a candidate. Raises UnsupportedError or PlacementError where the model cannot carry it."""
@@ -177,303 +129,122 @@ class Counter:
             raise known
         return known
 
+    def trainable_params(self, candidate: Candidate) -> int:
+        """Return the trainable parameters without the head, and look at nothing else. Raises as `count` does."""
+        parts = tuple(map(self._canonical, candidate.parts))
+        if parts in self._known or not (pieces := self._sum_of(parts)):
+            return self.count(candidate).trainable_params
+        return sum(self._laws.held(piece.plan).trained for piece in pieces)
+
     def whole(self, parts: tuple[Part, ...]) -> Counts:
         """Count by building the model whole on `meta`: what sums are checked against."""
-        return self._counts(self._built(parts), parts)
+        return self._alone(self._laws.build(parts), parts)
 
     def _canonical(self, part: Part) -> Part:
         """Return a part with the knobs that change no shape at their defaults."""
-        rule = method(part.method)
-        rule.check(part)
-        shapeless = {knob.name: knob.default for knob in rule.knobs if not knob.shapes}
-        return replace(part, knobs=tuple({**dict(part.knobs), **shapeless}.items())) if shapeless else part
+        placement = part.placement
+        key = part.method, part.knobs, bool(placement.projections), placement.layers.kind == "all"
+        if key not in self._checked:
+            rule = method(part.method)
+            rule.check(part)
+            shapeless = {knob.name: knob.default for knob in rule.knobs if not knob.shapes}
+            self._checked[key] = replace(part, knobs=tuple({**dict(part.knobs), **shapeless}.items()))
+        knobs = self._checked[key].knobs
+        return part if knobs == part.knobs else Part(part.method, knobs, placement)
 
-    def _pieces(self, part: Part, name: str) -> list[tuple[str, Part]]:
-        """Return the parts of one size each that a part is attached as, with the names of their adapters."""
+    def _pieces(self, part: Part, name: str) -> list[_Piece]:
+        """Return the pieces of one size each that a part is attached as."""
         if method(part.method).route != "inject":
-            return [(name, part)]
+            return [_Piece(name, Plan.of(part, self._anatomy))]
+        if not is_per_task(part):
+            return [_Piece(name, Plan.of(one, self._anatomy)) for one in in_one_size(part, self._anatomy)]
         shared = replace(part, knobs=tuple({**dict(part.knobs), PER_TASK.name: False}.items()))
-        one = shared if is_per_task(part) else part
         return [
-            (each, piece)
+            _Piece(each, Plan.of(one, self._anatomy))
             for each in adapters_of(part, name, self._anatomy)
-            for piece in in_one_size(one, self._anatomy)
+            for one in in_one_size(shared, self._anatomy)
         ]
 
     def _count(self, parts: tuple[Part, ...]) -> Counts:
-        pieces = [self._pieces(part, f"part{at}") for at, part in enumerate(parts)]
-        of_parts = [[self._plan(piece) for _, piece in some] for some in pieces]
-        plans, names = [plan for some in of_parts for plan in some], [name for some in pieces for name, _ in some]
-        for plan in plans:
-            self._settle(plan)
-        if any(plan.law_key not in self._laws for plan in plans):
-            return self.whole(parts)  # nothing wide could be built to try sums on: the next may tell more
-        if len(plans) == 1 and self._laws[plans[0].law_key] == "whole":
-            return self._counts(self._held(plans[0]), parts)
-        if len(plans) > 1 and any(plan.rule.route == "full" for plan in plans):
-            return self.whole(parts)
-        stands = list(map(_Stand.of, of_parts))
-        if len(parts) > 2:
-            pairs = combinations(zip(parts, stands, strict=True), 2)
-            apart = all(self._are_apart(*one, *other) for one, other in pairs)
-            return self._counts(self._sum(plans, names), parts) if apart else self.whole(parts)
-        kind = _together(*stands)
-        if self._sums_up.get(kind) is False:
-            return self.whole(parts)
-        counts = self._counts(self._sum(plans, names), parts)
-        if kind not in self._sums_up:
-            built = self.whole(parts)
-            self._sums_up[kind] = _equal(counts, built)
-            return built
-        return counts
+        pieces = self._sum_of(parts)
+        return self._sum(pieces, parts) if pieces else self.whole(parts)
 
-    def _are_apart(self, one: Part, stand: _Stand, other: Part, beside: _Stand) -> bool:
-        """Whether two parts bring together what each brings alone, tried with the first two of their kind.
+    def _sum_of(self, parts: tuple[Part, ...]) -> list[_Piece]:
+        """Return the pieces that parts are the sum of; none where they are to be built whole."""
+        of_parts = [self._pieces(part, f"part{at}") for at, part in enumerate(parts)]
+        pieces = [piece for some in of_parts for piece in some]
+        if any(self._laws.law(piece.plan) is None for piece in pieces):
+            return []  # nothing wide could be built to try sums on: the next may tell more
+        if len(pieces) > 1 and any(piece.plan.rule.route == "full" for piece in pieces):
+            return []
+        stands = list(map(_Stand.of, of_parts))
+        if len(pieces) == 1:
+            return pieces
+        if len(parts) == 1:
+            return pieces if self._is_sum((stands[0].methods, stands[0].crowded), parts, pieces) else []
+        for one, other in combinations(range(len(parts)), 2):
+            kind = stands[one].beside(stands[other])
+            known = self._sums_up.get(kind)
+            if known is None:
+                known = self._is_sum(kind, (parts[one], parts[other]), [*of_parts[one], *of_parts[other]])
+            if not known:
+                return []
+        return pieces
+
+    def _is_sum(self, kind: tuple[tuple[str, ...], bool], parts: tuple[Part, ...], pieces: list[_Piece]) -> bool:
+        """Whether pieces bring together what each brings alone, tried with the first of their kind.
 
         Pairs are enough for any number of parts: of which no two share a number, all bring the sum.
         """
-        kind = _together(stand, beside)
         if kind not in self._sums_up:
-            self._count((one, other))
-        return self._sums_up.get(kind, False)
+            names = [one.name for some in map(self._pieces, parts, ("part0", "part1")) for one in some]
+            own = [_Piece(name, one.plan) for name, one in zip(names, pieces, strict=True)]
+            self._sums_up[kind] = _equal(self._sum(own, parts), self.whole(parts))
+        return self._sums_up[kind]
 
-    def _plan(self, part: Part) -> _Plan:
-        rule, targets = method(part.method), resolve(part, self._anatomy)
-        return _Plan(part, rule, rule.config(part, targets), self._touched(rule, targets))
+    def _sum(self, pieces: Sequence[_Piece], parts: tuple[Part, ...]) -> Counts:
+        held = [self._laws.held(piece.plan) for piece in pieces]
+        if len(pieces) == 1:
+            return self._alone(held[0], parts)
+        covers = wrapped([(one.plan.rule.peft_type, [site.name for site in one.plan.sites]) for one in pieces])
+        prompted = any(piece.plan.rule.route == "prompt" for piece in pieces)
+        around = [
+            Around(piece.name, covered, prompted and piece.plan.rule.route != "prompt")
+            for piece, covered in zip(pieces, covers, strict=True)
+        ]
+        return self._counts(held, around, parts)
 
-    def _touched(self, rule: Method, targets: Targets) -> tuple[Site, ...]:
-        return targets.sites if rule.route == "inject" else ()
+    def _alone(self, held: Held, parts: tuple[Part, ...]) -> Counts:
+        """Count what is held under its own names."""
+        return self._counts([held], [Around(ALONE, {}, within=False)], parts)
 
-    def _settle(self, plan: _Plan) -> None:
-        """Find how a method's numbers add up: by building it whole on a few layers, once for each way."""
-        if plan.law_key in self._laws:
-            return
-        if plan.rule.route in ("head", "full") or not plan.sites or not plan.rule.adds_up:
-            self._laws[plan.law_key] = "whole"
-        elif tried := self._tried_before(plan):
-            self._laws[plan.law_key] = tried
-        elif wide := self._wide(plan.part, _WIDE):
-            found: Law = next((law for law in _SUMS if self._holds(law, *wide)), "whole")
-            if found == "shared" and not ((whole := self._wide(plan.part)) and self._holds(found, *whole)):
-                found = "whole"
-            self._laws[plan.law_key] = found
-            self._tried.add((plan.rule.name, found))
-
-    def _tried_before(self, plan: _Plan) -> Law | None:
-        """Return the way that holds for this method at other knobs, where stubs tell that it is the right one here."""
-        wide = next(self._twins(plan.part, _WIDE), None) if (plan.rule.name, "alone") in self._tried else None
-        alone, shared = (None, None) if wide is None else (self._add(wide, "alone"), self._add(wide, "shared"))
-        if alone is None or shared is None:
-            return None
-        return "alone" if (alone.trained, len(alone.saved)) == (shared.trained, len(shared.saved)) else None
-
-    def _holds(self, law: Law, plan: _Plan, built: Held) -> bool:
-        held = self._add(plan, law)
-        return held is not None and _equal(self._counts(held, (plan.part,)), self._counts(built, (plan.part,)))
-
-    def _wide(self, part: Part, most: int | None = None) -> tuple[_Plan, Held] | None:
-        """Put a part on all that its method is for, in the first layers or in all; None where it cannot be."""
-        for twin in self._twins(part, most):
-            with suppress(UnsupportedError, PlacementError):
-                return twin, self._built((twin.part,))
-        return None
-
-    def _twins(self, part: Part, most: int | None = None) -> Iterator[_Plan]:
-        """Yield a part where its method may go, widest first, in the first layers or in all."""
-        rule = method(part.method)
-        layers = Layers("first", (most,)) if most and most < self._anatomy.n_layers else Layers()
-        everything = [one for text in rule.placement.projections for one in Placement.parse(text).projections]
-        present = set(self._anatomy.projections)
-        for projections in ([one for one in everything if one in present], part.placement.projections):
-            with suppress(UnsupportedError, PlacementError):
-                yield self._plan(replace(part, placement=Placement(tuple(dict.fromkeys(projections)), layers)))
-
-    def _sum(self, plans: Sequence[_Plan], names: Iterable[str]) -> Held:
-        held = [self._held(plan) for plan in plans]
-        within = _WITHIN_PROMPT if any(plan.rule.route == "prompt" for plan in plans) else ""
-        saved = (
-            _named(one, name, covers, "" if plan.rule.route == "prompt" else within)
-            for name, plan, part, covers in zip(names, plans, held, _wrapped(plans), strict=True)
-            for one in part.saved
-        )
-        head = next((one.head for one in held if one.head), ())
-        return Held(sum(one.trained for one in held), tuple(saved), head)
-
-    def _held(self, plan: _Plan) -> Held:
-        """Return what a part holds on its own, by its law."""
-        if plan.part not in self._parts:
-            law = self._laws[plan.law_key]
-            held = self._add(plan, law) if law != "whole" else None
-            self._parts[plan.part] = held or self._built((plan.part,))
-        return self._parts[plan.part]
-
-    def _add(self, plan: _Plan, law: Law) -> Held | None:
-        """Add up what a part brings to each module; None where a stub cannot tell."""
-        kinds = {site.name: self._kinds[site.name] + plan.said_of(site.name) for site in plan.sites}
-        try:
-            if law == "alone":
-                once, each = Held(), {kind: self._on_one(plan, kind, kinds) for kind in set(kinds.values())}
-            else:
-                once, each = self._on_two(plan, kinds)
-        except (*REFUSALS, UnsupportedError, _NotAlikeError):  # the whole build says why
-            return None
-        firsts = _firsts(kinds)
-        once = replace(once, saved=tuple(one._replace(name=_rooted(one.name, firsts)) for one in once.saved))
-        placed = (one._replace(name=name + one.name) for name, kind in kinds.items() for one in each[kind].saved)
-        trained = once.trained + sum(each[kind].trained for kind in kinds.values())
-        return Held(trained, (*once.saved, *placed))
-
-    def _on_one(self, plan: _Plan, kind: str, kinds: Mapping[str, str]) -> Held:
-        key = (plan.rule.name, plan.scalars, kind)
-        if key not in self._alone:
-            name = next(name for name, one in kinds.items() if one == kind)
-            _, held = self._stubbed(plan, {"0": name})
-            self._alone[key] = held["0"]
-        return self._alone[key]
-
-    def _on_two(self, plan: _Plan, kinds: Mapping[str, str]) -> tuple[Held, dict[str, Held]]:
-        key = (plan.rule.name, plan.scalars, frozenset(kinds.values()))
-        if key not in self._shared:
-            firsts = _firsts(kinds)
-            places = {f"{at}{copy}": name for at, name in enumerate(firsts.values()) for copy in "ab"}
-            once, held = self._stubbed(plan, places)
-            each = {kind: held[f"{at}a"] for at, kind in enumerate(firsts)}
-            if any(held[f"{at}b"] != each[kind] for at, kind in enumerate(firsts)):
-                raise _NotAlikeError
-            kind_at = {f"m.{at}{copy}": kind for at, kind in enumerate(firsts) for copy in "ab"}
-            named = tuple(one._replace(name=_under_kind(one.name, kind_at)) for one in once.saved)
-            self._shared[key] = replace(once, saved=named), each
-        return self._shared[key]
-
-    def _stubbed(self, plan: _Plan, places: Mapping[str, str]) -> tuple[Held, dict[str, Held]]:
-        """Inject a part into a stub. Returns what its modules share, and what each place has for itself."""
-        stub = Stub(self._model, ((name, f"m.{place}") for place, name in places.items()))
-        known = {id(one) for one in stub.parameters()}
-        arguments: dict[str, Any] = {}
-        for place, name in places.items():
-            for key, value in plan.renamed({name: f"m.{place}"}).items():
-                arguments[key] = _joined(arguments.get(key), value) if plan._places(value) else value
-        changed = inject(stub, plan.part, arguments, "part0")
-        trained = {
-            id(one): one for one in changed.parameters() if one.requires_grad and id(one) not in known
-        }  # fmt: skip
-        holders: dict[int, set[str]] = {}
-        for place in places:
-            for one in changed.get_submodule(f"m.{place}").parameters():
-                holders.setdefault(id(one), set()).add(place)
-        numbers = dict.fromkeys(places, 0)
-        common = 0
-        for number, one in trained.items():
-            if len(owners := holders.get(number, set())) == 1:
-                numbers[next(iter(owners))] += one.numel()
-            else:
-                common += one.numel()
-        saved = by_place(changed, self._storages, [f"m.{place}" for place in places])
-        each = {place: Held(numbers[place], saved[f"m.{place}"]) for place in places}
-        return Held(common, saved[""]), each
-
-    def _built(self, parts: tuple[Part, ...]) -> Held:
-        """Build parts whole; the head is left out."""
-        self.built += 1
-        attached = attach(self._model, self._anatomy, _candidate(parts))
-        own = own_tensors(attached.model, self._storages)
-        head = {storage_of(one) for one in attached.head}
-        saved: dict[bool, list[Saved]] = {False: [], True: []}
-        for names, one in own:
-            saved[storage_of(one) in head].append(saved_as(names[0], one))
-        return Held(attached.trainable_params, tuple(saved[False]), tuple(saved[True]))
-
-    def _counts(self, held: Held, parts: tuple[Part, ...]) -> Counts:
-        beside = [one for one in held.saved if not is_of_head(one.name, self._heads)]
+    def _counts(self, held: Sequence[Held], around: Sequence[Around], parts: tuple[Part, ...]) -> Counts:
+        entries = [one for each, where in zip(held, around, strict=True) for one in entries_of(each.placed, where)]
         return Counts(
-            held.trained,
-            sum(prod(one.shape) for one in self._head),
-            deployed_params(parts, (Kept(one.name, one.shape) for one in beside)),
-            file_bytes((*held.saved, *(held.head or self._head))),
+            sum(each.trained for each in held),
+            self._head_params,
+            self._deployed(held, entries, parts),
+            file_bytes((*entries, *self._head_of(held))),
         )
 
+    def _deployed(self, held: Sequence[Held], entries: Sequence[Entry], parts: tuple[Part, ...]) -> int:
+        """Return what must be kept to serve some parts, whose tensors are given in order with their names."""
+        saved = (one for each in held for placed in each.placed for one in placed.tensors.saved)
+        kept = (
+            Kept(one.name, tensor.shape)
+            for one, tensor in zip(entries, saved, strict=True)
+            if not is_of_head(one.name, self._heads)
+        )
+        if keeps_all(parts) and not any(each.head for each in held):
+            return sum(placed.tensors.numbers for each in held for placed in each.placed)
+        return deployed_params(parts, kept)
 
-class _NotAlikeError(Exception):
-    """Two modules of one kind were not treated alike."""
-
-
-def _candidate(parts: tuple[Part, ...]) -> Candidate:
-    return Candidate(parts, Recipe((1e-3,) * len(parts)))
+    def _head_of(self, held: Sequence[Held]) -> Iterator[Entry]:
+        given = next((each.head for each in held if each.head), None)
+        return iter(self._head) if given is None else (entry(one, one.name) for one in given)
 
 
 def _equal(one: Counts, other: Counts) -> bool:
     """Whether two counts agree in every number; names in the file's header may differ in hybrids by a few bytes."""
     near = abs(one.checkpoint_bytes - other.checkpoint_bytes) <= _HEADER_SHARE * other.checkpoint_bytes
     return near and replace(one, checkpoint_bytes=0) == replace(other, checkpoint_bytes=0)
-
-
-def _kind(module: nn.Module) -> str:
-    """Return what a module's numbers depend on, as text."""
-    shapes = [(name, tuple(one.shape), str(one.dtype)) for name, one in module.named_parameters()]
-    return f"{type(module).__name__}({module.extra_repr()}){shapes}"
-
-
-def _firsts(kinds: Mapping[str, str]) -> dict[str, str]:
-    """Return the first module of each kind, in the order of the model."""
-    firsts: dict[str, str] = {}
-    for name, kind in kinds.items():
-        firsts.setdefault(kind, name)
-    return firsts
-
-
-def _under_kind(name: str, kind_at: Mapping[str, str]) -> str:
-    """Return the name of a shared tensor with the kind of the module that holds it in the place of its name."""
-    holder = next((place for place in kind_at if name.startswith(f"{place}.")), None)
-    return name if holder is None else f"{kind_at[holder]}\n{name[len(holder) :]}"
-
-
-def _rooted(name: str, firsts: Mapping[str, str]) -> str:
-    """Return the name of a shared tensor with the first module of the kind that holds it."""
-    kind, _, rest = name.rpartition("\n")
-    return firsts[kind] + rest if kind else name
-
-
-def _joined(one: Any, other: Any) -> Any:
-    if one is None:
-        return other
-    return {**one, **other} if isinstance(other, Mapping) else [*one, *other]
-
-
-def _named(saved: Saved, part: str, covers: Mapping[str, int], within: str) -> Saved:
-    """Return a tensor under the name that it has as one of several parts."""
-    name = saved.name.replace("part0", part)
-    site = next((one for one in _prefixes(name) if one in covers), "")
-    covered = site + _COVERED * covers[site] if site else ""
-    return saved._replace(name=within + covered + name[len(site) :])
-
-
-def _prefixes(name: str) -> Iterator[str]:
-    """Yield the names of the modules that something is in, outermost first."""
-    return (name[:at] for at, letter in enumerate(name) if letter == ".")
-
-
-def _together(*stands: _Stand) -> tuple[tuple[str, ...], bool]:
-    """Return what decides whether some parts bring the sum: their methods, and whether two stand on one module.
-
-    There adapters may share what they have apart elsewhere.
-    """
-    methods = tuple(one for stand in stands for one in stand.methods)
-    meet = any(stand.crowded for stand in stands) or any(a.sites & b.sites for a, b in combinations(stands, 2))
-    return methods, meet
-
-
-def _wrapped(plans: Sequence[_Plan]) -> list[dict[str, int]]:
-    """Return for each part how many layers of other types stand around its own, by the names of the modules.
-
-    A part of the type that wraps a module last goes into that wrapper; any other wraps it once more.
-    """
-    around: dict[str, list[str]] = {}
-    levels: list[dict[str, int]] = []
-    for plan in plans:
-        for site in plan.sites:
-            types = around.setdefault(site.name, [])
-            if types[-1:] != [plan.rule.peft_type]:
-                types.append(plan.rule.peft_type)
-        levels.append({site.name: len(around[site.name]) for site in plan.sites})
-    found = ({name: len(around[name]) - level for name, level in one.items()} for one in levels)
-    return [{name: count for name, count in one.items() if count} for one in found]

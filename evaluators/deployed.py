@@ -58,6 +58,11 @@ def deployed_params(parts: tuple[Part, ...], kept: Iterable[Kept]) -> int:
     return sum(_kept_of(None if at is None else parts[at], own, owns_weights) for at, own in groups.items())
 
 
+def keeps_all(parts: tuple[Part, ...]) -> bool:
+    """Whether everything that a candidate saves beside the head must be kept, whatever it is called."""
+    return not any(_starts_in_weights(part) or method(part.method).peft_type in _OF_TYPE for part in parts)
+
+
 def deployed_after(candidate: Candidate, state: Mapping[str, Tensor]) -> int:
     """Return how many numbers of a trained state, the head left out, must be kept to serve its candidate."""
     return deployed_params(candidate.parts, (Kept(name, tuple(one.shape), one) for name, one in state.items()))

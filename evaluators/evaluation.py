@@ -69,14 +69,31 @@ class Evaluator(Protocol):
             UnsupportedError: The model cannot carry it.
         """
 
-    def train_together(self, runs: Sequence[Run]) -> None:
-        """Bring some of these runs to their end in one forward pass of the backbone, where that is faster.
+    def crew(self, runs: Sequence[Run]) -> Crew:
+        """Put together runs that it started, to be trained in one forward pass as far as that is faster."""
+
+
+class Crew(Protocol):
+    """Runs that are brought from rung to rung in one forward pass of the backbone, as far as that is faster.
+
+    Attributes:
+        gain: How much longer they take one after another, as measured, and 1 where they cannot go together; None while
+            that is not known.
+    """
+
+    gain: float | None
+
+    def train(self, step: int) -> None:
+        """Train up to `step` those that go together, where that is worth it.
 
         What is left of a run, or all of it, is done by its own `advance`; so is the failure of one that diverged.
 
         Raises:
             EvaluationError: Memory ran out; the runs are of no use any more.
         """
+
+    def drop(self, run: Run) -> None:
+        """Let a run go: stopped early, or failed."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ calibration.json    the calibrator, fitted on data that training did not see
 conformal.json      the thresholds of conformal sets, fitted on the same data
 predictions.safetensors    raw logits and labels of the validation and the calibration split; validation calibrated
 adapter_config.json, adapter_model.safetensors    what `peft.PeftModel.from_pretrained` reads; single methods only
+
+A merged one has the whole model in place of the state and of peft's files: config.json, model.safetensors and the
+tokenizer, as `from_pretrained` of transformers reads them.
 """
 
 from __future__ import annotations
@@ -24,8 +27,6 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -35,17 +36,19 @@ from calibration.sets import Fits
 from calibration.softmax import softmax
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach, own_weights
-from evaluators.backbone import Backbone, copy_of, head_of, hub_name, load
+from evaluators.backbone import Backbone, head_of, hub_name, load
 from evaluators.evaluation import STATE_FILE
 from evaluators.fits import read_fits
 from evaluators.hooks import hook_of, load_trained
+from evaluators.merged import load_merged
+from evaluators.model_copies import copy_of
 from evaluators.spec import ModelSpec
 from evaluators.task_calibrator import TaskCalibrator
 from evaluators.tasks import TaskColumns
-from evaluators.tuners.shapes import innermost
 from search_space.candidate import Candidate, Part
 from search_space.carrying import is_per_task
-from search_space.errors import ExportError, UnsupportedError, did_you_mean, one_of
+from search_space.errors import ExportError, did_you_mean, one_of
+from search_space.notation import write_parts
 from search_space.placement import Anatomy
 from search_space.registry import method
 from search_space.space import resolve
@@ -150,22 +153,25 @@ def load_exported(
     """Load an exported candidate, single or hybrid.
 
     Args:
-        folder: What `paretune export` wrote.
+        folder: What `paretune export` wrote, merged or not.
         model: Name of the backbone to stand on; the one that it was trained on when None.
         backbone: One that is loaded already, to be shared with other candidates; it is not changed.
         task: Which of several tasks to predict, where it was trained on several.
 
     Raises:
-        ExportError: The folder is not an export, or not one of this backbone; or the task is not one of its own.
+        ExportError: The folder is not an export, or not one of this backbone; or the task is not one of its own; or a
+            backbone is given and it is merged into its own.
     """
     folder = Path(folder)
     about = read_about(folder)
     number, own = _task(folder, about, task)
-    spec = ModelSpec.model_validate(about["model"] | ({"name": model} if model else {}))
-    backbone = backbone or load(spec, len(about["classes"]), max(1, len(about.get("tasks", ()))))
-    candidate = Candidate.from_json(about["candidate"])
-    attached = attach(backbone.model, anatomy_of(backbone.model), candidate, about["seed"])
-    load_trained(attached, _read_state(folder), backbone.storages)
+    if about.get("merged") and (model or backbone):
+        raise ExportError(f"{folder} is merged into its own weights and stands on no other; export it without --merged")
+    if about.get("merged"):
+        own_model, merged = ModelSpec.model_validate(about["model"]), Candidate.from_json(about["candidate"])
+        attached, backbone = load_merged(folder, own_model, merged, *_sizes(about))
+    else:
+        attached, backbone = _on_backbone(folder, about, model, backbone)
     fit, sets = read_fits(folder, own.name if own else "")
     if own is None or number is None:
         return Predictor(attached, backbone, tuple(about["classes"]), about["max_length"], fit, sets)
@@ -173,6 +179,22 @@ def load_exported(
     fit = fit.of(own.name) if isinstance(fit, TaskCalibrator) else fit
     columns = own.start, own.stop
     return Predictor(attached, backbone, classes, about["max_length"], fit, sets, number, columns)
+
+
+def _on_backbone(
+    folder: Path, about: Mapping[str, Any], model: str | None, backbone: Backbone | None
+) -> tuple[Attached, Backbone]:
+    spec = ModelSpec.model_validate(about["model"] | ({"name": model} if model else {}))
+    backbone = backbone or load(spec, *_sizes(about))
+    candidate = Candidate.from_json(about["candidate"])
+    attached = attach(backbone.model, anatomy_of(backbone.model), candidate, about["seed"])
+    load_trained(attached, _read_state(folder), backbone.storages)
+    return attached, backbone
+
+
+def _sizes(about: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many classes of all tasks and how many tasks."""
+    return len(about["classes"]), max(1, len(about.get("tasks", ())))
 
 
 def tasks_in(about: Mapping[str, Any]) -> tuple[TaskColumns, ...]:
@@ -261,8 +283,13 @@ def as_peft_model(
         name: The base model's name in `adapter_config.json`.
 
     Raises:
-        ExportError: The state does not fit.
+        ExportError: peft cannot hold the candidate, or the state does not fit.
     """
+    if not is_peft(candidate):
+        raise ExportError(
+            f"peft cannot hold {write_parts(candidate)}: it reads one part of a type that it knows; "
+            "evaluators.exported.load_exported reads all, and paretune export --merged what merges"
+        )
     part = candidate.parts[0]
     rule = method(part.method)
     arguments = _arguments(part, anatomy)
@@ -285,77 +312,6 @@ def as_peft_model(
     if unknown:
         raise ExportError(f"{part.method} does not fit peft's layout: {unknown[:3]}")
     model.eval()
-    return model
-
-
-def merged_model(held: Any) -> nn.Module:
-    """Merge a PeftModel's adapter into its base model and return that, trained head included. The PeftModel is used up.
-
-    peft merges in place, so the weights are cloned first: they may be shared with other candidates. And the head is
-    unwrapped first: peft's own unloading fails on heads of several modules, such as RoBERTa's.
-
-    Raises:
-        UnsupportedError: The adapter cannot be merged, or a weight that it changes is another module's too. What peft
-            raises for its own types is left as it is.
-    """
-    base = held.get_base_model()
-    _require_untied(base)
-    for parameter in base.parameters():
-        if type(parameter) is nn.Parameter:
-            parameter.data = parameter.data.clone()
-    for name, module in list(base.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):
-            owner, _, last = name.rpartition(".")
-            setattr(
-                base.get_submodule(owner), last, module.get_submodule(f"modules_to_save.{module.active_adapters[0]}")
-            )
-    merged: nn.Module = held.merge_and_unload()
-    return merged
-
-
-def _require_untied(base: nn.Module) -> None:
-    """Refuse to merge into a weight that several modules hold: each would get the updates of all of them.
-
-    Raises:
-        UnsupportedError: It is so, as it is for the tables of T5's and BART's two stacks.
-    """
-    holders: dict[int, list[str]] = {}
-    for name, module in base.named_modules():
-        for parameter in module.parameters(recurse=False):
-            holders.setdefault(id(parameter), []).append(name.removesuffix(".base_layer"))
-    for name, module in base.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            for parameter in innermost(module).parameters(recurse=False):
-                if len(held := holders.get(id(parameter), [])) > 1:
-                    raise UnsupportedError(
-                        f"{name} cannot be merged: it shares its weight with {', '.join(sorted({*held} - {name}))}; "
-                        "keep the adapter beside the model, or leave these modules out"
-                    )
-
-
-def merged_candidate(attached: Attached) -> nn.Module:
-    """Merge every part of a trained candidate into its model's weights and return that, trained head included.
-
-    Each module is merged from the inside out, as its wrappers stand around each other, so that hybrids merge where all
-    of their parts do. The candidate is used up; the backbone stays as it is.
-
-    Raises:
-        UnsupportedError: A part cannot be merged, or is one of several adapters that turn with the task.
-    """
-    for part in attached.candidate.parts:
-        if not method(part.method).merges or is_per_task(part):
-            raise UnsupportedError(f"{part.method} cannot be merged into the weights")
-    model = attached.model
-    _require_untied(model)
-    for parameter in model.parameters():
-        if type(parameter) is not nn.Parameter:
-            raise UnsupportedError("quantised weights cannot be merged into")
-        parameter.data = parameter.data.clone()
-    wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    for name, layer in reversed(wrapped):  # the innermost first
-        layer.merge()
-        owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, layer.base_layer)
     return model
 
 

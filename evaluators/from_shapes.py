@@ -7,18 +7,24 @@ they start from nothing instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.adalora.layer import AdaLoraLayer
 from peft.tuners.adamss import layer as adamss_layer
+from peft.tuners.boft import layer as boft_layer
 from peft.tuners.frod import model as frod_model
 from peft.tuners.frod.layer import FrodLayer
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tinylora.layer import TinyLoraLayer
 from torch import Tensor, nn
 
+_WITHOUT_MEMORY = ("BOFT", "C3A", "GLORA", "LILY", "PVERA", "RANDLORA")
+"""Types that fill large tensors of their own, and read no value of them."""
+_NOT_FILLED = (*_WITHOUT_MEMORY, "GRALORA", "LOKR", "LORA", "LST", "MASK", "PEANUT", "QA_LORA")
+"""Types whose initial values are filled in and not looked at while they are attached."""
 _TAKE_RESIDUALS = ("pissa", "olora", "corda", "loftq")
 """How the starts of LoRA begin that change the frozen weight."""
 
@@ -59,21 +65,35 @@ def takes_residuals(model: nn.Module, config: Any) -> bool:
 
 
 @contextmanager
-def shapes_alone(model: nn.Module) -> Iterator[None]:
+def shapes_alone(model: nn.Module, peft_type: str) -> Iterator[None]:
     """Within it, what peft would find in the weights of a model on `meta` is made of their shapes.
 
-    AdaMSS clusters the rows of each weight: evenly here. FRoD decomposes all weights jointly: into tensors of the same
-    shapes here. FourierFT and WaveFT draw places among all entries of a weight, which takes longer than all the rest:
-    the first ones here. How many parameters they train does not depend on it.
+    AdaMSS clusters the rows of each weight: evenly here. TinyLoRA decomposes each weight, and FRoD all of them jointly:
+    into tensors of the same shapes here. FourierFT and WaveFT draw places among all entries of a weight, which takes
+    longer than all the rest: the first ones here. How many parameters they train does not depend on it. BOFT writes out
+    permutations as matrices, RandLoRA draws full bases, and C3A, GLoRA, Lily and PVeRA fill what is as large as a
+    weight or is replaced at once: without memory here. Types that only fill their tensors leave them as they are.
+
+    Args:
+        model: What something is attached to.
+        peft_type: Its type.
     """
-    found = {place: getattr(*place) for place in _MADE_OF_SHAPES}
+    bare = _is_bare(model)
+    made_of_shapes = _MADE_OF_SHAPES | (_UNFILLED if peft_type in _NOT_FILLED else {}) if bare else {}
+    found = {place: getattr(*place) for place in made_of_shapes}
     try:
-        for (owner, name), made in _MADE_OF_SHAPES.items() if _is_bare(model) else ():
+        for (owner, name), made in made_of_shapes.items():
             setattr(owner, name, made)
-        yield
+        with torch.device("meta") if bare and peft_type in _WITHOUT_MEMORY else nullcontext():
+            yield
     finally:
         for (owner, name), original in found.items():
             setattr(owner, name, original)
+
+
+def _as_it_is(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Stand for the functions of `torch.nn.init`: nothing is filled in."""
+    return tensor
 
 
 def _in_order(count: int, **_: Any) -> Tensor:
@@ -129,6 +149,27 @@ def _scales(_layer: Any, basis: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     return torch.empty(weight.shape[0], basis.shape[0]), torch.empty(basis.shape[0])
 
 
+def _factors(layer: Any, adapter_name: str, r: int, fan_in_fan_out: bool) -> None:
+    """Stand for `TinyLoraLayer._init_svd` of peft: factors of [kept, columns] and [rows, kept] of a weight."""
+    weight = layer.get_base_layer().weight
+    rows, columns = reversed(weight.shape) if fan_in_fan_out else weight.shape
+    layer.r[adapter_name] = kept = min(r, rows, columns)
+    layer.tinylora_A[adapter_name] = weight.new_empty(kept, columns)
+    layer.tinylora_B[adapter_name] = weight.new_empty(rows, kept)
+
+
+def _permuted(_layer: Any, n: int, b: int, r: int = 3, n_butterfly_factor: int = 1) -> Tensor:
+    """Stand for `block_butterfly_perm` of peft's BOFT layers: no permutation, refused where theirs is."""
+    if n_butterfly_factor and b * r * 2 > n:
+        raise ValueError("Invalid number of blocks!")
+    return torch.empty(n)
+
+
+def _as_matrix(_layer: Any, indices: Tensor) -> Tensor:
+    """Stand for `perm2mat` of peft's BOFT layers: a matrix of no permutation."""
+    return torch.empty(len(indices), len(indices))
+
+
 def _move_adapter(layer: Any, adapter_name: str, device: Any = None) -> None:
     """Stand for `LoraLayer._move_adapter_to_device_of_base_layer` of peft: to `meta`, whatever else the layer has."""
     weight = layer.get_base_layer().weight
@@ -144,5 +185,13 @@ _MADE_OF_SHAPES: dict[tuple[Any, str], Callable[..., Any]] = {
     (frod_model.FrodModel, "_init_frod_projections"): _projections,
     (FrodLayer, "_calculate_frod_u_and_lambda"): _scales,
     (torch, "randperm"): _in_order,
+    (TinyLoraLayer, "_init_svd"): _factors,
+    (boft_layer.BOFTLayer, "block_butterfly_perm"): _permuted,
+    (boft_layer.BOFTLayer, "perm2mat"): _as_matrix,
     (LoraLayer, "_move_adapter_to_device_of_base_layer"): _move_adapter,
 }
+_UNFILLED: dict[tuple[Any, str], Callable[..., Any]] = {
+    (nn.init, name): _as_it_is
+    for name in ("uniform_", "normal_", "constant_", "ones_", "zeros_", "kaiming_uniform_", "kaiming_normal_",
+                 "xavier_uniform_", "xavier_normal_")
+}  # fmt: skip

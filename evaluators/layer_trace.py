@@ -23,6 +23,7 @@ from evaluators.hooks import hooks_of
 from evaluators.live_bytes import LiveBytes, Span
 from evaluators.memory import Load, counting, give_gradients, inputs_of, tensors_of, with_fake_tensors
 from evaluators.optimisation import loss_of, stepped_as_it_is
+from evaluators.short_model import first_stack
 
 _STEPPED_BYTES = 4
 """Steps are made in float32."""
@@ -74,14 +75,35 @@ class Traced:
     backward: Span
     inference: Span
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Traced:
+        """Read what `asdict` gave."""
+        spans = (Span(**data[name]) for name in ("forward", "backward", "inference"))
+        return cls(Standing(**data["standing"]), *spans)
+
 
 @dataclass(frozen=True)
 class Trace:
-    """A short model's step: what stands before its layers, each of these, and what stands behind them."""
+    """A short model's step.
+
+    Attributes:
+        stem: What stands before its layers.
+        layers: Each of them.
+        top: What stands behind them.
+        middle: What stands between an encoder and a decoder; nothing where there is one stack.
+    """
 
     stem: Traced
     layers: tuple[Traced, ...]
     top: Traced
+    middle: Traced
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trace:
+        """Read what `asdict` gave."""
+        layers = tuple(map(Traced.from_json, data["layers"]))
+        stem, top, middle = (Traced.from_json(data[name]) for name in ("stem", "top", "middle"))
+        return cls(stem, layers, top, middle)
 
 
 def trace(attached: Attached, blocks: list[str], dtype: torch.dtype, load: Load) -> Trace:
@@ -102,55 +124,64 @@ def trace(attached: Attached, blocks: list[str], dtype: torch.dtype, load: Load)
         if isinstance(base, PeftModel):
             base = base.get_base_model()
         modules = [base.get_submodule(name) for name in blocks]
+        first = first_stack(blocks)
         standing = _standing(attached.model, modules)
+        standing.insert(first + 1, Standing())
         hooks_of(attached).assume()
-        inference = _inference(attached, modules, load)
-        forward, backward = _training(attached, modules, load)
+        inference = _inference(attached, modules, first, load)
+        forward, backward = _training(attached, modules, first, load)
     places = [Traced(*every) for every in zip(standing, forward, backward, inference, strict=True)]
-    return Trace(places[0], tuple(places[1:-1]), places[-1])
+    middle = places.pop(first + 1)
+    return Trace(places[0], tuple(places[1:-1]), places[-1], middle)
 
 
-def _training(attached: Attached, modules: list[nn.Module], load: Load) -> tuple[list[Span], list[Span]]:
+def _training(attached: Attached, modules: list[nn.Module], first: int, load: Load) -> tuple[list[Span], list[Span]]:
     live = counting(attached.model, load)
     if load.accumulated:
         give_gradients(one for one in attached.trainable if stepped_as_it_is(one))
     attached.model.train()
     if load.checkpointing:
         checkpoint_activations(attached.model)
-    with _borders(modules, live) as borders, live:
+    with _borders(modules, first, live) as borders, live:
         live.mark("")
         logits = attached.model(**inputs_of(attached.model, load.batch, load.length)).logits
         loss = hooks_of(attached).penalised(loss_of(logits, torch.zeros((load.batch,), dtype=torch.long), 0.0))
         del logits
-        live.mark("top")
+        live.mark("up top")
         borders.forward = False
         loss.backward()
         live.mark("end")
-    count = len(modules)
-    up = [live.spans[name] for name in ("stem", *(f"up {at}" for at in range(count)), "top")]
-    return up, _down(live.spans, count)
+    return _up(live.spans, len(modules)), _down(live.spans, len(modules), first)
 
 
-def _down(spans: Mapping[str, Span], count: int) -> list[Span]:
+def _up(spans: Mapping[str, Span], count: int) -> list[Span]:
+    """Return the spans of the way up, the stem's first, that between two stacks in its place."""
+    return [spans.get(f"up {place}", Span()) for place in (*range(count + 2), "top")]
+
+
+def _down(spans: Mapping[str, Span], count: int, first: int) -> list[Span]:
     """Return the spans of the way down, the stem's first; of what is not reached an empty one.
 
     The last span goes to where the gradients of activations end: to the lowest layer that is trained.
     """
-    marked = [at for at in range(count + 1) if f"down {at}" in spans]
-    lowest = min(marked) - 1 if marked else count
-    down = {at: spans[f"down {at}"] for at in marked} | {lowest: spans["end"]}
-    return [down.get(at, Span()) for at in range(-1, count + 1)]
+    top = count + 2
+    marked = [place for place in range(top + 1) if f"down {place}" in spans]
+    lowest = min(marked) - 1 if marked else top
+    if lowest == first + 1 == top - 1:  # between one stack and no other
+        lowest -= 1
+    down = {place: spans[f"down {place}"] for place in marked} | {lowest: spans["end"]}
+    return [down.get(place, Span()) for place in range(top + 1)]
 
 
-def _inference(attached: Attached, modules: list[nn.Module], load: Load) -> list[Span]:
+def _inference(attached: Attached, modules: list[nn.Module], first: int, load: Load) -> list[Span]:
     live = counting(attached.model, load)
     attached.model.eval()
-    with _borders(modules, live), torch.no_grad(), live:
+    with _borders(modules, first, live), torch.no_grad(), live:
         live.mark("")
         logits = attached.model(**inputs_of(attached.model, *load.evaluated)).logits
-        live.mark("top")
+        live.mark("up top")
         del logits
-    return [live.spans[name] for name in ("stem", *(f"up {at}" for at in range(len(modules))), "top")]
+    return _up(live.spans, len(modules))
 
 
 @dataclass
@@ -159,33 +190,50 @@ class _Borders:
 
 
 @contextmanager
-def _borders(modules: list[nn.Module], live: LiveBytes) -> Iterator[_Borders]:
-    """Mark where each module's input is there, where the last one's output is, and their gradients."""
-    borders = _Borders()
+def _borders(modules: list[nn.Module], first: int, live: LiveBytes) -> Iterator[_Borders]:
+    """Mark where each module's input is there, where the last output of each stack is, and their gradients.
 
-    def border(name: str, below: str, hidden: Tensor) -> None:
+    Places are counted: 0 is before the layers, `first + 1` between the stacks, and the last one behind all layers.
+    """
+    borders = _Borders()
+    places = [at + 1 + (at >= first) for at in range(len(modules))]
+
+    def border(above: int, below: int, hidden: Tensor) -> None:
         if not borders.forward:
             return  # run again for the way back
-        live.mark(below)
+        live.mark(f"up {below}")
         if hidden.requires_grad:
-            hidden.register_hook(lambda _: live.mark(name))
+            hidden.register_hook(lambda _: live.mark(f"down {above}"))
 
     def entered(at: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        border(f"down {at}", f"up {at - 1}" if at else "stem", hidden)
+        border(places[at], places[at] - 1, _entering(args, kwargs) if at == first else _hidden(args, kwargs))
 
-    def left(_module: nn.Module, _args: Any, output: Any) -> None:
-        border(f"down {len(modules)}", f"up {len(modules) - 1}", output[0] if isinstance(output, tuple) else output)
+    def left(at: int, _module: nn.Module, _args: Any, output: Any) -> None:
+        above = len(modules) + 2 if at == len(modules) - 1 else places[at] + 1
+        border(above, places[at], output[0] if isinstance(output, tuple) else output)
 
     handles = [
         module.register_forward_pre_hook(partial(entered, at), with_kwargs=True) for at, module in enumerate(modules)
     ]
-    handles.append(modules[-1].register_forward_hook(left))
+    handles += [modules[at].register_forward_hook(partial(left, at)) for at in {first - 1, len(modules) - 1}]
     try:
         yield borders
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the hidden states that go into a layer."""
+    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
+
+
+def _entering(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return what goes into a decoder's first layer and has a gradient: hidden states, or else what it reads."""
+    hidden = _hidden(args, kwargs)
+    read = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor) and one.ndim == hidden.ndim]
+    return next((one for one in (hidden, *read) if one.requires_grad), hidden)
 
 
 def _standing(model: nn.Module, modules: list[nn.Module]) -> list[Standing]:

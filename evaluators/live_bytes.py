@@ -11,11 +11,13 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
+
+from evaluators.unknown_values import UnknownValues
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler says on standard error that it starts and stops
 _CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
@@ -51,6 +53,7 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self._on_cpu = on_cpu
         self._known: Any = WeakIdKeyDictionary()
+        self._unknown = UnknownValues()
         self.now = 0
         self.peak = 0
         self.flops = 0
@@ -78,11 +81,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and not has_values(args[0]):
-            return False if args[0].dtype == torch.bool else 1.0  # masks are not empty, step counts not 0
-        if func is torch.ops.aten.index.Tensor:
-            args = (args[0], [_whole(index) for index in args[1]])
-        out = func(*args, **(kwargs or {}))
+        out = self._unknown.run(func, args, kwargs or {})
         self.flops += _flops(func, args, kwargs or {}, out)
         for one in tree_leaves(out):
             if isinstance(one, Tensor):
@@ -146,11 +145,6 @@ def allocated_peak(run: Callable[[], object]) -> int:
     return peak
 
 
-def has_values(tensor: Tensor) -> bool:
-    """Whether a tensor is a real one."""
-    return tensor.device.type != "meta" and type(tensor) in (Tensor, nn.Parameter)
-
-
 def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     """Return the operations of a matrix product, two for each multiply-add; 0 for anything else."""
     count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
@@ -163,10 +157,3 @@ def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     query, key = (args[1], args[2]) if backward else (args[0], args[1])
     product = 2 * prod(query.shape[:-1]) * key.shape[-2] * query.shape[-1]
     return (5 if backward else 2) * product  # forward: scores and values; backward: scores again, and four gradients
-
-
-def _whole(index: Tensor | None) -> Tensor | None:
-    """Return an index that takes everything in place of a mask whose values nobody knows: the most it can take."""
-    if index is None or index.dtype != torch.bool or index.ndim != 1 or has_values(index):
-        return index
-    return torch.arange(len(index), device=index.device)

@@ -5,12 +5,14 @@ Layers that agree in this are alike, whichever candidate they belong to. Each ki
 has one layer of each kind; after that a candidate of any number of layers is a sum along its way up and down:
 
     peak = standing tensors + the highest point of (activations kept so far + what the layer at hand needs beside)
+
+An encoder and a decoder are one way too: up the one, what stands between them, up the other, and back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -18,11 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from evaluators.attach import attach
-from evaluators.layer_trace import Standing, Trace, Traced, trace
+from evaluators.layer_trace import Standing, Trace, Traced
 from evaluators.live_bytes import Span
 from evaluators.memory import Load, StepCost
-from evaluators.short_model import is_one_stack, on_layers, shortened
+from evaluators.short_model import first_stack, is_one_stack, is_two_in_turn
+from evaluators.table_files import TableFiles, key_of
+from evaluators.tracing import LocalTracer, Tracer
 from search_space.candidate import Candidate, KnobValue, Part
 from search_space.placement import Anatomy
 from search_space.registry import method
@@ -44,12 +47,14 @@ class LayerKind:
         parts: What stands on it.
         carries: Whether something below it is trained, so that gradients go through it.
         outer: Whether it is the first, and whether it is the last: models hold on to what goes in and comes out.
+        reads: Whether it reads an encoder that gradients go through.
     """
 
     block: str
     parts: tuple[PartKey, ...]
     carries: bool
     outer: tuple[bool, bool]
+    reads: bool = False
 
 
 class MemoryTable:
@@ -59,33 +64,103 @@ class MemoryTable:
         traces: Short models traced so far.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, dtype: torch.dtype, load: Load) -> None:
-        """Begin an empty table for a frozen classifier on `meta`."""
-        self._model, self._anatomy, self._dtype, self._load = model, anatomy, dtype, load
-        self._layers: dict[tuple[LayerKind, float], Traced] = {}
+    def __init__(
+        self,
+        model: nn.Module,
+        anatomy: Anatomy,
+        dtype: torch.dtype,
+        load: Load,
+        tracer: Tracer | None = None,
+        files: TableFiles | None = None,
+    ) -> None:
+        """Begin a table.
+
+        Args:
+            model: A frozen classifier on `meta`.
+            anatomy: Its anatomy.
+            dtype: Type of the frozen weights.
+            load: The shape of the step.
+            tracer: Traces; in this process when None.
+            files: What was traced before, for this backbone and load; None begins an empty table.
+        """
+        self._model, self._anatomy, self._load = model, anatomy, load
+        self._tracer = tracer or LocalTracer(model, anatomy, dtype)
+        self._files = files
+        self._layers: dict[tuple[LayerKind, bool], Traced] = {}
         self._ends: dict[Any, _Ends] = {}
-        self._short: dict[tuple[int, ...], tuple[nn.Module, Anatomy]] = {}
+        self._whole: dict[tuple[str, bool], StepCost] = {}
         self.traces = 0
 
     def takes(self, candidate: Candidate) -> bool:
-        """Whether a candidate is a sum over layers: one stack, and no penalty on all of its parts."""
+        """Whether a candidate is a sum over layers: of one stack or two, and no penalty on all of its parts."""
         types = {method(part.method).peft_type for part in candidate.parts}
-        return self._one_stack and not types & _PENALISED
+        if self._one_stack:
+            return not types & _PENALISED
+        return self._two_in_turn and not types & (_PENALISED | _BESIDE | _INSIDE)
 
     def cost(self, candidate: Candidate) -> StepCost:
-        """Return what a step costs. Raises what `attach` and `trace` raise."""
+        """Return what a step costs: added up, or traced whole where it is no sum.
+
+        Raises what `attach`, `trace` and `predict_step` raise, and TracingError where another process traces.
+        """
+        return self._sum(candidate) if self.takes(candidate) else self._at_once(candidate)
+
+    def _sum(self, candidate: Candidate) -> StepCost:
         kinds = self._kinds(candidate)
-        dropout = candidate.recipe.dropout
         ends = self._ends_key(candidate, kinds)
-        keys = [(kind, dropout > 0) for kind in kinds]
-        if ends not in self._ends or any(key not in self._layers for key in keys):
+        keys = [(kind, candidate.recipe.dropout > 0) for kind in kinds]
+        if not self._stands(keys, ends):
+            self._recall(keys, ends)
+        if not self._stands(keys, ends):
             self._fill(candidate, kinds, ends)
-        stem, last, top = self._ends[ends].at(self._repeats(candidate))
-        return _added_up([stem, *(self._layers[key] for key in keys[:-1]), last, top], self._load)
+        outside = self._ends[ends].at(self._repeats(candidate))
+        places = [outside.stem, *(self._layers[key] for key in keys[:-1]), outside.last, outside.top]
+        places.insert(self._first + 1, outside.middle)
+        return _added_up(places, self._load)
+
+    def _at_once(self, candidate: Candidate) -> StepCost:
+        key = (candidate.architecture_sha256, candidate.recipe.dropout > 0)
+        if key not in self._whole:
+            known = self._files.find(_file_key(key)) if self._files else None
+            if known is None:
+                self.traces += 1
+                self._whole[key] = self._tracer.whole(candidate, self._load)
+                self._keep({key: self._whole[key]})
+            else:
+                self._whole[key] = StepCost(**known)
+        return self._whole[key]
+
+    def _stands(self, keys: Sequence[tuple[LayerKind, bool]], ends: Any) -> bool:
+        """Whether the table holds all that a sum needs."""
+        return ends in self._ends and all(key in self._layers for key in keys)
+
+    def _recall(self, keys: Sequence[tuple[LayerKind, bool]], ends: Any) -> None:
+        """Take from the files what the table lacks."""
+        if self._files is None:
+            return
+        for key in set(keys) - self._layers.keys():
+            if (known := self._files.find(_file_key(key))) is not None:
+                self._layers[key] = Traced.from_json(known)
+        if ends not in self._ends and (known := self._files.find(_file_key(ends))) is not None:
+            self._ends[ends] = _Ends.from_json(known)
+
+    def _keep(self, found: Mapping[Any, Any]) -> None:
+        """Put what was traced into the files."""
+        if self._files is not None:
+            self._files.add({_file_key(key): asdict(one) for key, one in found.items()})
 
     @cached_property
     def _one_stack(self) -> bool:
         return is_one_stack(self._anatomy)
+
+    @cached_property
+    def _two_in_turn(self) -> bool:
+        return is_two_in_turn(self._model, self._anatomy)
+
+    @cached_property
+    def _first(self) -> int:
+        """How many layers are of the first stack."""
+        return first_stack([block.name for block in self._anatomy.blocks])
 
     @cached_property
     def _blocks(self) -> list[str]:
@@ -96,7 +171,8 @@ class MemoryTable:
             if site.layer is not None:
                 name = site.name.removeprefix(self._anatomy.blocks[site.layer].name)
                 inner[site.layer].append(f"{name}:{site.in_features}x{site.out_features}")
-        return [f"{kind} {' '.join(one)}" for kind, one in zip(types, inner, strict=True)]
+        stacks = [block.stack for block in self._anatomy.blocks]
+        return [f"{stack} {kind} {' '.join(one)}" for stack, kind, one in zip(stacks, types, inner, strict=True)]
 
     def _kinds(self, candidate: Candidate) -> list[LayerKind]:
         count = self._anatomy.n_layers
@@ -110,12 +186,13 @@ class MemoryTable:
                 if key := _part_key(part, layer, layers):
                     standing[layer].append(key)
                     trained[layer] = trained[layer] or (through and layer in layers)
-        kinds = []
+        kinds, before, reads = [], below, False
         for layer in range(count):
-            kinds.append(
-                LayerKind(self._blocks[layer], tuple(standing[layer]), below, (layer == 0, layer == count - 1))
-            )
-            below = below or trained[layer]
+            if layer == self._first:  # a decoder begins anew, and reads what the encoder gave
+                below, reads = before, below
+            outer = (layer in (0, self._first), layer in (self._first - 1, count - 1))
+            kinds.append(LayerKind(self._blocks[layer], tuple(standing[layer]), below, outer, reads))
+            below = below or trained[layer] or reads
         return kinds
 
     def _ends_key(self, candidate: Candidate, kinds: Sequence[LayerKind]) -> Any:
@@ -132,21 +209,18 @@ class MemoryTable:
             firsts.setdefault(kind, layer)
         kept = tuple(sorted(firsts.values()))
         traced = self._trace(candidate, kept)
-        self._ends[ends] = _Ends(traced, self._repeats(candidate, kept))
         more = [layer for layer in self._repeating(candidate) if layer not in kept]
-        if more:
-            longer = tuple(sorted((*kept, more[0])))
-            self._ends[ends] = replace(self._ends[ends], longer=self._trace(candidate, longer))
-        for kind, one in zip((kinds[layer] for layer in kept), traced.layers, strict=True):
-            self._layers.setdefault((kind, candidate.recipe.dropout > 0), one)
+        longer = self._trace(candidate, tuple(sorted((*kept, more[0])))) if more else None
+        repeats = self._repeats(candidate, kept)
+        self._ends[ends] = _Ends(_Outside.of(traced), repeats, _Outside.of(longer) if longer else None)
+        dropout = candidate.recipe.dropout > 0
+        found = {(kinds[layer], dropout): one for layer, one in zip(kept, traced.layers, strict=True)}
+        self._keep({ends: self._ends[ends], **{key: one for key, one in found.items() if key not in self._layers}})
+        self._layers = {**found, **self._layers}
 
     def _trace(self, candidate: Candidate, kept: tuple[int, ...]) -> Trace:
         self.traces += 1
-        if kept not in self._short:
-            self._short[kept] = shortened(self._model, self._anatomy, kept)
-        model, anatomy = self._short[kept]
-        attached = attach(model, anatomy, on_layers(candidate, kept, self._anatomy.n_layers))
-        return trace(attached, [block.name for block in anatomy.blocks], self._dtype, self._load)
+        return self._tracer.layers(candidate, kept, self._load)
 
     def _repeating(self, candidate: Candidate) -> list[int]:
         """Return the layers of parts that cost something elsewhere for each of their layers.
@@ -163,30 +237,62 @@ class MemoryTable:
 
 
 @dataclass(frozen=True)
+class _Outside:
+    """What a short model costs before its layers, in the last one, behind, and between two stacks."""
+
+    stem: Traced
+    last: Traced
+    top: Traced
+    middle: Traced
+
+    @classmethod
+    def of(cls, one: Trace) -> _Outside:
+        return cls(one.stem, one.layers[-1], one.top, one.middle)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> _Outside:
+        return cls(*(Traced.from_json(data[one.name]) for one in fields(cls)))
+
+
+@dataclass(frozen=True)
 class _Ends:
     """What a candidate costs outside the layers and in the last one.
 
     Attributes:
-        short: The trace.
+        short: As traced.
         repeats: How many layers it had that cost something here.
-        longer: A trace with one such layer more, if there are any.
+        longer: With one such layer more, if there are any.
     """
 
-    short: Trace
+    short: _Outside
     repeats: int
-    longer: Trace | None = None
+    longer: _Outside | None = None
 
-    def at(self, repeats: int) -> tuple[Traced, Traced, Traced]:
-        """Return stem, last layer and top for a number of such layers."""
-        one, other = self.short, self.longer
-        if other is None or repeats == self.repeats:
-            return one.stem, one.layers[-1], one.top
-        more = repeats - self.repeats
-        return (
-            _continued(one.stem, other.stem, more),
-            _continued(one.layers[-1], other.layers[-1], more),
-            _continued(one.top, other.top, more),
-        )
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> _Ends:
+        longer = data["longer"]
+        return cls(_Outside.from_json(data["short"]), data["repeats"], longer and _Outside.from_json(longer))
+
+    def at(self, repeats: int) -> _Outside:
+        """Return what it is for a number of such layers."""
+        one = self.short
+        if self.longer is not None and repeats != self.repeats:
+            one = _continued(one, self.longer, repeats - self.repeats)
+        return one
+
+
+def _file_key(key: Any) -> str:
+    """Return what a key of the table is called in the files."""
+    return key_of(_plain(key))
+
+
+def _plain(key: Any) -> Any:
+    """Return a key as JSON data; members of a set in one order."""
+    if isinstance(key, LayerKind):
+        return ["layer", *(_plain(getattr(key, one.name)) for one in fields(key))]
+    if isinstance(key, frozenset):
+        return sorted(map(_plain, key), key=repr)
+    return list(map(_plain, key)) if isinstance(key, tuple) else key
 
 
 def _continued(one: Any, other: Any, more: int) -> Any:

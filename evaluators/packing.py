@@ -11,39 +11,58 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 import torch
 from peft import PeftModel
 
-from evaluators.backbone import checkpoint_activations, copy_of, head_of
+from evaluators.backbone import checkpoint_activations, head_of
 from evaluators.dropout import set_dropout
+from evaluators.evaluation import Run
+from evaluators.model_copies import copy_of
+from evaluators.out_of_memory import out_of_memory_told
+from evaluators.packable import WORTH
 from evaluators.packed_layers import PACKED, PackedHead, batched, form_of, tuner_layers
 from evaluators.prefix_cache import Forward
 from evaluators.trained import TrainedRun
 from evaluators.tuners.shapes import innermost
 from search_space.errors import EvaluationError, UnsupportedError
 
-WORTH = 1.1
-"""Packing is used where it is at least this much faster."""
 _ROUNDS = 4
 
 
-def train_together(runs: Sequence[TrainedRun], until: int) -> float | None:
-    """Train runs up to a step of their own in one forward pass, where they go together and that is worth it.
+class PackedCrew:
+    """Runs that are brought from rung to rung in one forward pass, where they go together and that is worth it.
 
     A few steps are made in turns, together and apart, to know. Runs that are to go on apart stand where they are then.
 
-    Returns:
-        The measured gain; None where they do not go together.
+    Attributes:
+        gain: As measured; 1 where they do not go together, None while too few steps were made to tell.
     """
-    if len(runs) < 2 or why_not(runs):
-        return None
-    pack = Pack(runs)
-    gain = pack.gain(until)
-    if gain >= WORTH:
-        pack.train(until)
-    return gain
+
+    def __init__(self, runs: Sequence[TrainedRun]) -> None:
+        """Take runs that stand at the same step."""
+        fits = len(runs) > 1 and not why_not(runs)
+        self._pack = Pack(runs) if fits else None
+        self.gain: float | None = 1.0 if len(runs) > 1 and not fits else None
+
+    def train(self, step: int) -> None:
+        """Train up to the runs' own share of a step of the study."""
+        pack = self._pack
+        if pack is None or len(pack.runs) < 2:
+            return
+        until = min(run.own_steps(step) for run in pack.runs)
+        with out_of_memory_told(pack.runs[0].step):
+            if self.gain is None:
+                self.gain = pack.gain(until)
+            if self.gain is not None and self.gain >= WORTH:
+                pack.train(until)
+
+    def drop(self, run: Run) -> None:
+        """Let a run go: stopped early, or failed."""
+        if self._pack is not None and run in self._pack.runs:
+            self._pack.drop(run)
 
 
 class Pack:
@@ -64,6 +83,7 @@ class Pack:
             raise UnsupportedError(f"these candidates cannot be packed: {why}")
         self.runs = list(runs)
         self.failed: dict[TrainedRun, EvaluationError] = {}
+        self._turns: list[tuple[float, float]] = []
         self._host: tuple[tuple[TrainedRun, ...], Forward] | None = None
 
     def drop(self, run: TrainedRun) -> None:
@@ -74,23 +94,27 @@ class Pack:
         """Train every run up to a step of its own."""
         self._each_step(until, self._step)
 
-    def gain(self, until: int) -> float:
+    def gain(self, until: int) -> float | None:
         """Train a few steps in turns together and apart, none beyond a step, and return how much longer it takes apart.
 
-        The first turn of each does not count; 1 where there are too few steps to tell.
+        Medians count, without the first turn. Another call goes on where the steps did not suffice.
+
+        Returns:
+            The gain; None where there are too few steps to tell, or too few runs that are left.
         """
-        together = apart = 0.0
-        for turn in range(_ROUNDS + 1):
-            for is_packed in (True, False):
-                began = time.perf_counter()
-                following = min((run.step for run in self.runs), default=until) + 1
-                if following > until:
-                    return 1.0
-                self._each_step(following, self._step if is_packed else _apart)
-                _settle(self.runs)
-                seconds = (time.perf_counter() - began) * bool(turn)
-                together, apart = together + seconds * is_packed, apart + seconds * (not is_packed)
-        return apart / together if together else 1.0
+        while len(self._turns) <= _ROUNDS:
+            if len(self.runs) < 2 or self.runs[0].step + 2 > until:
+                return None
+            self._turns.append((self._seconds(self._step), self._seconds(_apart)))
+        together, apart = (median(seconds) for seconds in zip(*self._turns[1:], strict=True))
+        return apart / together
+
+    def _seconds(self, step: Callable[[Sequence[TrainedRun]], dict[TrainedRun, EvaluationError]]) -> float:
+        """Make one step of every run, and return how long that took."""
+        began = time.perf_counter()
+        self._each_step(min((run.step for run in self.runs), default=0) + 1, step)
+        _settle(self.runs)
+        return time.perf_counter() - began
 
     def _each_step(self, until: int, step: Callable[[Sequence[TrainedRun]], dict[TrainedRun, EvaluationError]]) -> None:
         for run in self.runs:

@@ -196,7 +196,8 @@ def load_ensemble(folders: Sequence[str | Path], task: str | None = None) -> Ens
         task: Which of several tasks to predict, where they were trained on several.
 
     Raises:
-        ExportError: A folder is not an export, or they differ in model, classes, length or calibration labels.
+        ExportError: A folder is not an export, or a merged one; or they differ in model, classes, length or calibration
+            labels.
         CalibrationError: The recorded predictions are not fit to use.
     """
     paths = [Path(folder) for folder in folders]
@@ -207,6 +208,9 @@ def load_ensemble(folders: Sequence[str | Path], task: str | None = None) -> Ens
         for path, about in zip(paths, abouts, strict=True):
             if about.get(name) != abouts[0].get(name):
                 raise ExportError(f"{path} differs from {paths[0]} in its {name}; an ensemble stands on one backbone")
+    for path, about in zip(paths, abouts, strict=True):
+        if about.get("merged"):
+            raise ExportError(f"{path} is merged into weights of its own; export it without --merged for an ensemble")
     fit = _fit_of_mean(paths, CalibrationSpec.model_validate(abouts[0]["calibration"]), tasks_in(abouts[0]))
     first = load_exported(paths[0], task=task)
     rest = [load_exported(path, backbone=first.backbone, task=task) for path in paths[1:]]

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from evaluators.backbone import Backbone, copy_of
+from evaluators.backbone import Backbone
 from evaluators.clock import Clock
 from evaluators.dropout import set_dropout
+from evaluators.model_copies import copy_of
 from evaluators.shortcut import Course, Shortcut
 from evaluators.state_files import Shape, StateFile, boot, make_room
 from evaluators.tokens import Batch, Tokens

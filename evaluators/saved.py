@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
+from json.encoder import encode_basestring_ascii
 from math import prod
 from typing import NamedTuple
 
@@ -32,14 +34,48 @@ class Saved(NamedTuple):
         return _ITEM_BYTES[self.dtype] * prod(self.shape)
 
 
-def file_bytes(saved: Iterable[Saved]) -> int:
+class Entry(NamedTuple):
+    """A tensor in a safetensors file.
+
+    Attributes:
+        dtype: As the file names it.
+        name: Its name.
+        header: Length of what the header says of it, without the digits of where its values begin and end.
+        bytes: Size of its values.
+    """
+
+    dtype: str
+    name: str
+    header: int
+    bytes: int
+
+
+def entry(saved: Saved, name: str) -> Entry:
+    """Return how a tensor stands in a file under a name."""
+    said, size = _said(saved.dtype, saved.shape)
+    return Entry(saved.dtype, name, len(encode_basestring_ascii(name)) + said, size)
+
+
+@cache
+def _said(dtype: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the length of what a header says after a tensor's name, with the comma that follows, and its bytes."""
+    said = json.dumps({"dtype": dtype, "shape": shape, "data_offsets": []}, separators=(",", ":"))
+    return len(":") + len(said) + len(","), _ITEM_BYTES[dtype] * prod(shape)
+
+
+def file_bytes(entries: Iterable[Entry]) -> int:
     """Return the size of a safetensors file: eight bytes, a header of JSON padded to eight bytes, the tensors."""
-    header, at = {}, 0
-    for one in sorted(saved, key=lambda one: (-_ITEM_BYTES[one.dtype], one.dtype, one.name)):
-        header[one.name] = {"dtype": one.dtype, "shape": one.shape, "data_offsets": (at, at + one.bytes)}
-        at += one.bytes
-    text = json.dumps(header, separators=(",", ":"))
-    return 8 + -(-len(text) // 8) * 8 + at
+    by_type: dict[str, list[Entry]] = {}
+    for one in entries:
+        by_type.setdefault(one.dtype, []).append(one)
+    header, at, count = len("{}"), 0, 0
+    for dtype in sorted(by_type, key=lambda dtype: (-_ITEM_BYTES[dtype], dtype)):
+        for _, _, length, size in sorted(by_type[dtype]):
+            header += length + len(str(at)) + len(str(at + size))
+            at += size
+        count += len(by_type[dtype])
+    header += max(count - 1, 0) * len(",")
+    return 8 + -(-header // 8) * 8 + at
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -50,10 +86,14 @@ def storage_of(tensor: Tensor) -> int:
 def own_tensors(model: nn.Module, known: frozenset[int]) -> list[tuple[list[str], Tensor]]:
     """Return the tensors of a state dict whose storage is not known, each with all of its names."""
     own: dict[tuple[int, int], tuple[list[str], Tensor]] = {}
-    for name, tensor in model.state_dict().items():
-        storage = storage_of(tensor)
-        if tensor.numel() and storage not in known and not is_bookkeeping(name):
-            own.setdefault((storage, tensor.storage_offset()), ([], tensor))[0].append(name)
+    places: dict[int, tuple[int, int] | None] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in places:
+            place = storage_of(tensor), tensor.storage_offset()
+            places[id(tensor)] = place if tensor.numel() and place[0] not in known else None
+        found = places[id(tensor)]
+        if found is not None and not is_bookkeeping(name):
+            own.setdefault(found, ([], tensor))[0].append(name)
     return list(own.values())
 
 

@@ -73,11 +73,18 @@ _ALL = (
         "step",
     ),
     Metric("latency_ms", "minimize", "ms", False, "median time to classify one example", "latency"),
+    Metric("packing_gain", "maximize", "1", False, "how much faster steps of its crew are in one forward pass", "gain"),
 )
+GAIN = "packing_gain"
+"""Says how a candidate was trained and nothing of the candidate: no objective."""
 PREDICTED = ("inference_memory_bytes", "forward_flops", "training_flops")
 """Metrics that follow from shapes and are not measured: a score takes them from the candidate's cost."""
 METERED = ("training_joules",)
 """Metrics that a score has only where the device has a meter."""
+UNTRAINED = ("latency_ms",)
+"""Measured metrics that training does not change: a candidate has them at its end as it has them at its first rung."""
+LASTING = (*UNTRAINED, "peak_memory_bytes", "training_seconds", "training_joules")
+"""Measured metrics that are over a limit for good once they are: training does not change them, or adds to them."""
 OF_SUBGROUPS = ("worst_subgroup_accuracy", "worst_subgroup_nll")
 """Metrics that a score has only where the task has subgroups."""
 

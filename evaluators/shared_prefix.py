@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.anatomy import anatomy_of
-from evaluators.backbone import Backbone, copy_of
+from evaluators.backbone import Backbone
+from evaluators.model_copies import copy_of
 from evaluators.shortcut import Course, Shortcut
 from search_space.errors import UnsupportedError
 

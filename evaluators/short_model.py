@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from evaluators.anatomy import anatomy_of
-from evaluators.backbone import copy_of
+from evaluators.model_copies import copy_of
 from search_space.candidate import Candidate, KnobValue, Part
 from search_space.placement import Anatomy, Layers
 
@@ -19,26 +19,46 @@ def is_one_stack(anatomy: Anatomy) -> bool:
     return len({block.name.rpartition(".")[0] for block in anatomy.blocks}) == 1
 
 
+def first_stack(names: Sequence[str]) -> int:
+    """Return how many of some layers, told by their modules' names in order, are of the first one's list."""
+    lists = [name.rpartition(".")[0] for name in names]
+    return lists.count(lists[0])
+
+
+def is_two_in_turn(model: nn.Module, anatomy: Anatomy) -> bool:
+    """Whether a model is an encoder and a decoder that reads what the last of its layers gives, of one list each."""
+    lists = {block.name.rpartition(".")[0] for block in anatomy.blocks}
+    return len(lists) == 2 and bool(getattr(model.config, "is_encoder_decoder", False))
+
+
 def shortened(model: nn.Module, anatomy: Anatomy, layers: Sequence[int]) -> tuple[nn.Module, Anatomy]:
-    """Return a copy of a model of one stack with some of its layers only, and the copy's anatomy.
+    """Return a copy of a model with some of its layers only, and the copy's anatomy.
 
     Args:
-        model: A classifier; the copy shares its tensors.
+        model: A classifier of one stack, or of an encoder and a decoder; the copy shares its tensors.
         anatomy: Its anatomy.
         layers: The layers to keep, ascending.
     """
     copied: Any = copy_of(model)
-    path, _, _ = anatomy.blocks[0].name.rpartition(".")
-    blocks = list(copied.get_submodule(path))
-    parent, _, last = path.rpartition(".")
-    kept = nn.ModuleList(blocks[layer] for layer in layers)
-    setattr(copied.get_submodule(parent), last, kept)
-    _say_so(copied.config, layers)
-    for number, block in enumerate(kept):
+    stacks: dict[str, list[nn.Module]] = {}
+    for layer in layers:
+        name = anatomy.blocks[layer].name
+        stacks.setdefault(name.rpartition(".")[0], []).append(copied.get_submodule(name))
+    for path, blocks in stacks.items():
+        parent, _, last = path.rpartition(".")
+        setattr(copied.get_submodule(parent), last, nn.ModuleList(blocks))
+        _number(blocks)
+    if len(stacks) == 1:
+        _say_so(copied.config, layers)
+    return copied, anatomy_of(copied)
+
+
+def _number(blocks: Sequence[nn.Module]) -> None:
+    """Tell layers their places, which their caches go by."""
+    for number, block in enumerate(blocks):
         for module in block.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = number  # type: ignore[assignment]
-    return copied, anatomy_of(copied)
 
 
 def _say_so(config: Any, layers: Sequence[int]) -> None:

@@ -22,13 +22,14 @@ class Stub(nn.Module):
         super().__init__()
         self.config: Any = {"model_type": model.config.model_type}
         for there, here in names:
-            self._put(here, _copied(model.get_submodule(there)))
+            self.put(here, _copied(model.get_submodule(there)))
 
     def get_input_embeddings(self) -> None:
         """Return none: tuners ask for it to find tied weights."""
         return
 
-    def _put(self, name: str, module: nn.Module) -> None:
+    def put(self, name: str, module: nn.Module) -> None:
+        """Put a module where its name says, in the place of what stands there."""
         *path, last = name.split(".")
         parent: nn.Module = self
         for step in path:
@@ -36,6 +37,27 @@ class Stub(nn.Module):
                 parent.add_module(step, nn.Module())
             parent = parent.get_submodule(step)
         parent.add_module(last, module)
+
+
+class Skeleton(Stub):
+    """A stub that has some modules under their own names, and empty ones under the names that end as theirs do."""
+
+    def __init__(self, model: Any, names: Iterable[str]) -> None:
+        """Copy some modules.
+
+        Args:
+            model: Where they stand.
+            names: Their full names.
+        """
+        super().__init__(model, ())
+        full = dict.fromkeys(names)
+        ends = {name.rpartition(".")[2] for name in full}
+        within = tuple(f"{name}." for name in full)
+        for name, module in model.named_modules():
+            if name in full:
+                self.put(name, _copied(module))
+            elif name.rpartition(".")[2] in ends and not name.startswith(within):
+                self.put(name, nn.Module())
 
 
 def _copied(module: nn.Module) -> nn.Module:

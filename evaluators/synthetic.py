@@ -33,8 +33,21 @@ class SyntheticEvaluator:
         """Begin the pretended training of a candidate."""
         return SyntheticRun(self, candidate, seed)
 
-    def train_together(self, runs: Sequence[Run]) -> None:
+    def crew(self, runs: Sequence[Run]) -> SyntheticCrew:
         """Leave every run to its own: there is no backbone."""
+        return SyntheticCrew()
+
+
+class SyntheticCrew:
+    """Runs that share nothing."""
+
+    gain: float | None = None
+
+    def train(self, step: int) -> None:
+        """Train nothing."""
+
+    def drop(self, run: Run) -> None:
+        """Take no note."""
 
 
 class SyntheticRun:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, cast
 
-from evaluators.score import Cost, Score, Split
+from evaluators.score import UNTRAINED, Cost, Score, Split
 from search_space.candidate import Candidate
 from search_space.errors import Cause, DataError, EvaluationError, UnsupportedError
 from search_space.placement import Anatomy
@@ -27,8 +27,6 @@ objective that is not reported, no answer for ever, a process that ends."""
 
 SCHEMA_VERSION = 1
 _KIND = "paretune search table"
-_UNTRAINED = ("latency_ms",)
-"""What was measured at the end and is the same at every rung: a study that is about it measures it at the first."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ class Table:
         steps = self.header.rungs
         values |= {name: value for name, value in row.cost.values.items() if name != "peak_memory_bytes"}
         last = rung == len(steps) - 1
-        values |= {name: value for name, value in row.measured.items() if last or name in _UNTRAINED}
+        values |= {name: value for name, value in row.measured.items() if last or name in UNTRAINED}
         return Score(values, steps[rung], steps[rung] / steps[-1], split, row.seed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from torch import Tensor
 from evaluators.data import Examples, Task
 from evaluators.spec import ROLES, TrainingSpec
 from evaluators.tasks import TaskColumns
+from search_space.errors import DataError
 from search_space.files import atomic_write
 
 _POOL = 50  # batches that are sorted by length together
@@ -240,9 +242,24 @@ class TokenFolder:
         return cls(folder, **about)
 
 
-def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Path) -> TokenFolder:
-    """Tokenise a task and write it; the description is written last, so a folder that has it is whole."""
+def write_tokens(
+    task: Task, tokenizer: Any, training: TrainingSpec, folder: Path, end: int | None = None
+) -> TokenFolder:
+    """Tokenise a task and write it; the description is written last, so a folder that has it is whole.
+
+    Args:
+        task: The examples of all roles.
+        tokenizer: The model's.
+        training: Says where texts are cut.
+        folder: Where.
+        end: The token at whose place the model reads the class; None where it reads it elsewhere.
+
+    Raises:
+        DataError: Examples of one task do not have the end token equally often, or have none.
+    """
     tokens, groups = tokenise(task, tokenizer, training), _groups(task)
+    if end is not None:
+        _require_ends(tokens, task.tasks, end, tokenizer.convert_ids_to_tokens(end))
     subgroups = _subgroups(task, tokens)
     names = sorted(set().union(*subgroups.values()), key=lambda name: (len(name), name)) if subgroups else []
     for role, one in tokens.items():
@@ -269,6 +286,27 @@ def write_tokens(task: Task, tokenizer: Any, training: TrainingSpec, folder: Pat
     }
     atomic_write(folder / "task.json", json.dumps(about, indent=1))
     return TokenFolder.open(folder)
+
+
+def _require_ends(tokens: Mapping[str, Tokens], tasks: tuple[TaskColumns, ...], end: int, name: str) -> None:
+    """Refuse examples that could not stand in one batch, whose end tokens the model counts."""
+    for task in tasks or (None,):
+        counts = Counter(
+            ids.count(end)
+            for one in tokens.values()
+            for ids, own in zip(one.ids, task.rows(one.labels) if task else np.ones(len(one.ids)), strict=True)
+            if own
+        )
+        usual, most = counts.most_common(1)[0]
+        if not usual:
+            raise DataError(
+                f"the model reads the class at the end token {name!r}, and its tokenizer ends no text with it"
+            )
+        if odd := counts.total() - most:
+            raise DataError(
+                f"{odd} of {counts.total()} examples hold the end token {name!r} in their text, at which the model "
+                "reads the class; remove it from them"
+            )
 
 
 def _groups(task: Task) -> dict[str, list[int]]:

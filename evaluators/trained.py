@@ -31,6 +31,7 @@ from evaluators.evaluation import (
     PREFIX_FOLDER,
     STATE_FILE,
     WEIGHTS_FOLDER,
+    Crew,
     EvaluatorSpec,
     Run,
 )
@@ -86,13 +87,11 @@ class TrainedEvaluator:
         with self.clock.phase("attach"), out_of_memory_told(0):
             return TrainedRun(self, attach(self.backbone.model, self.anatomy, candidate, seed), seed, parts)
 
-    def train_together(self, runs: Sequence[Run]) -> None:
-        """Bring runs to their end in one forward pass, where they go together and that is faster."""
-        from evaluators.packing import train_together  # which knows runs
+    def crew(self, runs: Sequence[Run]) -> Crew:
+        """Put together runs that are trained in one forward pass, where they go together and that is faster."""
+        from evaluators.packing import PackedCrew  # which knows runs
 
-        trained = [run for run in runs if isinstance(run, TrainedRun)]
-        with out_of_memory_told(0):
-            train_together(trained, min((run.own_steps(self.spec.steps) for run in trained), default=0))
+        return PackedCrew([run for run in runs if isinstance(run, TrainedRun)])
 
     def portion(self, role: str, tokens: Tokens) -> Portion:
         """Return the examples of a role, in the groups in which they are evaluated."""

@@ -60,6 +60,19 @@ def order(values: npt.ArrayLike, directions: Sequence[Direction]) -> IntArray:
     return np.concatenate([*(_spread(costs, rows) for rows in _layers(costs)), broken]).astype(np.int64)
 
 
+def is_among_first(row: int, count: int, values: npt.ArrayLike, directions: Sequence[Direction]) -> bool:
+    """Return whether a usable row is among the first `count` of `order`, without ordering more rows than that takes."""
+    costs = oriented(values, directions)
+    left = _usable(costs)
+    while left.size and count > 0:
+        minimal = _minimal(costs[left])
+        layer = left[minimal]
+        if row in layer:
+            return len(layer) <= count or row in _spread(costs, layer)[:count]
+        left, count = left[~minimal], count - len(layer)
+    return False
+
+
 def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike, directions: Sequence[Direction]) -> float:
     """Return the volume that the rows dominate, up to a reference point of shape (m,). Exact, for one to three columns.
 

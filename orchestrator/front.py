@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from evaluators.score import METRICS, Cost, Direction, Metric, in_order
+from evaluators.score import LASTING, METRICS, Cost, Direction, Metric, Score, in_order
 from orchestrator.dominance import (
     FloatArray,
     hypervolume_interval,
@@ -191,6 +191,11 @@ def is_feasible(trial: Trial, limits: Mapping[str, float]) -> bool:
     return set(limits) <= set(known) and within(limits, known)
 
 
+def is_over_for_good(score: Score, limits: Mapping[str, float]) -> bool:
+    """Whether what was measured up to a score is over a limit in a way that no further training changes."""
+    return not within({name: limit for name, limit in limits.items() if name in LASTING}, score.values)
+
+
 def reference_point(
     spec: StudySpec,
     limits: Mapping[str, float],
@@ -293,6 +298,8 @@ def _tags(trials: Sequence[Trial], limits: Mapping[str, float], members: set[int
 
 def _tag(trial: Trial, limits: Mapping[str, float]) -> Tag:
     """Say what became of a trial that is not on the front."""
+    if trial.state == "partial" and trial.score is not None and is_over_for_good(trial.score, limits):
+        return "infeasible"
     if trial.state != "complete":
         return trial.state
     if not _is_whole(trial):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluators.score import METRICS, Direction, Score
-from orchestrator.dominance import FloatArray, non_dominated, order
+from orchestrator.dominance import FloatArray, is_among_first, non_dominated
 from orchestrator.rungs import DEVIATIONS, Rungs
 from orchestrator.spec import EarlyStopping, Objective
 
@@ -64,7 +64,7 @@ class Halving(Rungs):
 
     def _among_best(self, values: FloatArray, place: int, directions: Sequence[Direction]) -> bool:
         kept = math.ceil(len(values) / self._eta)
-        return bool(non_dominated(values, directions)[place]) or place in order(values, directions)[:kept]
+        return bool(non_dominated(values, directions)[place]) or is_among_first(place, kept, values, directions)
 
 
 def _early(metric: str) -> str:

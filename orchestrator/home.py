@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -43,6 +43,12 @@ class Home:
         """Make the folder, readable by its owner only, and return this home."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self
+
+    def tables(self) -> Path:
+        """Return the folder of what layers were found to cost, which may be deleted at any time. Makes the home."""
+        with suppress(OSError):  # where nothing can be written nothing is kept
+            self.create()
+        return self.root / "tables"
 
     def study(self, name: str) -> Path:
         """Return the folder of a study. Raises StudyNotFoundError for a name that no study can have."""

@@ -26,7 +26,8 @@ class Job:
         folder: Where the actor writes the trained state; None keeps nothing.
         test: Whether it is scored on the test split at the end.
         accumulation: Parts that its steps are divided into; as the study's spec says when None.
-        mates: Jobs of the same candidate on other seeds that are trained beside it on one actor, each to its end.
+        mates: Jobs that are trained beside it on one actor, each to its own end: the same candidate on other seeds, or
+            candidates that can share its forward pass.
     """
 
     key: str

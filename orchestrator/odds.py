@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import log
 from typing import Any
 
@@ -16,8 +17,9 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from evaluators.score import METRICS
+from orchestrator.dominance import FloatArray
 from orchestrator.storage import Trial
-from orchestrator.trees import FloatArray, FloatMatrix, fitted, measured, moments, predicted
+from orchestrator.trees import FloatMatrix, fitted, measured, moments, predicted
 
 _TREES = 16
 _MOST_ROWS = 300
@@ -122,8 +124,8 @@ def telling_failures(trials: Sequence[Trial]) -> list[Trial]:
 
     What ended without a failure, at whatever rung, counts as good.
     """
-    ended = [one for one in trials if one.state in ("complete", "partial", "failed") and one.cost is not None]
-    recent = ended[-_MOST_ROWS:]
+    ended = (one for one in reversed(trials) if one.state in ("complete", "partial", "failed") and one.cost is not None)
+    recent = list(islice(ended, _MOST_ROWS))[::-1]
     return recent if _LEAST_FAILURES <= sum(one.state == "failed" for one in recent) < len(recent) else []
 
 

@@ -19,6 +19,7 @@ from evaluators.score import OF_SUBGROUPS, Cost
 from evaluators.spec import ModelSpec
 from evaluators.tasks import TaskColumns
 from evaluators.tokens import TokenFolder, write_tokens
+from evaluators.tracing import TracingProcess
 from orchestrator.feasibility import require_trainable
 from orchestrator.front import reference_point
 from orchestrator.home import Home
@@ -122,13 +123,21 @@ class Prepared:
         return cost if within(self.limits, cost.values) else None
 
 
-def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = None) -> Prepared:
+def prepare(
+    spec: StudySpec,
+    folder: Path,
+    attention: dict[str, Any] | None = None,
+    tables: Path | None = None,
+    process: TracingProcess | None = None,
+) -> Prepared:
     """Read the data, tokenise it once into `folder`, and look at the model without loading its weights.
 
     Args:
         spec: The study.
         folder: Its folder.
         attention: What was measured of the implementations of attention when the study began; None measures it.
+        tables: A folder that keeps what layers were found to cost; None keeps nothing.
+        process: Finds what is not known there; None does it in this process. It begins while the data is read.
 
     Raises:
         SpecError: The budget of steps does not pay for a candidate's first rung.
@@ -139,12 +148,14 @@ def prepare(spec: StudySpec, folder: Path, attention: dict[str, Any] | None = No
     """
     if meters_energy(spec.objectives, spec.budgets):
         _require_meter(spec)
+    if process is not None and spec.synthetic is None and not (folder / "tokens").exists():
+        process.start()
     tokens = _tokens(spec, folder / "tokens") if spec.synthetic is None else None
     if tokens is not None:
         _require_subgroups(spec, tokens)
     attention = _attention(spec, tokens, attention)
     model = model_with(spec.model, attention)
-    coster = _coster(spec, model, tokens)
+    coster = _coster(spec, model, tokens, tables, process)
     space = bind(spec.space, coster.anatomy)
     steps = full_steps(spec, tokens.examples["train"] if tokens else 1000)
     check_steps(spec, steps)
@@ -278,10 +289,11 @@ def _tokens(spec: StudySpec, folder: Path) -> TokenFolder:
     try:
         return TokenFolder.open(folder)
     except FileNotFoundError:
-        from evaluators.backbone import load_tokenizer
+        from evaluators.backbone import end_token, load_tokenizer
         from evaluators.data import read_task
 
-        return write_tokens(read_task(spec.task), load_tokenizer(spec.model), spec.training, folder)
+        tokenizer, end = load_tokenizer(spec.model), end_token(spec.model)
+        return write_tokens(read_task(spec.task), tokenizer, spec.training, folder, end)
 
 
 def _attention(spec: StudySpec, tokens: TokenFolder | None, known: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -296,14 +308,20 @@ def _attention(spec: StudySpec, tokens: TokenFolder | None, known: dict[str, Any
     return fastest_attention(spec.model, spec.training, tokens.read("train"), len(tokens.classes), threads).to_json()
 
 
-def _coster(spec: StudySpec, model: ModelSpec, tokens: TokenFolder | None) -> Coster:
+def _coster(
+    spec: StudySpec,
+    model: ModelSpec,
+    tokens: TokenFolder | None,
+    tables: Path | None = None,
+    process: TracingProcess | None = None,
+) -> Coster:
     if tokens is None:
         from evaluators.synthetic import SyntheticCoster
 
         return SyntheticCoster(len(spec.task.sources))
     classes, tasks = len(tokens.classes), max(1, len(tokens.tasks))
     evaluated = max(tokens.longest[role] for role in ("train", "validation", "calibration"))  # test decides nothing
-    return meta_coster(model, classes, spec.training, tokens.longest["train"], tasks, evaluated)
+    return meta_coster(model, classes, spec.training, tokens.longest["train"], tasks, evaluated, tables, process)
 
 
 def _full_cost(coster: Coster) -> Cost | None:

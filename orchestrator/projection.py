@@ -205,6 +205,8 @@ def _pareto(trial: Trial, tag: Tag | None) -> str | None:
     """Say what a trial counts as. Complete references and finalists stand beside the front, and are called so."""
     if trial.state == "running":
         return None
+    if trial.state == "partial":
+        return tag or trial.state
     if trial.state != "complete":
         return trial.state
     return tag if trial.phase == "search" else trial.phase.removesuffix("s")

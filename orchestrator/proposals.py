@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 
@@ -17,11 +18,13 @@ from orchestrator.storage import Trial
 from search_space.candidate import Candidate
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.fitting import Fitting
+from search_space.knobs import Holding, RandomChooser
 
 FOREST = "forest"
 """Origin of what the forest promises."""
 _POOL = 256
 _FRESH = 8
+_SIBLINGS = 64
 _COUNTED = "trainable_params"
 _FORETOLD = {one.name for one in fields(Cost)} - {_COUNTED}
 
@@ -32,7 +35,8 @@ class Proposals:
     def __init__(self, spec: StudySpec, prepared: Prepared, beginnings: Sequence[Beginning] = ()) -> None:
         self.spec, self.prepared, self.beginnings = spec, prepared, beginnings
         self._layers = prepared.space.anatomy.n_layers
-        self._options: dict[str, tuple[Candidate, Option]] = {}
+        self._seen: set[str] = set()
+        self._options: deque[tuple[Candidate, Option]] = deque(maxlen=_POOL if prepared.points is None else None)
         self._drawn = 0
         self._foretold = [one.metric for one in spec.objectives if one.metric in _FORETOLD]
 
@@ -52,7 +56,32 @@ class Proposals:
                 return next(one for one in free if one.source == source)
         if self.spec.search.sampler != "forest" or number < self.spec.search.startup_trials:
             return None
-        pool = [self._options[key] for key in self._pool(number) if key not in taken]
+        return self._promised([one for one in self._pool(number) if one[0].sha256 not in taken], number, trials)
+
+    def sibling(
+        self, number: int, trials: Sequence[Trial], taken: Collection[str], held: Mapping[str, str | int | float]
+    ) -> Beginning | None:
+        """Return a candidate that has some parameters, of those drawn at random the one that promises most.
+
+        None where Optuna's sampler is to draw it. As for `propose`, but for what all of these have in common:
+
+        Args:
+            number: Of the trial.
+            trials: What was tried so far, in order.
+            taken: Identities that were tried or rejected.
+            held: Parameters with their values.
+        """
+        if self.spec.search.sampler != "forest" or number < self.spec.search.startup_trials:
+            return None
+        chooser, fitting = Holding(RandomChooser(derived_seed(self.spec.search.seed, number)), held), self._fitting
+        drawn = (self.prepared.space.draw(chooser) for _ in range(_SIBLINGS))
+        fresh = {one.sha256: one for one in drawn if one.sha256 not in taken and fitting.fits(one)}
+        return self._promised([pair for one in fresh.values() if (pair := self._option(one))], number, trials)
+
+    def _promised(
+        self, pool: Sequence[tuple[Candidate, Option]], number: int, trials: Sequence[Trial]
+    ) -> Beginning | None:
+        """Return the candidate of a pool that promises most within the limits; None where nothing can be told."""
         if not pool:
             return None
         ranked = self._forest.ranked(
@@ -68,8 +97,8 @@ class Proposals:
         worst = reference_point(self.spec, self.prepared.limits, self.prepared.most_classes, backbone)
         return Forest(self.spec.objectives, worst, self._layers, self.prepared.limits)
 
-    def _pool(self, number: int) -> list[str]:
-        """Return the identities that may be proposed: a table's points, or draws within the budget of parameters.
+    def _pool(self, number: int) -> Collection[tuple[Candidate, Option]]:
+        """Return what may be proposed: a table's points, or the last draws within the budget of parameters.
 
         What the other budgets say takes long to find out, and is asked of what is promising only.
         """
@@ -77,23 +106,31 @@ class Proposals:
             if not self._options:
                 for one in self.prepared.points.candidates:
                     self._keep(one)
-            return list(self._options)
+            return self._options
         while self._drawn < _POOL + _FRESH * number and (drawn := self._fitting.draw()) is not None:
             self._keep(drawn)
             self._drawn += 1
-        return list(self._options)[-_POOL:]
+        return self._options
 
     @cached_property
     def _fitting(self) -> Fitting:
         return self.prepared.fitting(derived_seed(self.spec.search.seed, -1))
 
     def _keep(self, candidate: Candidate) -> None:
-        """Keep a candidate as an option, unless it cannot be attached or an objective cannot be foretold."""
+        if candidate.sha256 in self._seen:
+            return
+        if (pair := self._option(candidate)) is not None:
+            self._seen.add(candidate.sha256)
+            self._options.append(pair)
+
+    def _option(self, candidate: Candidate) -> tuple[Candidate, Option] | None:
+        """Return a candidate as an option; None where it cannot be attached or an objective cannot be foretold."""
         try:
             params = self.prepared.count(candidate)
             known = self.prepared.cost(candidate).values if self._foretold else {}
         except (UnsupportedError, PlacementError):
-            return
-        if all(name in known for name in self._foretold):
-            costs = {_COUNTED: float(params), **{name: known[name] for name in self._foretold}}
-            self._options[candidate.sha256] = (candidate, Option.of(candidate, self._layers, costs))
+            return None
+        if not all(name in known for name in self._foretold):
+            return None
+        costs = {_COUNTED: float(params), **{name: known[name] for name in self._foretold}}
+        return candidate, Option.of(candidate, self._layers, costs)

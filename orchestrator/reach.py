@@ -20,6 +20,7 @@ from scipy.special import logit
 
 from evaluators.score import METRICS, Score
 from orchestrator.dominance import FloatArray, oriented
+from orchestrator.growing import Rows
 from orchestrator.rungs import DEVIATIONS, Rungs
 from orchestrator.spec import EarlyStopping, Objective
 
@@ -38,15 +39,42 @@ class Reach(Rungs):
     def __init__(self, spec: EarlyStopping, objectives: Sequence[Objective], full: int) -> None:
         super().__init__(spec, objectives, full)
         self._chance, self._grace = spec.chance, spec.grace
+        self._forget()
+
+    def record(self, number: int, score: Score, *, feasible: bool = True) -> None:
+        """Note that a trial reached a rung, as `Rungs` does, and what it gained where it is at its end."""
+        super().record(number, score, feasible=feasible)
+        if number in self._counted:  # it was trained again, from its first rung
+            self._forget()
+            for one in self._at_end():
+                self._count(one)
+        elif score.full:
+            self._count(number)
+
+    def _forget(self) -> None:
+        width = len(self.objectives)
+        self._counted: set[int] = set()
+        self._gains = {step: Rows(width) for step in self.steps}
+        self._rivals = {step: Rows(width) for step in self.steps}
+
+    def _count(self, number: int) -> None:
+        """Keep what a trial gained from each rung to its end, and its end as one to beat if it keeps the budgets."""
+        self._counted.add(number)
+        end = self._at_end()[number]
+        for step in self.steps:
+            here = self._passed[step].get(number)
+            if here is not None and self._tells(here) and self._tells(end):
+                early, late = self._costs([here, end])
+                self._gains[step].append(*(early - late))
+                if number not in self._outside:
+                    self._rivals[step].append(*late)
 
     def _is_kept(self, number: int, score: Score) -> bool:
-        whole, here = self._at_end(), self._at_rung(score)
-        ended = [one for one in whole if one in here and self._tells(whole[one]) and self._tells(here[one])]
-        if not self._tells(score) or len(ended) < self._grace:
+        gains = self._gains.get(self._rung(score))
+        if gains is None or not self._tells(score) or len(gains) < self._grace:
             return True
-        ends = self._costs([whole[one] for one in ended])
-        hope = self._hope(score, self._costs([here[one] for one in ended]) - ends)
-        rivals = ends[[one not in self._outside for one in ended]]
+        hope = self._hope(score, gains.values)
+        rivals = self._rivals[self._rung(score)].values
         return not bool(((rivals <= hope).all(axis=1) & (rivals < hope).any(axis=1)).any())
 
     def _tells(self, score: Score) -> bool:

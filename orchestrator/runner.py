@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,7 @@ from ray.tune.search import Searcher
 
 from evaluators.evaluation import Evaluator, EvaluatorSpec, Run, build_evaluator
 from evaluators.score import Score
+from orchestrator.crew import CrewTraining, Report, finished, started
 from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.spec import ResourcesSpec
 from search_space.errors import ParetuneError
@@ -64,7 +65,9 @@ class CandidateTrainable(tune.Trainable):
         self._seconds_left = request["seconds"]
         self._late = Path(request["late"])
         self._evaluator_spec = request["evaluator"]
+        self._board = request.get("board")
         self._run: Run | None = None
+        self._crew: CrewTraining | None = None
         self._rung = 0
         return True
 
@@ -74,12 +77,12 @@ class CandidateTrainable(tune.Trainable):
             report, done = self._advance()
         except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
             report, done = {"failure": failure_of(error).__dict__}, True
-            self._run = None
+            self._run = self._crew = None
         return {"rung": self._rung, "report": json.dumps(report), "done": done}
 
     def cleanup(self) -> None:
         """Let go of the candidate."""
-        self._run = None
+        self._run = self._crew = None
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Keep nothing: the storage knows all that a resumed study needs."""
@@ -94,22 +97,20 @@ class CandidateTrainable(tune.Trainable):
             return self._train_crew(self._evaluator) if self._job.mates else self._train(self._evaluator)
 
     def _train_crew(self, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
-        """Train a job and its mates, each to its end. What fails in one of them is that one's result.
-
-        Where the memory does not hold all of them at once, they are trained one after another, from the beginning.
-        """
-        jobs = self._job.crew
-        runs = _trained_together(evaluator, jobs)
-        if runs is None:
-            return {"crew": {job.key: _alone(evaluator, job) for job in jobs}}, True
-        return {"crew": {job.key: _ended(run, job) for job, run in zip(jobs, runs, strict=True)}}, True
+        """Train a job and its mates to their next rungs, without those that were stopped at the one before."""
+        if self._crew is None:
+            self._crew = CrewTraining(evaluator, self._job.crew)
+        elif self._board:
+            self._crew.drop(ray.get(ray.get_actor(self._board).stopped.remote([one.key for one in self._job.crew])))
+        self._rung += 1
+        return {"crew": self._crew.advance()}, self._crew.over
 
     def _train(self, evaluator: Evaluator) -> tuple[dict[str, Any], bool]:
         if self._run is None:
-            self._run = _started(evaluator, self._job)
+            self._run = started(evaluator, self._job)
         self._rung += 1
         if self._rung == len(self._job.rungs):
-            return _finished(self._run, self._job), True
+            return finished(self._run, self._job), True
         return {"score": self._run.advance(self._job.rungs[self._rung - 1]).to_json()}, False
 
     @contextmanager
@@ -138,45 +139,20 @@ class CandidateTrainable(tune.Trainable):
             os._exit(124)
 
 
-def _started(evaluator: Evaluator, job: Job) -> Run:
-    return evaluator.start(job.candidate, job.seed, job.accumulation)
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where it stands which members of crews were stopped: Ray Tune tells a running actor nothing."""
 
+    def __init__(self) -> None:
+        self._stopped: set[str] = set()
 
-def _trained_together(evaluator: Evaluator, jobs: Sequence[Job]) -> list[Run] | None:
-    """Return the runs of jobs, trained together as far as that is faster; None where memory runs out."""
-    try:
-        runs = [_started(evaluator, job) for job in jobs]
-        evaluator.train_together(runs)
-    except Exception as error:
-        if failure_of(error).cause != "out_of_memory":
-            raise
-        return None
-    return runs
+    def stop(self, key: str) -> None:
+        """Take note that a job was stopped."""
+        self._stopped.add(key)
 
-
-def _alone(evaluator: Evaluator, job: Job) -> dict[str, Any]:
-    """Train a job from its start, and return what it reports."""
-    try:
-        return _finished(_started(evaluator, job), job)
-    except Exception as error:  # noqa: BLE001  (as below)
-        return {"failure": failure_of(error).__dict__}
-
-
-def _finished(run: Run, job: Job) -> dict[str, Any]:
-    """Train a run to its last rung, keep what the job wants kept, and return what it reports."""
-    report = {"score": run.advance(job.rungs[-1]).to_json()}
-    if job.folder:
-        run.save(Path(job.folder))
-    if job.test:
-        report["test"] = run.test(Path(job.folder) if job.folder else None).to_json()
-    return report
-
-
-def _ended(run: Run, job: Job) -> dict[str, Any]:
-    try:
-        return _finished(run, job)
-    except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
-        return {"failure": failure_of(error).__dict__}
+    def stopped(self, keys: list[str]) -> list[str]:
+        """Return which of some jobs were stopped."""
+        return [key for key in keys if key in self._stopped]
 
 
 @dataclass
@@ -187,26 +163,48 @@ class _Jobs:
     seconds: float | None
     evaluator: dict[str, Any]
     scratch: Path
+    board: str = ""
     held: dict[str, tuple[Job, float]] = field(default_factory=dict)
+    ended: dict[str, set[str]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Ray Tune pickles what it is given, for a restore that never happens: this becomes None."""
         return type(None), ()
 
     def end(self, trial_id: str, failure: Failure | None) -> None:
+        """Settle what of a job and its mates has not ended."""
         held, _ = self.held.pop(trial_id, (None, 0.0))
+        ended = self.ended.pop(trial_id, set())
         for job in held.crew if held is not None else ():
-            self.work.on_end(job, failure)
+            if job.key not in ended:
+                self.work.on_end(job, failure)
 
-    def end_crew(self, trial_id: str, reports: dict[str, Any]) -> None:
-        """Settle jobs that were trained together, each by its own report."""
-        held, _ = self.held.pop(trial_id)
+    def take_crew(self, trial_id: str, reports: Mapping[str, Report]) -> bool:
+        """Take what a crew reports, each job for itself. Returns whether any of them goes on."""
+        held, _ = self.held[trial_id]
+        ended = self.ended.setdefault(trial_id, set())
         for job in held.crew:
-            report = reports[job.key]
-            for kind in ("score", "test"):
-                if kind in report:
-                    self.work.on_score(job, Score.from_json(report[kind]))
-            self.work.on_end(job, Failure(**report["failure"]) if "failure" in report else None)
+            if job.key in reports and job.key not in ended and not self._goes_on(job, reports[job.key]):
+                ended.add(job.key)
+        if len(ended) < len(held.crew):
+            return True
+        self.end(trial_id, None)
+        return False
+
+    def _goes_on(self, job: Job, report: Report) -> bool:
+        """Take what a member of a crew reports, and settle it where it ended. Returns whether it goes on."""
+        if "failure" in report:
+            self.work.on_end(job, Failure(**report["failure"]))
+            return False
+        goes_on = self.work.on_score(job, Score.from_json(report["score"]))
+        if "test" in report:
+            self.work.on_score(job, Score.from_json(report["test"]))
+        if goes_on and not report["last"]:
+            return True
+        if not report["last"] and self.board:
+            ray.get(ray.get_actor(self.board).stop.remote(job.key))
+        self.work.on_end(job, None)
+        return False
 
     def late(self, trial_id: str) -> Path:
         """The file that an actor leaves when it ends itself because its candidate takes too long."""
@@ -214,9 +212,15 @@ class _Jobs:
 
     def was_late(self, trial_id: str) -> bool:
         """Whether a process ended for that reason. An actor of another machine leaves no file: there the clock says."""
-        _, started = self.held.get(trial_id, (None, 0.0))
-        elsewhere = self.seconds is not None and bool(os.environ.get("RAY_ADDRESS"))
-        return self.late(trial_id).exists() or (elsewhere and time.monotonic() - started >= (self.seconds or 0.0))
+        held, began = self.held.get(trial_id, (None, 0.0))
+        if self.late(trial_id).exists():
+            return True
+        limit = self.limit_of(held) if held is not None and os.environ.get("RAY_ADDRESS") else None
+        return limit is not None and time.monotonic() - began >= limit
+
+    def limit_of(self, job: Job) -> float | None:
+        """Return the most seconds of a job and its mates together; None where there is no limit."""
+        return None if self.seconds is None else self.seconds * len(job.crew)
 
 
 class _JobSearcher(Searcher):
@@ -231,9 +235,9 @@ class _JobSearcher(Searcher):
         if job is None:  # to None Ray Tune asks again, after FINISHED never
             return None if self._jobs.work.more_later() else str(Searcher.FINISHED)
         self._jobs.held[trial_id] = (job, time.monotonic())
-        seconds = None if self._jobs.seconds is None else self._jobs.seconds * len(job.crew)
-        request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": seconds}
-        return {"request": json.dumps({**request, "late": str(self._jobs.late(trial_id))})}
+        request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": self._jobs.limit_of(job)}
+        names = {"late": str(self._jobs.late(trial_id)), "board": self._jobs.board}
+        return {"request": json.dumps(request | names)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A job that is still held here lost its process: what ended well was taken by the scheduler."""
@@ -279,8 +283,7 @@ class _RungScheduler(FIFOScheduler):
         """Pass on a result. Returns whether the job goes on, as far as the work is concerned."""
         report = json.loads(result["report"])
         if "crew" in report:
-            self._jobs.end_crew(trial_id, report["crew"])
-            return False
+            return self._jobs.take_crew(trial_id, report["crew"])
         if "failure" in report:
             self._jobs.end(trial_id, Failure(**report["failure"]))
             return False
@@ -347,7 +350,8 @@ def run_jobs(
         Whether the work ran to its end.
     """
     scratch = tempfile.mkdtemp(prefix="paretune-ray-")
-    jobs = _Jobs(work, seconds, evaluator.to_json(), Path(scratch))
+    board = _board() if resources.together > 1 else None
+    jobs = _Jobs(work, seconds, evaluator.to_json(), Path(scratch), board[0] if board else "")
     wanted = {"cpu": resources.cpus} | ({"gpu": gpus} if (gpus := resources.reserved_gpus) else {})
     tuner = tune.Tuner(
         tune.with_resources(CandidateTrainable, wanted),
@@ -372,4 +376,12 @@ def run_jobs(
         return False
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if board is not None:
+            ray.kill(board[1])
     return True
+
+
+def _board() -> tuple[str, Any]:
+    """Start a board. Returns the name by which actors find it, and its handle."""
+    name = f"paretune-board-{secrets.token_hex(8)}"
+    return name, _Board.options(name=name).remote()  # type: ignore[attr-defined]

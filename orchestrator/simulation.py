@@ -6,6 +6,7 @@ sampler, screening, early stopping, budgets and storage. The same seed gives the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from evaluators.tabulated import Fault, Table, TabulatedCoster, TabulatedEvaluat
 from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.preparation import Prepared
 from orchestrator.rungs import rungs_of
+from orchestrator.search_work import SearchWork
 from orchestrator.spec import StudySpec
 from orchestrator.storage import IN_MEMORY, Phase, Storage, StudyStore, Trial
-from orchestrator.work import Bench, SearchWork, Stop
+from orchestrator.work import Bench, Stop
 from search_space.candidate import Candidate
 from search_space.points import Points
 from search_space.space import Space
@@ -77,11 +79,13 @@ class Simulation:
     ) -> None:
         self.evaluator, self.clock, self.at_once, self.limit = evaluator, clock, at_once, limit
         self._running: list[_Running] = []
+        self._mates: deque[Job] = deque()
         self._started = 0
 
     def run(self, work: Work, until: Callable[[], bool] = lambda: False) -> bool:
         """Run jobs until there are none, the work says stop, or `until` does. Returns whether it ran to its end."""
         self._running.clear()
+        self._mates.clear()
         while not (work.should_stop() or until()):
             self._fill(work)
             if not self._running:
@@ -93,7 +97,7 @@ class Simulation:
         return False
 
     def _fill(self, work: Work) -> None:
-        while len(self._running) < self.at_once and (job := work.next_job()) is not None:
+        while len(self._running) < self.at_once and (job := self._next_job(work)) is not None:
             try:
                 run = self.evaluator.start(job.candidate, job.seed)
             except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
@@ -104,6 +108,12 @@ class Simulation:
             self._started += 1
             one = _Running(now + run.seconds(job.rungs[0]), self._started, job, run, 0, deadline)
             self._running.append(one)
+
+    def _next_job(self, work: Work) -> Job | None:
+        """Return a job without mates: they follow it, for what packing gains is not simulated."""
+        if not self._mates and (job := work.next_job()) is not None:
+            self._mates.extend(job.crew)
+        return self._mates.popleft() if self._mates else None
 
     def _next(self) -> _Running:
         """Set the clock to what happens next: a job reaches a rung, or its limit."""

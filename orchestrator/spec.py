@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from calibration.spec import CalibrationSpec
-from evaluators.score import METERED, METRICS, OF_SUBGROUPS, Direction, metric, task_of
+from evaluators.score import GAIN, METERED, METRICS, OF_SUBGROUPS, Direction, metric, task_of
 from evaluators.spec import ModelSpec, SyntheticSpec, TaskSpec, TrainingSpec
 from search_space.budgets import BudgetSpec
 from search_space.errors import Problem, SpecError, did_you_mean, one_of
@@ -44,6 +44,8 @@ class Objective(Strict):
     @model_validator(mode="after")
     def _natural(self) -> Objective:
         natural = metric(self.metric).direction
+        if self.metric == GAIN:
+            raise ValueError(f"{GAIN} tells how candidates were trained, and cannot be searched on")
         if natural != self.direction:
             raise ValueError(f"{self.metric} is better {_BETTER[natural]}; write '{natural}: {self.metric}'")
         return self
@@ -132,7 +134,8 @@ class ResourcesSpec(Strict):
         gpus: GPUs of a trial; fractions share one. `auto` is the fraction that its memory needs, as predicted, and 0
             where the device is no CUDA GPU. 0 reserves none: trials share what they see, and nothing is checked.
         concurrency: Trials at once; what the machine has room for when None.
-        together: Most seeds of a finalist that are trained in one forward pass, where that is measured to be faster.
+        together: Most candidates of the search, or seeds of a finalist, that are trained in one forward pass, where
+            that is measured to be faster.
     """
 
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0

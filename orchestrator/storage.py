@@ -26,6 +26,7 @@ from orchestrator.drawing import Sampled, enter
 from orchestrator.spec import StudySpec, parse
 from search_space.candidate import Candidate
 from search_space.errors import Cause, StudyError, StudyExistsError, StudyNotFoundError, did_you_mean
+from search_space.knobs import Holding
 from search_space.space import Space
 
 Phase = Literal["search", "references", "finalists"]
@@ -215,6 +216,7 @@ class StudyStore:
         sampler: optuna.samplers.BaseSampler,
         fixed: Candidate | None = None,
         exchange: Callable[[Candidate], Candidate] = lambda drawn: drawn,
+        held: Mapping[str, str | int | float] | None = None,
     ) -> tuple[int, Candidate]:
         """Draw a candidate with a sampler, or enter a given one as if it had been drawn. Returns its trial's number.
 
@@ -225,13 +227,13 @@ class StudyStore:
             sampler: Draws.
             fixed: Taken instead of a draw; it may be from outside the space.
             exchange: Gives another candidate for the one that was drawn: a point of a table near it.
+            held: Parameters that the sampler is not asked for, with their values.
         """
-        if self._sampled is None:
-            self._sampled = _in_memory(self._search)
-        self._sampled.sampler = sampler
-        trial = self._sampled.ask()
-        candidate = fixed or exchange(space.draw(Sampled(self._sampled, trial)))
-        enter(self._sampled, trial, space, candidate)
+        sampled = self._in_memory()
+        sampled.sampler = sampler
+        trial = sampled.ask()
+        candidate = fixed or exchange(space.draw(Holding(Sampled(sampled, trial), held or {})))
+        enter(sampled, trial, space, candidate)
         return trial.number, candidate
 
     def start(
@@ -279,10 +281,16 @@ class StudyStore:
         return trial
 
     def constrain(self, number: int, violations: Mapping[str, float]) -> None:
-        """Keep measured constraints of a search trial: value / limit - 1."""
-        for study in filter(None, (self._search, self._sampled)):
-            for name, value in violations.items():
-                _live(study, number).set_constraint(f"measured {name}", value)
+        """Keep measured constraints of a search trial: value / limit - 1. What was measured before stays."""
+        sampled = self._in_memory()
+        live, constrained = _live(sampled, number), sampled.get_trials(deepcopy=False)[number].constraints
+        before = set(live.storage.get_trial_system_attrs(live._trial_id))
+        for name, value in violations.items():
+            if f"measured {name}" not in constrained:
+                live.set_constraint(f"measured {name}", value)
+        for key, value in live.storage.get_trial_system_attrs(live._trial_id).items():
+            if key not in before:
+                self.storage.optuna.set_trial_system_attr(self._id("search", number), key, value)
 
     def finish(self, phase: Phase, number: int, state: State, cause: Cause | None = None, message: str = "") -> Trial:
         """Settle the state of a running trial. A complete trial needs its full-fidelity score reported before."""
@@ -307,6 +315,12 @@ class StudyStore:
                     self.storage.optuna.set_trial_state_values(self._id(phase, one.number), TrialState.FAIL)
                     count += 1
         return count
+
+    def _in_memory(self) -> optuna.Study:
+        """Return the search as it stands in memory, copied when it is asked for first."""
+        if self._sampled is None:
+            self._sampled = _in_memory(self._search)
+        return self._sampled
 
     def _create(self, phase: Phase, number: int, trial: FrozenTrial) -> None:
         study_id = self.studies[phase]._study_id

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.evaluation import PREFIX_FOLDER, WEIGHTS_FOLDER
+from evaluators.tracing import TracingProcess
 from orchestrator.device_share import resources_of
 from orchestrator.dominance import order
 from orchestrator.feasibility import commonest
@@ -32,8 +33,9 @@ from orchestrator.recorder import Recorder
 from orchestrator.recording import Recording
 from orchestrator.rungs import rungs_of
 from orchestrator.runner import cluster, run_jobs
+from orchestrator.search_work import SearchWork
 from orchestrator.storage import Phase, StudyStore, Trial
-from orchestrator.work import Bench, PhaseWork, SearchWork, Stop, Watcher
+from orchestrator.work import Bench, PhaseWork, Stop, Watcher
 from search_space.errors import EvaluationError, PlacementError, UnsupportedError
 from search_space.files import atomic_write
 from search_space.space import at_defaults
@@ -57,11 +59,11 @@ def run_study(store: StudyStore, home: Home, watcher: Watcher) -> Front:
         ParetuneError: It cannot be prepared, or every candidate failed.
     """
     folder = study_home(home, store.name)
-    with home.drive(store.name), store.storage.drive(store.name):
+    with home.drive(store.name), store.storage.drive(store.name), TracingProcess() as process:
         store.note("status", "running")
         store.note("stop", False)
         try:
-            prepared = prepare(store.spec, folder, store.noted("attention"))
+            prepared = prepare(store.spec, folder, store.noted("attention"), home.tables(), process)
             note_facts(store, prepared)
             recorder = Recorder(home.tracking_uri, home.artifacts, store, folder)
             with Recording(recorder) as recording, _without_shared(Path(prepared.evaluator.tokens)):

@@ -8,25 +8,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from orchestrator.dominance import FloatArray
+
 FloatMatrix = NDArray[np.float32]
+
+
+_PLACES: dict[str, int] = {}
+"""A number for each name that was ever seen."""
+
+
+class Numbers:
+    """Named numbers, ready to be put into a matrix again and again."""
+
+    def __init__(self, named: Mapping[str, float]) -> None:
+        self.places = np.array([_PLACES.setdefault(name, len(_PLACES)) for name in named], dtype=np.int64)
+        self.values = np.fromiter(named.values(), dtype=np.float32, count=len(named))
 
 
 class Columns:
     """Puts named numbers into the columns of a matrix, in an order that follows from the names alone."""
 
-    def __init__(self, rows: Sequence[Mapping[str, float]]) -> None:
-        names = sorted(set().union(*rows))
-        self._places = {name: at for at, name in enumerate(names)}
+    def __init__(self, rows: Sequence[Numbers]) -> None:
+        seen = np.zeros(len(_PLACES), dtype=np.bool_)
+        seen[np.concatenate([row.places for row in rows])] = True
+        self._columns = np.zeros(len(_PLACES), dtype=np.int64)
+        in_order = [place for _, place in sorted((name, place) for name, place in _PLACES.items() if seen[place])]
+        self._columns[in_order] = np.arange(len(in_order))
+        self._count = len(in_order)
 
-    def matrix(self, rows: Sequence[Mapping[str, float]]) -> FloatMatrix:
+    def matrix(self, rows: Sequence[Numbers]) -> FloatMatrix:
         """Return the rows, what a row does not have as 0.
 
         Shape [rows, columns], in the layout that trees are fitted to without a copy.
         """
-        found = np.zeros((len(rows), len(self._places)), dtype=np.float32)
-        for at, row in enumerate(rows):
-            found[at, [self._places[name] for name in row]] = list(row.values())
+        found = np.zeros((len(rows), self._count), dtype=np.float32)
+        if len(rows):
+            lines = np.repeat(np.arange(len(rows)), [len(row.places) for row in rows])
+            columns = self._columns[np.concatenate([row.places for row in rows])]
+            found[lines, columns] = np.concatenate([row.values for row in rows])
         return found
 
 
@@ -51,12 +70,13 @@ def fitted(numbers: FloatMatrix, values: FloatArray, seed: int, count: int) -> l
     import sklearn
     from sklearn.tree import ExtraTreeRegressor
 
-    random = np.random.RandomState(seed)
+    random, own = np.random.RandomState(seed), np.random.RandomState()
     trees = []
     with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
         for _ in range(count):
             weights = np.bincount(random.randint(0, len(values), len(values)), minlength=len(values)).astype(np.float64)
-            tree = ExtraTreeRegressor(min_samples_leaf=2, max_features=0.5, random_state=random.randint(2**31 - 1))
+            own.seed(random.randint(2**31 - 1))  # faster than a new one, which first asks for entropy
+            tree = ExtraTreeRegressor(min_samples_leaf=2, max_features=0.5, random_state=own)
             trees.append(tree.fit(numbers, values.reshape(-1, 1), sample_weight=weights, check_input=False))
     return trees
 
@@ -72,6 +92,7 @@ def moments(trees: Sequence[Any], numbers: FloatMatrix) -> tuple[FloatArray, Flo
     The variance is that between the trees and that within their leaves (law of total variance; Hutter et al. 2014,
     section 4.3.2).
     """
-    means = predicted(trees, numbers)
-    within = np.stack([tree.tree_.impurity[tree.tree_.apply(numbers)] for tree in trees])
+    leaves = [tree.tree_.apply(numbers) for tree in trees]
+    means = np.stack([tree.tree_.value[at, 0, 0] for tree, at in zip(trees, leaves, strict=True)])
+    within = np.stack([tree.tree_.impurity[at] for tree, at in zip(trees, leaves, strict=True)])
     return means.mean(axis=0), np.sqrt(means.var(axis=0) + within.mean(axis=0))

@@ -38,11 +38,10 @@ class Part:
     placement: Placement = field(default_factory=Placement)
 
     def __post_init__(self) -> None:
-        names = [name for name, _ in self.knobs]
-        if len(set(names)) != len(names):
-            raise CandidateError(f"{self.method}: a knob is given twice in {names}")
-        knobs = sorted((name, in_one(value)) for name, value in self.knobs)
-        object.__setattr__(self, "knobs", tuple(knobs))
+        given = dict(self.knobs)
+        if len(given) != len(self.knobs):
+            raise CandidateError(f"{self.method}: a knob is given twice in {[name for name, _ in self.knobs]}")
+        object.__setattr__(self, "knobs", tuple((name, in_one(given[name])) for name in sorted(given)))
         for name, value in self.knobs:
             if isinstance(value, float) and not math.isfinite(value):
                 raise CandidateError(f"{self.method}.{name}: {value} is not a finite number")
@@ -113,8 +112,9 @@ class Recipe:
             raise CandidateError(f"recipe: training_share must be in (0, 1], not {self.training_share}")
         # 1 and 1.0 are one recipe, so they have one JSON text
         object.__setattr__(self, "learning_rates", tuple(map(float, self.learning_rates)))
-        for one in fields(self)[1:]:
-            object.__setattr__(self, one.name, float(getattr(self, one.name)))
+        for name in _NUMBERS:
+            if type(value := getattr(self, name)) is not float:
+                object.__setattr__(self, name, float(value))
 
     def to_json(self) -> dict[str, Any]:
         """Return this recipe as JSON data, defaults left out."""
@@ -131,6 +131,9 @@ class Recipe:
         optional = tuple(one.name for one in fields(cls)[1:])
         _check_keys("recipe", data, required=("learning_rates",), optional=optional)
         return cls(**{**data, "learning_rates": tuple(_list("recipe: learning_rates", data["learning_rates"]))})
+
+
+_NUMBERS = tuple(one.name for one in fields(Recipe)[1:])
 
 
 @dataclass(frozen=True, order=True)

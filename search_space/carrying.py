@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from search_space.candidate import KnobValue, Part
 from search_space.capability import (
     TO_TRAIN,
@@ -85,6 +87,31 @@ def require_several_tasks(part: Part, anatomy: Anatomy) -> None:
         raise UnsupportedError(f"{rule.name}.per_task: this study has one task; list several under task.tasks")
 
 
+def require_mergeable(part: Part, architecture: str) -> None:
+    """Refuse to merge a part that is no change of the backbone's weights.
+
+    Raises:
+        UnsupportedError: It is none; the message says why, and what is.
+    """
+    rule = methods()[part.method]
+    if reason := _why_not_merged(part, rule, architecture):
+        raise UnsupportedError(
+            f"{rule.name} cannot be merged into the weights of {architecture}: {reason}; "
+            f"{instead_of(rule, architecture, checks=(*TO_TRAIN, 'merges'))} can"
+        )
+
+
+def _why_not_merged(part: Part, rule: Method, architecture: str) -> str:
+    if is_per_task(part) or rule.several_tasks:
+        return "what it adds turns with the task"
+    if rule.route == "prompt":
+        return "it is not in the weights"
+    if rule.merges:
+        return ""
+    found = why_not(rule.name, "merges", architecture).split("; ")[0]
+    return found.rpartition("cannot be merged: ")[2] or "what it computes is not a change of the backbone's weights"
+
+
 def require_quantised(rule: Method, anatomy: Anatomy) -> None:
     """Raise UnsupportedError where a method starts from quantised weights and there are none."""
     if rule.quantised_only and anatomy.quantization == "none":
@@ -99,8 +126,15 @@ def _without_advice(reason: str) -> str:
     return "; ".join(part for part in reason.rstrip(".").split("; ") if not part.endswith(" can"))
 
 
-def instead_of(rule: Method, architecture: str = "", kind: str = "") -> str:
-    """Return some methods that can be trained on an architecture, or wrap a kind of module: of this family first."""
+def instead_of(rule: Method, architecture: str = "", kind: str = "", checks: Sequence[str] = TO_TRAIN) -> str:
+    """Return some methods that can be trained on an architecture, or wrap a kind of module: of this family first.
+
+    Args:
+        rule: The method that cannot.
+        architecture: Where the others pass the checks; anywhere when empty.
+        kind: Of modules that they wrap; any when empty.
+        checks: What they pass, of `capability.CHECKS`.
+    """
     able = [
         one
         for one in methods().values()
@@ -108,7 +142,7 @@ def instead_of(rule: Method, architecture: str = "", kind: str = "") -> str:
         and not one.quantised_only
         and not one.several_tasks
         and (not kind or kind in one.placement.kinds)
-        and (not architecture or not any(why_not(one.name, c, architecture) for c in TO_TRAIN))
+        and (not architecture or not any(why_not(one.name, check, architecture) for check in checks))
     ]
     able.sort(key=lambda one: (one.family != rule.family, one.name != "lora"))
     return ", ".join(one.name for one in able[:3])

@@ -6,6 +6,7 @@
     │   └── NotationError       the short notation does not parse
     ├── PlacementError          a placement matches nothing in this model
     ├── UnsupportedError        the model, the task or the machine cannot carry this
+    │   └── TracingError        the process that predicts memory died or hung over a candidate
     ├── EmptySpaceError         no member of the space fits the budgets
     ├── EvaluationError         one candidate failed while it was evaluated; carries its Cause
     ├── DataError               a data set or a model folder cannot be read as described
@@ -75,6 +76,10 @@ class PlacementError(ParetuneError):
 
 class UnsupportedError(ParetuneError):
     """The model, the task or the machine cannot carry this."""
+
+
+class TracingError(UnsupportedError):
+    """The process that predicts memory died or hung, so that nothing is known of a candidate."""
 
 
 class EmptySpaceError(ParetuneError):

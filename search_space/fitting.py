@@ -122,6 +122,8 @@ class Fitting:
         for index in self._random.sample(keep, len(keep)):
             parts[index] = self._sized(least[index], spaces[index], needs[index] + room)
             room -= self.tally.part(parts[index]) - needs[index]
+        if len(keep) == len(parts):
+            return Candidate(tuple(parts), candidate.recipe)
         rates = tuple(candidate.recipe.learning_rates[index] for index in keep)
         return Candidate(tuple(parts[index] for index in keep), replace(candidate.recipe, learning_rates=rates))
 
@@ -136,6 +138,8 @@ class Fitting:
                 ends = [_with(part, name, value) for value in (options[0], options[-1])]
                 last = self.tally.part(ends[1]) < self.tally.part(ends[0])
                 self._last_is_least[key][name], part = last, ends[last]
+            return part
+        if not sizes:
             return part
         least = {name: options[-self._last_is_least[key][name]] for name, options in sizes.items()}
         return Part(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Protocol, TypeVar
@@ -39,11 +39,35 @@ class RandomChooser:
 
     def integer(self, name: str, low: int, high: int) -> int:
         """Return a whole number in [low, high]."""
-        return self._random.randint(low, high)
+        return self._random.choice(range(low, high + 1))
 
     def real(self, name: str, low: float, high: float) -> float:
         """Return a number in [low, high], uniform in its logarithm."""
         return float(low * (high / low) ** self._random.random())
+
+
+class Holding:
+    """A sampler that is asked only for what is not held.
+
+    Args:
+        chooser: The sampler.
+        held: What is known, by the name of the parameter.
+    """
+
+    def __init__(self, chooser: Chooser, held: Mapping[str, str | int | float]) -> None:
+        self._chooser, self._held = chooser, held
+
+    def choice(self, name: str, options: Sequence[str]) -> str:
+        """Return one of the options."""
+        return str(self._held[name]) if name in self._held else self._chooser.choice(name, options)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """Return a whole number in [low, high]."""
+        return int(self._held[name]) if name in self._held else self._chooser.integer(name, low, high)
+
+    def real(self, name: str, low: float, high: float) -> float:
+        """Return a number in [low, high]."""
+        return float(self._held[name]) if name in self._held else self._chooser.real(name, low, high)
 
 
 @dataclass(frozen=True)

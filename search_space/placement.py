@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import Any, Literal, NoReturn, get_args
 
 from search_space.errors import (
     CandidateError,
@@ -173,7 +174,7 @@ class Block:
     hidden_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Anatomy:
     """What one model offers to placements.
 
@@ -218,13 +219,18 @@ class Anatomy:
         Raises:
             PlacementError: A projection or the layers match nothing here.
         """
-        in_layers = self._sites_in(placement.layers)
-        if not placement.projections:
-            return _nonempty(in_layers, f"{self.architecture} has no module that a method can change")
-        for word in placement.words:
-            self._require(word, placement.layers, in_layers)
-        wanted = set(placement.projections)
-        return tuple(site for site in in_layers if site.carries(wanted))
+        layers, wanted = placement.layers, placement.projections
+        if not wanted:
+            return _nonempty(self._sites_in(layers), f"{self.architecture} has no module that a method can change")
+        if wanted not in self._carriers:
+            words = tuple((word, self._holders(word)) for word in placement.words)
+            self._carriers[wanted] = words, tuple(site for site in self.sites if site.carries(set(wanted)))
+        words, sites = self._carriers[wanted]
+        chosen = None if layers.kind == "all" else frozenset(layers.indices(self.n_layers))
+        for word, holders in words:
+            if not holders or (chosen is not None and chosen.isdisjoint(holders)):
+                self._refuse(word, layers)
+        return sites if chosen is None else tuple(site for site in sites if site.layer in chosen)
 
     def resolve_paths(self, paths: Iterable[str], layers: Layers | None = None) -> tuple[Site, ...]:
         """Return the sites that module paths name, in the model's order: for architectures of unknown names.
@@ -281,25 +287,32 @@ class Anatomy:
         chosen = set(layers.indices(self.n_layers))
         return tuple(site for site in self.sites if site.layer in chosen)
 
-    def _require(self, word: str, layers: Layers, in_layers: tuple[Site, ...]) -> None:
+    @cached_property
+    def _carriers(
+        self,
+    ) -> dict[tuple[str, ...], tuple[tuple[tuple[str, frozenset[int | None]], ...], tuple[Site, ...]]]:
+        """What `resolve` found: for projections each word with its layers, and the sites that carry any of them."""
+        return {}
+
+    def _holders(self, word: str) -> frozenset[int | None]:
+        """Return the layers that a word's modules stand in; None for those outside the layers."""
+        wanted = {word} if word.startswith(MODULE) else set(expand_projections((word,)))
+        return frozenset(site.layer for site in self.sites if site.carries(wanted))
+
+    def _refuse(self, word: str, layers: Layers) -> NoReturn:
+        """Say why nothing in some layers is what a word names."""
         if word.startswith(MODULE):
-            self._require_module(word.removeprefix(MODULE), layers, in_layers)
-            return
-        wanted = set(expand_projections((word,)))
-        if any(wanted & set(site.projections) for site in in_layers):
-            return
-        if not wanted & set(self.projections):
+            self._refuse_module(word.removeprefix(MODULE), layers)
+        if not (holders := self._holders(word)):
             raise PlacementError(self._lacking(word))
-        held = sorted({site.layer for site in self.sites if wanted & set(site.projections)}, key=_none_first)
+        held = sorted(holders, key=_none_first)
         where = "outside the layers" if held == [None] else f"in layers {', '.join(map(str, held))}"
         raise PlacementError(
             f"{self.architecture} has no {word} in layers {str(layers)!r}: it stands {where}; "
             "choose other layers, or all"
         )
 
-    def _require_module(self, name: str, layers: Layers, in_layers: tuple[Site, ...]) -> None:
-        if any(site.name == name for site in in_layers):
-            return
+    def _refuse_module(self, name: str, layers: Layers) -> NoReturn:
         if any(site.name == name for site in self.sites):
             raise PlacementError(f"{name!r} is not in layers {str(layers)!r}; choose other layers, or all")
         if any(name == head or name.startswith(f"{head}.") for head in self.head):

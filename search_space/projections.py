@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from search_space.errors import CandidateError, did_you_mean, one_of
 
@@ -39,6 +40,11 @@ def expand_projections(words: Iterable[str]) -> tuple[str, ...]:
     Raises:
         CandidateError: A word is neither a projection nor a group nor the full name of a module.
     """
+    return _expanded(tuple(words))
+
+
+@lru_cache(maxsize=1024)
+def _expanded(words: tuple[str, ...]) -> tuple[str, ...]:
     chosen: set[str] = set()
     modules: set[str] = set()
     for word in words:

@@ -91,7 +91,7 @@ class Method:
         merges: Whether it can be merged into the backbone's weights.
         config: From a part and its targets to the keyword arguments of peft's configuration class.
         adds_up: Whether its numbers are a sum over modules, what all of them share counted once. Not where modules
-            share in groups: costs are then found by building the model whole.
+            share in groups: all that a part is on is then looked at together.
         hook: What it needs while it trains, by its name in `evaluators.hooks`; that of its type when empty.
         frozen: Containers of its tensors that stay as they were drawn, as LoRA-FA's `lora_A`.
         rewrites: Whether peft starts it by writing into the weights themselves, which must be its own by then.

@@ -1,16 +1,17 @@
 """Trainable parameters of candidates, added up from what was counted once: exact, and fast enough to draw by.
 
 An exact counter looks at the model and takes milliseconds. What a part brings to a layer depends on the layer's shape
-and the part's knobs, so most parts are sums over their layers, and most candidates sums over their parts. Nothing of
-this is believed: each method is tried against the counter on all layers, and each pair of methods once, on modules
-that they share and on others; what does not add up is counted whole every time. Pairs are enough: parts of which no two
-train the same number train the sum.
+and the part's knobs, so most parts are sums over their layers, and most candidates sums over their parts. Where layers
+share something, each further layer of one shape mostly brings as much as the one before. Nothing of this is believed:
+each method is tried against the counter on all layers, and each pair of methods once, on modules that they share and
+on others; what does not add up is counted whole every time. Pairs are enough: parts of which no two train the same
+number train the sum.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import combinations, starmap
 
@@ -24,6 +25,9 @@ Count = Callable[[Candidate], int]
 """Returns the trainable parameters of a candidate without the head. Raises where the model cannot carry it."""
 
 _Key = tuple[str, tuple[tuple[str, KnobValue], ...], tuple[str, ...]]
+
+_LEAST_LAYERS = 3
+"""Layers of one shape that a line through two must be tried on."""
 
 
 class Tally:
@@ -46,6 +50,7 @@ class Tally:
         self._meetings: dict[tuple[tuple[str, ...], tuple[str, ...]], bool] = {}
         self._chosen: dict[Layers, frozenset[int]] = {}
         self._parts: dict[Part, int] = {}
+        self._reaching: dict[tuple[str, ...], bool] = {}
 
     def __call__(self, candidate: Candidate) -> int:
         """Return the trainable parameters of a candidate, without the head.
@@ -84,7 +89,11 @@ class Tally:
         """Return what a part brings when it is alone. Raises UnsupportedError or PlacementError."""
         if part not in self._parts:
             shaping = self._shaping(part)
-            self._parts[part] = self._sum(shaping) if self._is_sum(shaping) else self._exact((shaping,))
+            if self._is_sum(shaping):
+                self._parts[part] = self._sum(shaping)
+            else:
+                along = self._along_layers(shaping)
+                self._parts[part] = self._exact((shaping,)) if along is None else along
         return self._parts[part]
 
     def _is_sum(self, part: Part) -> bool:
@@ -92,17 +101,49 @@ class Tally:
         rule = method(part.method)
         if rule.route in ("head", "full") or not rule.placement.layers:
             return False
-        sizes = {knob.name for knob in rule.knobs if knob.low is not None}
-        kind = (part.method, tuple(pair for pair in part.knobs if pair[0] not in sizes), part.placement.projections)
+        kind = self._kind(part)
         if kind not in self._adds_up:
-            least = {name: min(value) if isinstance(value, tuple) else value for name, value in part.knobs}
-            layers = Layers("bits", (1,) * self._anatomy.n_layers)
-            wide = Part(part.method, tuple(least.items()), Placement(part.placement.projections, layers))
+            least = tuple((name, min(value) if isinstance(value, tuple) else value) for name, value in part.knobs)
+            wide = self._on_layers((part.method, least, part.placement.projections), range(self._anatomy.n_layers))
             try:
                 self._adds_up[kind] = self._sum(wide) == self._exact((wide,))
             except PlacementError:  # some layers alone lack a projection that all of them together have
                 self._adds_up[kind] = False
         return self._adds_up[kind]
+
+    def _kind(self, part: Part) -> tuple[object, ...]:
+        """Return what decides how a part's numbers add up: the method, its knobs but the sizes, and the projections."""
+        sizes = {knob.name for knob in method(part.method).knobs if knob.low is not None}
+        return part.method, tuple(pair for pair in part.knobs if pair[0] not in sizes), part.placement.projections
+
+    def _along_layers(self, part: Part) -> int | None:
+        """Return what a part brings where layers of one shape each bring as much as the one before, else None."""
+        if not method(part.method).placement.layers or any(isinstance(value, tuple) for _, value in part.knobs):
+            return None
+        layers = part.placement.layers.indices(self._anatomy.n_layers)
+        alike = [layer for layer, shape in enumerate(self.shapes) if shape == self.shapes[layers[0]]]
+        if not {*layers} <= {*alike} or (part.placement.layers.kind == "all" and self._is_outside(part)):
+            return None
+        key = (part.method, part.knobs, part.placement.projections)
+        most = len(alike) if len(layers) == self._anatomy.n_layers else min(len(alike), self._anatomy.n_layers - 1)
+        if most < _LEAST_LAYERS:
+            return None
+        kind = ("along", self._kind(part), self.shapes[layers[0]], most)
+        if kind not in self._adds_up:
+            try:
+                tried = [
+                    (many, self._exact((self._on_layers(key, alike[:many]),)))
+                    for many in (most, self._anatomy.n_layers // 2)
+                ]
+                self._adds_up[kind] = all(self._line(key, alike, many) == exact for many, exact in tried)
+            except PlacementError:
+                self._adds_up[kind] = False
+        return self._line(key, alike, len(layers)) if self._adds_up[kind] else None
+
+    def _line(self, key: _Key, alike: list[int], many: int) -> int:
+        """Return what some of the layers of one shape bring, if the second brings as much as each after it."""
+        one, two = (self._exact((self._on_layers(key, alike[:first]),)) for first in (1, 2))
+        return one + (many - 1) * (two - one)
 
     def _sum(self, part: Part) -> int:
         total = self._beside_layers(part) if part.placement.layers.kind == "all" else 0
@@ -134,11 +175,15 @@ class Tally:
     def _on_layer(self, key: _Key, layer: int) -> int:
         place = (key, self.shapes[layer])
         if place not in self._one_layer:
-            name, knobs, projections = key
-            bits = tuple(int(layer == one) for one in range(self._anatomy.n_layers))
-            part = Part(name, knobs, Placement(projections, Layers("bits", bits)))
+            part = self._on_layers(key, (layer,))
             self._one_layer[place] = self._exact((part,)) if self._is_there(part) else 0
         return self._one_layer[place]
+
+    def _on_layers(self, key: _Key, layers: Iterable[int]) -> Part:
+        name, knobs, projections = key
+        chosen = set(layers)
+        bits = tuple(int(one in chosen) for one in range(self._anatomy.n_layers))
+        return Part(name, knobs, Placement(projections, Layers("bits", bits)))
 
     def _is_there(self, part: Part) -> bool:
         """Whether a layer has any of the part's projections; not all layers of all models have all."""
@@ -148,8 +193,7 @@ class Tally:
 
     def _beside_layers(self, part: Part) -> int:
         """Return what a part on all layers brings to modules outside of them: embeddings, the last norm."""
-        wanted = set(part.placement.projections)
-        if not any(site.layer is None and site.carries(wanted) for site in self._anatomy.sites):
+        if not self._is_outside(part):
             return 0
         least = tuple((name, min(value) if isinstance(value, tuple) else value) for name, value in part.knobs)
         key = (part.method, least, part.placement.projections)
@@ -158,6 +202,14 @@ class Tally:
             inside = replace(everywhere.placement, layers=Layers("bits", (1,) * self._anatomy.n_layers))
             self._outside[key] = self._exact((everywhere,)) - self._sum(replace(everywhere, placement=inside))
         return self._outside[key]
+
+    def _is_outside(self, part: Part) -> bool:
+        """Whether modules outside of the layers have any of the part's projections."""
+        wanted = part.placement.projections
+        if wanted not in self._reaching:
+            outside = (site for site in self._anatomy.sites if site.layer is None)
+            self._reaching[wanted] = any(site.carries(set(wanted)) for site in outside)
+        return self._reaching[wanted]
 
     def _exact(self, parts: tuple[Part, ...]) -> int:
         if parts not in self._whole:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from orchestrator.cli.output import cell, console, print_json, table
+from orchestrator.home import Home
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.screening import foreseen
 from orchestrator.spec import StudySpec
@@ -25,7 +26,7 @@ _SHOWN = 12
 def show_estimate(spec: StudySpec, json: bool) -> None:
     """Print what a study would search and what it would cost, without training anything."""
     with tempfile.TemporaryDirectory() as folder:
-        data = estimate(spec, prepare(spec, Path(folder)))
+        data = estimate(spec, prepare(spec, Path(folder), tables=Home().tables()))
     if json:
         print_json(data)
         return

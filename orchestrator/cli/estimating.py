@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from orchestrator.cli.output import Json, console, print_json, table
+from orchestrator.home import Home
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
 from search_space.errors import CandidateError, InputError, PlacementError, UnsupportedError, did_you_mean, one_of
 from search_space.notation import write_parts
@@ -111,7 +112,7 @@ def answer(asked: Question) -> dict[str, Any]:
     eager = asked.device == "cpu" and asked.dtype == "bfloat16"
     machine = Machine(torch.device(asked.device), getattr(torch, asked.dtype), "eager" if eager else "sdpa")
     load = Load(asked.batch, asked.length, asked.batch, asked.checkpointing)
-    coster = MetaCoster(spec, load_config(spec, asked.classes), load, machine)
+    coster = MetaCoster(spec, load_config(spec, asked.classes), load, machine, tables=Home().tables())
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
     for candidate in _candidates(bind(SpaceSpec(preset=asked.space), coster.anatomy)):

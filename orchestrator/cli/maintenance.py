@@ -25,17 +25,21 @@ def export(
     study: StudyName,
     to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
     trial: Annotated[int | None, typer.Option(help="A trial of the search; the recommended pick by default.")] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Merge it into the backbone's weights: a plain transformers checkpoint.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Export a candidate as a folder that reloads to equal outputs."""
     from orchestrator.export.folder import export as export_folder
 
     home = Home().create()
-    made = export_folder(Storage(home.storage_url).open(study), home, trial, to.resolve())
+    made = export_folder(Storage(home.storage_url).open(study), home, trial, to.resolve(), merged)
     if json:
         print_json(made.to_json())
         return
-    loader = "peft.PeftModel.from_pretrained" if made.peft else "evaluators.exported.load_exported"
+    alone = "peft.PeftModel.from_pretrained" if made.peft else "evaluators.exported.load_exported"
+    loader = "transformers' from_pretrained" if made.merged else alone
     console.print(Text.assemble(f"Trial {made.trial} is in ", (str(made.folder), "bold")), soft_wrap=True)
     console.print(f"Reloaded with {loader}: its logits differ from the recorded ones by {made.difference:.1e} at most.")
     console.print(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.cli.output import Json, console, print_json, table
 from orchestrator.cli.running import StudyFile
+from orchestrator.home import Home
 from orchestrator.study_file import read_file
 from search_space.candidate import Candidate
 from search_space.errors import InputError, PlacementError, UnsupportedError
@@ -41,7 +42,7 @@ def profile(file: StudyFile, candidate: Candidates = None, steps: Steps = 20, js
     if spec.synthetic is not None:
         raise InputError("a synthetic study trains nothing that could be profiled; take `synthetic` away")
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(spec, Path(folder))
+        prepared = prepare(spec, Path(folder), tables=Home().tables())
         chosen = [parse(one) for one in candidate or ["head"]]
         chosen = chosen if candidate else [prepared.space.first(), *chosen]
         rungs = len(spec.search.early_stopping.steps(prepared.evaluator.steps))

@@ -25,6 +25,15 @@ base = AutoModelForSequenceClassification.from_pretrained("{model}", num_labels=
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 ```
 """
+_USE_TRANSFORMERS = """```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER")
+model(**tokenizer(["..."], truncation=True, max_length={length}, padding=True, return_tensors="pt")).logits
+```
+"""
+_CALIBRATED = "\nor, with calibrated probabilities:\n\n"
 _USE_PARETUNE = """```python
 from evaluators.exported import load_exported
 
@@ -34,19 +43,28 @@ predictor.answers(["..."])         # a set of classes for each text, which holds
 ```
 """
 
+_MEASURED_BEFORE = (
+    "\nLatency and sizes are those of the candidate beside its backbone, before it was merged into the weights.\n"
+    "The merged weights are float32.\n"
+)
 
-def model_card(store: StudyStore, front: Front, trial: Trial, trained: Trial, tokens: TokenFolder) -> str:
-    """Return the card as Markdown with the hub's metadata on top."""
+
+def model_card(
+    store: StudyStore, front: Front, trial: Trial, trained: Trial, tokens: TokenFolder, merged: bool = False
+) -> str:
+    """Return the card as Markdown with the hub's metadata on top, of a merged checkpoint or of an adapter."""
     name = hub_name(store.spec.model.name)
+    peft = exported.is_peft(trial.candidate)
+    length = store.spec.training.max_length
     sections = [
-        _metadata(name, exported.is_peft(trial.candidate)),
+        _metadata(name, "transformers" if merged else "peft" if peft else ""),
         f"# {write_parts(trial.candidate)}\n",
         f"{write(trial.candidate)}\n\n"
         f"Trained on `{name}` by trial {trial.number} of the study `{store.name}`, found by "
         f"[Paretune](https://pypi.org/project/paretune/). {_reason(front, trial)}\n",
-        "## Use\n\n" + _usage(trial, name, len(tokens.classes), tokens.tasks),
+        "## Use\n\n" + (_merged_usage(length, tokens.tasks) if merged else _usage(trial, name, tokens)),
         f"Classes, in the order of the logits: {', '.join(tokens.classes)}.\n",
-        "## Results\n\n" + _results(trained) + _spread(front, trial),
+        "## Results\n\n" + _results(trained) + _spread(front, trial) + (_MEASURED_BEFORE if merged else ""),
         "## Training\n\n" + _training(store, trained, tokens),
         "## Limits\n\nMeasured on the data named above and nothing else. Probabilities are calibrated for data of that "
         "kind; on other data they are not.\n",
@@ -54,8 +72,8 @@ def model_card(store: StudyStore, front: Front, trial: Trial, trained: Trial, to
     return "\n".join(sections)
 
 
-def _metadata(name: str, peft: bool) -> str:
-    library = "library_name: peft\n" if peft else ""
+def _metadata(name: str, library_name: str) -> str:
+    library = f"library_name: {library_name}\n" if library_name else ""
     return f"---\nbase_model: {json.dumps(name)}\n{library}tags: [paretune, peft, text-classification]\n---\n"
 
 
@@ -65,17 +83,22 @@ def _reason(front: Front, trial: Trial) -> str:
     return ""
 
 
-def _usage(trial: Trial, name: str, classes: int, tasks: Sequence[TaskColumns]) -> str:
-    with_paretune = _USE_PARETUNE.format(task=f', task="{tasks[0].name}"' if tasks else "")
+def _with_paretune(tasks: Sequence[TaskColumns]) -> str:
+    return _USE_PARETUNE.format(task=f', task="{tasks[0].name}"' if tasks else "")
+
+
+def _merged_usage(length: int, tasks: Sequence[TaskColumns]) -> str:
+    columns = "".join(f"\nColumns {one.start} to {one.stop - 1} are those of the task `{one.name}`." for one in tasks)
+    return _USE_TRANSFORMERS.format(length=length) + columns + _CALIBRATED + _with_paretune(tasks)
+
+
+def _usage(trial: Trial, name: str, tokens: TokenFolder) -> str:
+    with_paretune = _with_paretune(tokens.tasks)
     if not exported.is_peft(trial.candidate):
         return with_paretune
     ours = trial.candidate.parts[0].method in {name for name, *_ in TUNERS}
     register = "from evaluators import tuners\n\ntuners.register()  # peft does not have this method" if ours else ""
-    return (
-        _USE_PEFT.format(model=name, classes=classes, register=register)
-        + "\nor, with calibrated probabilities:\n\n"
-        + with_paretune
-    )
+    return _USE_PEFT.format(model=name, classes=len(tokens.classes), register=register) + _CALIBRATED + with_paretune
 
 
 def _results(trained: Trial) -> str:

@@ -1,6 +1,7 @@
 """The export folder: the trained candidate with its calibrator, its card, its recipe and a script that trains it again.
 
-It is made aside, reloaded, compared with the recorded logits, and only then given its name.
+It is made aside, reloaded, compared with the recorded logits, and only then given its name. A merged one holds the
+whole model as a plain checkpoint of transformers, in place of what peft and Paretune put on a backbone.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ from calibration.sets import fit_sets, sets_to_json
 from calibration.spec import CalibrationSpec
 from evaluators import exported
 from evaluators.anatomy import anatomy_of
+from evaluators.attach import attach
 from evaluators.backbone import Backbone, load
 from evaluators.evaluation import CALIBRATION_FILE, PREDICTIONS_FILE, STATE_FILE
 from evaluators.fits import sets_file
+from evaluators.hooks import load_trained
 from evaluators.measurement import predict_logits
+from evaluators.merged import TOLERANCE as MERGED
+from evaluators.merged import in_float32, merged_candidate, reload_merged, require_merged, save_merged
+from evaluators.task_switch import take_tasks
 from evaluators.tasks import TaskColumns
 from evaluators.tokens import Batch, TokenFolder
 from orchestrator.export.card import model_card
@@ -42,7 +48,8 @@ from search_space.notation import write
 
 TOLERANCE = 1e-5
 ROUNDED = 0.05
-"""How far logits may lie apart where peft reloads under a lower precision: it gives the head the backbone's type."""
+"""How far logits may lie apart where they are reloaded in another type than they were recorded in: a share of the
+largest of them, which counts as one at least. peft gives the head the backbone's type; what is merged is float32."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Export:
         trained: The trial whose weights were taken: its first finalist, or itself.
         peft: Whether `peft.PeftModel.from_pretrained` reads the folder.
         difference: Largest difference between recorded and reloaded logits.
+        merged: Whether it is a plain checkpoint, which `from_pretrained` of transformers reads.
     """
 
     folder: Path
@@ -62,37 +70,69 @@ class Export:
     trained: str
     peft: bool
     difference: float
+    merged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON data."""
         return {**self.__dict__, "folder": str(self.folder)}
 
 
-def export(store: StudyStore, home: Home, number: int | None, to: Path) -> Export:
+@dataclass(frozen=True)
+class _Source:
+    """What is exported.
+
+    Attributes:
+        store: Its study.
+        front: Of that study.
+        trial: The search trial that was chosen.
+        trained: The trial whose weights are taken.
+        folder: Where they are.
+        tokens: What it was trained on.
+    """
+
+    store: StudyStore
+    front: Front
+    trial: Trial
+    trained: Trial
+    folder: Path
+    tokens: TokenFolder
+
+
+def export(store: StudyStore, home: Home, number: int | None, to: Path, merged: bool = False) -> Export:
     """Export a trial; the recommended one when no number is given.
+
+    Args:
+        store: Of the study.
+        home: Where its files are.
+        number: Of a trial of the search.
+        to: The folder to make.
+        merged: Whether to merge it into the backbone's weights, for transformers alone to read.
 
     Raises:
         ExportError: There is nothing to export, the target exists, or the export does not reload to equal outputs.
+        UnsupportedError: It is to be merged and cannot be.
     """
     if to.exists():
         raise ExportError(f"{to} exists; choose another folder or remove it")
     front = front_of_study(store)
     trial = _chosen(store, front, number)
     trained = _trained(store, trial)
-    source = home.study(store.name) / trained.phase / str(trained.number)
-    if not (source / STATE_FILE).exists():
-        raise ExportError(f"trial {trial.number} left no weights in {source}; was it trained on another machine?")
+    folder = home.study(store.name) / trained.phase / str(trained.number)
+    if not (folder / STATE_FILE).exists():
+        raise ExportError(f"trial {trial.number} left no weights in {folder}; was it trained on another machine?")
+    source = _Source(store, front, trial, trained, folder, TokenFolder.open(home.study(store.name) / "tokens"))
     to.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=to.parent, prefix=f".{to.name}."))
     try:
-        difference = _fill(aside, store, home, front, trial, trained, source)
+        difference = _fill(aside, source, merged)
         for path in (aside, *aside.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)
         aside.rename(to)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return Export(to, trial.number, trained.key, exported.is_peft(trial.candidate), difference)
+    peft = not merged and exported.is_peft(trial.candidate)
+    return Export(to, trial.number, trained.key, peft, difference, merged)
 
 
 def _chosen(store: StudyStore, front: Front, number: int | None) -> Trial:
@@ -114,26 +154,24 @@ def _trained(store: StudyStore, trial: Trial) -> Trial:
     return min(finalists, key=lambda one: one.seed, default=trial)
 
 
-def _fill(
-    aside: Path, store: StudyStore, home: Home, front: Front, trial: Trial, trained: Trial, source: Path
-) -> float:
+def _fill(aside: Path, source: _Source, merged: bool) -> float:
     """Write everything into a folder. Returns the largest difference of its reloaded logits to the recorded ones."""
-    tokens = TokenFolder.open(home.study(store.name) / "tokens")
-    about = _about(store, trained, tokens)
-    for name in (STATE_FILE, PREDICTIONS_FILE, CALIBRATION_FILE):
-        if (source / name).exists():
-            shutil.copyfile(source / name, aside / name)
-    recorded = safetensors.numpy.load_file(source / PREDICTIONS_FILE)
+    store, trained, tokens = source.store, source.trained, source.tokens
+    backbone = load(model_of(store), len(tokens.classes), max(1, len(tokens.tasks)))
+    if merged:
+        _save_merged(aside, backbone, source)
+    elif exported.is_peft(trained.candidate):
+        _save_peft(aside, backbone, trained, source.folder, store.spec.model.name)
+    for name in (*(() if merged else (STATE_FILE,)), PREDICTIONS_FILE, CALIBRATION_FILE):
+        if (source.folder / name).exists():
+            shutil.copyfile(source.folder / name, aside / name)
+    recorded = safetensors.numpy.load_file(source.folder / PREDICTIONS_FILE)
     _write_sets(aside, recorded, store.spec.calibration, tokens.tasks)
+    about = _about(store, trained, tokens) | ({"merged": True} if merged else {})
     (aside / exported.ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n")
     (aside / "train.py").write_text(TRAIN_SCRIPT)
-    backbone = load(model_of(store), len(tokens.classes), max(1, len(tokens.tasks)))
-    if exported.is_peft(trained.candidate):
-        _save_peft(aside, backbone, trained, store.spec.model.name)
-    (aside / "README.md").write_text(model_card(store, front, trial, trained, tokens))
-    return _verify(
-        aside, backbone, tokens, recorded["validation_logits"], store.spec.training.evaluation_batch_size, trained
-    )
+    (aside / "README.md").write_text(model_card(store, source.front, source.trial, trained, tokens, merged))
+    return _verify(aside, backbone, source, recorded["validation_logits"], merged)
 
 
 def _write_sets(
@@ -182,32 +220,67 @@ def _divided(trained: Trial) -> dict[str, int]:
     return {"accumulate": parts} if parts else {}
 
 
-def _save_peft(aside: Path, backbone: Backbone, trained: Trial, name: str) -> None:
-    state = safetensors.torch.load_file(aside / STATE_FILE)
+def _save_peft(aside: Path, backbone: Backbone, trained: Trial, source: Path, name: str) -> None:
+    state = safetensors.torch.load_file(source / STATE_FILE)
     anatomy = anatomy_of(backbone.model)
     model = exported.as_peft_model(backbone, anatomy, trained.candidate, state, name)
     model.save_pretrained(str(aside), safe_serialization=True)
 
 
-def _verify(
-    aside: Path, backbone: Backbone, tokens: TokenFolder, recorded: NDArray[Any], size: int, trained: Trial
-) -> float:
+def _save_merged(aside: Path, backbone: Backbone, source: _Source) -> None:
+    """Merge in float32, see that the logits stay, and write the checkpoint."""
+    require_merged(source.trained.candidate, backbone.model)
+    whole, trained = in_float32(backbone), source.trained
+    attached = attach(whole.model, anatomy_of(whole.model), trained.candidate, trained.seed)
+    load_trained(attached, safetensors.torch.load_file(source.folder / STATE_FILE), whole.storages)
+    before = _validation_logits(attached.model, source, backbone)
+    merged = merged_candidate(attached)
+    difference = _largest_difference(_validation_logits(merged, source, backbone), before)
+    if not difference <= MERGED:
+        raise ExportError(f"merging changes its logits by {difference:.2g}; export it without --merged")
+    save_merged(merged, whole, source.tokens.classes, aside)
+
+
+def _verify(aside: Path, backbone: Backbone, source: _Source, recorded: NDArray[Any], merged: bool) -> float:
     """Reload the folder in every way that it offers, and compare with what was recorded in training."""
-    task = tokens.tasks[0].name if tokens.tasks else None
+    task = source.tokens.tasks[0].name if source.tokens.tasks else None
     loaders: dict[str, Callable[[], Any]] = {"paretune": lambda: exported.load_exported(aside, task=task).model}
-    if exported.is_peft(trained.candidate):
+    if merged:
+        loaders["transformers"] = lambda: _plain(aside, backbone.device)
+    elif exported.is_peft(source.trained.candidate):
         loaders["peft"] = lambda: exported.reload_peft(backbone, aside)
-    validation, largest = tokens.read("validation"), 0.0
+    largest = 0.0
     for name, loader in loaders.items():
-        forward = partial(_forward, loader())
-        logits = predict_logits(forward, validation, len(tokens.classes), size, backbone.device)
-        known = np.isfinite(logits) | np.isfinite(recorded)  # the columns of other tasks are -inf in both
-        difference = float(np.abs(logits[known] - recorded[known]).max())
-        exact = name == "paretune" or backbone.dtype == torch.float32
-        if not difference <= (TOLERANCE if exact else ROUNDED):
+        difference = _largest_difference(_validation_logits(loader(), source, backbone), recorded)
+        in_own_type = backbone.dtype == torch.float32 or (name == "paretune" and not merged)
+        exact = MERGED if merged else TOLERANCE
+        if not difference <= (exact if in_own_type else _rounding(recorded)):
             raise ExportError(f"reloaded by {name}, its logits differ from the recorded ones by {difference:.2g}")
         largest = max(largest, difference)
     return largest
+
+
+def _rounding(recorded: NDArray[Any]) -> float:
+    """Return how far apart rounding may bring logits: as far as 8 bits of all that they are added up from do."""
+    return ROUNDED * max(1.0, float(np.abs(recorded[np.isfinite(recorded)]).max()))
+
+
+def _plain(aside: Path, device: torch.device) -> nn.Module:
+    """Reload a merged checkpoint by transformers; what batches say of tasks is taken off before it."""
+    model: nn.Module = reload_merged(aside).to(device)
+    take_tasks(model)
+    return model
+
+
+def _validation_logits(model: nn.Module, source: _Source, backbone: Backbone) -> NDArray[np.float64]:
+    tokens, size = source.tokens, source.store.spec.training.evaluation_batch_size
+    forward = partial(_forward, model)
+    return predict_logits(forward, tokens.read("validation"), len(tokens.classes), size, backbone.device)
+
+
+def _largest_difference(logits: NDArray[Any], recorded: NDArray[Any]) -> float:
+    known = np.isfinite(logits) | np.isfinite(recorded)  # the columns of other tasks are -inf in both
+    return float(np.abs(logits[known] - recorded[known]).max())
 
 
 def _forward(model: nn.Module, _positions: list[int], batch: Batch) -> Tensor:

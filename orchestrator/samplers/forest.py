@@ -5,7 +5,8 @@ what every candidate has: its methods, places, layers, learning rates and costs.
 candidate that was stopped at a rung teaches too: it counts as what it had there and the mean of what those trained to
 the end gained from there on. What is known before training (parameters, bytes) is not predicted but taken. Of a pool of
 new candidates the one is proposed whose predictions, one for each tree, add most volume to the front on average
-(Emmerich et al. 2006); with one objective that is expected improvement. Costs count by their logarithm.
+(Emmerich et al. 2006); with one objective that is expected improvement, and its values are learnt by their ranks
+(`orchestrator/scales.py`). Costs count by their logarithm.
 What speaks against a candidate is in `orchestrator/odds.py`.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from math import log10
 from statistics import NormalDist
@@ -21,14 +23,16 @@ from typing import Any
 import numpy as np
 import optuna
 
-from evaluators.score import METRICS
-from orchestrator.dominance import non_dominated
+from evaluators.score import METRICS, UNTRAINED, Score
+from orchestrator.dominance import FloatArray, non_dominated
 from orchestrator.front import is_feasible
+from orchestrator.history import History
 from orchestrator.odds import Odds, telling_failures
 from orchestrator.samplers import derived_seed
+from orchestrator.scales import scale_of
 from orchestrator.spec import Objective
 from orchestrator.storage import Trial
-from orchestrator.trees import Columns, FloatArray, FloatMatrix, fitted, measured, moments, predicted
+from orchestrator.trees import Columns, FloatMatrix, Numbers, fitted, measured, moments, predicted
 from search_space.candidate import Candidate
 from search_space.features import features
 
@@ -47,14 +51,14 @@ class Option:
         costs: What is known of it before training, by metric: trainable parameters, and objectives.
     """
 
-    numbers: dict[str, float]
+    numbers: Numbers
     costs: Mapping[str, float]
 
     @classmethod
     def of(cls, candidate: Candidate, n_layers: int, costs: Mapping[str, float]) -> Option:
         """Return a candidate in numbers."""
         logs = {f"log {name}": log10(max(1.0, value)) for name, value in costs.items()}
-        return cls(features(candidate, n_layers) | logs, costs)
+        return cls(Numbers(features(candidate, n_layers) | logs), costs)
 
 
 @dataclass
@@ -72,9 +76,13 @@ class Forest:
     worst: Mapping[str, float]
     n_layers: int
     limits: Mapping[str, float] = field(default_factory=dict)
-    _numbers: dict[str, dict[str, float]] = field(default_factory=dict)
-    _values: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    _within: dict[str, bool] = field(default_factory=dict)
+    _numbers: dict[str, Numbers] = field(default_factory=dict)
+
+    @cached_property
+    def _history(self) -> History:
+        objectives = [one.metric for one in self.objectives]
+        metrics = list(dict.fromkeys([*objectives, *self.limits]))
+        return History(objectives, metrics, lambda trial: is_feasible(trial, self.limits))
 
     def ranked(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> list[int]:
         """Return the options' positions, the most promising first; none while there is too little to learn from.
@@ -84,37 +92,39 @@ class Forest:
             trials: What was tried, in order; running ones count by what they promise.
             seed: Seed of this proposal.
         """
-        learnt = [one for one in trials if one.scores and one.cost is not None]
-        if len(learnt) < _LEAST_TRIALS:
+        told = self._history.of(trials)
+        if len(told.learnt) < _LEAST_TRIALS:
             return []
         costs, ended = list(options[0].costs), telling_failures(trials)
-        recent, running = learnt[-_MOST_ROWS:], [one for one in learnt if one.state == "running"]
+        recent, running = told.learnt[-_MOST_ROWS:], told.running
         rows, on_the_way, settled = ([self._row(one, costs) for one in some] for some in (recent, running, ended))
         offered = [one.numbers for one in options]
         columns = Columns([*rows, *on_the_way, *settled, *offered])
         known, unfinished, asked = (columns.matrix(some) for some in (rows, on_the_way, offered))
+        limited = [metric for metric in self.limits if metric not in costs]
+        odds = Odds.learnt(
+            known, {metric: ends(recent, metric, told.means(metric)) for metric in limited}, self.limits,
+            columns.matrix(settled), [one.state == "failed" for one in ended], seed,
+        )  # fmt: skip
+        if odds.limits and not told.reached:
+            return _in_order(odds.weighed(np.zeros(len(options)), asked, nothing_kept=True))
         promised: dict[str, FloatArray] = {}
         expected: dict[str, FloatArray] = {}
         for at, metric in enumerate(one.metric for one in self.objectives if one.metric not in costs):
-            places, values = measured(ends(recent, metric, learnt))
+            places, values = measured(ends(recent, metric, told.means(metric)))
             if len(places) < _LEAST_ROWS:
                 return []
-            trees = fitted(known[places], values, seed, _TREES)
-            promised[metric] = _outcomes(trees, asked, derived_seed(seed, at))
+            scale = scale_of(values, len(self.objectives))
+            trees = fitted(known[places], scale.of(values), seed, _TREES)
+            promised[metric] = scale.back(outcomes(trees, asked, derived_seed(seed, at)))
             if running:
-                expected[metric] = predicted(trees, unfinished).mean(axis=0)
-        odds = Odds.learnt(
-            known, {metric: ends(recent, metric, learnt) for metric in self.limits if metric not in costs}, self.limits,
-            columns.matrix(settled), [one.state == "failed" for one in ended], seed,
-        )  # fmt: skip
-        done = [one for one in learnt if one.state == "complete" and self._is_within(one)]
-        box = _Box(self.objectives, self.worst, _least(self.objectives, self.worst, learnt, options))
-        front = self._front(box, done, running, expected, odds.keeps(unfinished))
-        gains = self._gains(box, options, promised, front)
-        worth = odds.weighed(gains, asked, nothing_kept=not done)
-        return list(map(int, np.argsort(-worth, kind="stable")))
+                expected[metric] = scale.back(predicted(trees, unfinished).mean(axis=0))
+        box = Box(self.objectives, self.worst, _least(self.objectives, self.worst, told.least, options))
+        front = self._front(box, told.reached.values, running, expected, odds.keeps(unfinished))
+        gains = expected_gains(box, options, promised, front)
+        return _in_order(odds.weighed(gains, asked, nothing_kept=not told.reached))
 
-    def _row(self, trial: Trial, costs: Sequence[str]) -> Mapping[str, float]:
+    def _row(self, trial: Trial, costs: Sequence[str]) -> Numbers:
         """Return the numbers of a trial's candidate; they are asked for again with each proposal."""
         key = trial.candidate.sha256
         if key not in self._numbers:
@@ -125,7 +135,7 @@ class Forest:
         return self._numbers[key]
 
     def _front(
-        self, box: _Box, done: Sequence[Trial], running: Sequence[Trial], expected: Mapping[str, FloatArray],
+        self, box: Box, reached: FloatArray, running: Sequence[Trial], expected: Mapping[str, FloatArray],
         keeps: Sequence[bool],
     ) -> FloatArray:  # fmt: skip
         """Return the front in the unit box, [members, objectives], lower is better; running ones as they promise."""
@@ -137,42 +147,39 @@ class Forest:
             for at, trial in enumerate(running)
             if keeps[at]
         ]
-        reached = [self._reached(one) for one in done]
-        values = box.of(np.array([*reached, *hoped], dtype=np.float64).reshape(-1, len(self.objectives)))
-        inside = values[(values < 1).all(axis=1)]
-        return inside[non_dominated(inside, ["minimize"] * inside.shape[1])] if len(inside) else inside
+        return box.front(np.concatenate([reached, np.array(hoped).reshape(-1, len(self.objectives))]))
 
-    def _reached(self, trial: Trial) -> tuple[float, ...]:
-        """Return the objectives' values of a trial that ended; they are asked for again with each proposal."""
-        key = trial.candidate.sha256
-        if key not in self._values:
-            assert trial.score is not None
-            self._values[key] = tuple(trial.score.values[one.metric] for one in self.objectives)
-        return self._values[key]
 
-    def _is_within(self, trial: Trial) -> bool:
-        """Return whether a trial that ended keeps every limit; it is asked for again with each proposal."""
-        key = trial.candidate.sha256
-        if key not in self._within:
-            self._within[key] = is_feasible(trial, self.limits)
-        return self._within[key]
+def expected_gains(
+    box: Box, options: Sequence[Option], promised: Mapping[str, FloatArray], front: FloatArray
+) -> FloatArray:
+    """Return what each option adds to the volume that a front dominates, the mean over its outcomes, shape [options].
 
-    def _gains(
-        self, box: _Box, options: Sequence[Option], promised: Mapping[str, FloatArray], front: FloatArray
-    ) -> FloatArray:
-        """Return the mean gain of each option over the trees, shape [options]."""
-        columns = [
-            promised[one.metric]
-            if one.metric in promised
-            else np.broadcast_to([option.costs[one.metric] for option in options], (_TREES, len(options)))
-            for one in self.objectives
-        ]
-        boxed = np.minimum(box.of(np.stack(columns, axis=-1)), 1.0)
-        return np.asarray(added_volume(boxed.reshape(-1, boxed.shape[-1]), front).reshape(_TREES, -1).mean(axis=0))
+    Args:
+        box: Where volume is measured.
+        options: What could be tried.
+        promised: What they may come to, equally likely, shape [outcomes, options], by metric; other objectives are
+            taken from their costs.
+        front: In the box, shape [members, objectives].
+    """
+    outcomes_each = len(next(iter(promised.values()), [None]))
+    columns = [
+        promised[one.metric]
+        if one.metric in promised
+        else np.broadcast_to([option.costs[one.metric] for option in options], (outcomes_each, len(options)))
+        for one in box.objectives
+    ]
+    boxed = np.minimum(box.of(np.stack(columns, axis=-1)), 1.0)
+    gains = added_volume(boxed.reshape(-1, boxed.shape[-1]), front).reshape(outcomes_each, -1)
+    return np.asarray(gains.mean(axis=0))
+
+
+def _in_order(worth: FloatArray) -> list[int]:
+    return list(map(int, np.argsort(-worth, kind="stable")))
 
 
 @dataclass(frozen=True)
-class _Box:
+class Box:
     """The unit box that volume is measured in: from the best (0) to the reference point (1).
 
     Attributes:
@@ -200,9 +207,15 @@ class _Box:
                 columns.append(np.log10(np.maximum(column, 1.0)) / log10(max(worst, 10.0)))
         return np.stack(columns, axis=-1)
 
+    def front(self, values: FloatArray) -> FloatArray:
+        """Return the non-dominated of values [rows, objectives] as shares, lower is better; none from outside."""
+        boxed = self.of(values)
+        inside = boxed[(boxed < 1).all(axis=1)]
+        return inside[non_dominated(inside, ["minimize"] * inside.shape[1])] if len(inside) else inside
+
 
 def _least(
-    objectives: Sequence[Objective], worst: Mapping[str, float], learnt: Sequence[Trial], options: Sequence[Option]
+    objectives: Sequence[Objective], worst: Mapping[str, float], seen: Mapping[str, float], options: Sequence[Option]
 ) -> dict[str, float]:
     """Return where the axis of each cost begins, by metric: a decade below the least that is known of any candidate.
 
@@ -212,38 +225,37 @@ def _least(
     found = {}
     for one in objectives:
         if not METRICS[one.metric].on_split and METRICS[one.metric].unit != "parameters":
-            seen = [option.costs[one.metric] for option in options if one.metric in option.costs]
-            seen += [trial.scores[-1][one.metric] for trial in learnt if one.metric in trial.scores[-1].values]
-            found[one.metric] = min([worst[one.metric], *(value for value in seen if value > 0)]) / 10.0
+            known = [option.costs[one.metric] for option in options if one.metric in option.costs]
+            known = [value for value in known if value > 0] + ([seen[one.metric]] if one.metric in seen else [])
+            found[one.metric] = min([worst[one.metric], *known]) / 10.0
     return found
 
 
-def ends(trials: Sequence[Trial], metric: str, told: Sequence[Trial] | None = None) -> list[float | None]:
+def ends(trials: Sequence[Trial], metric: str, gains: Mapping[float, float]) -> list[float | None]:
     """Return what each trial came to in a metric; for one that did not get to its end, what it would have come to.
 
-    That is what it has at its last rung and the mean of what others gained from there to their end. None where nothing
-    tells: the metric was not measured, or nobody who passed that rung was trained to the end.
+    That is what it has at its last rung and the mean of what others gained from there to their end; nothing is gained
+    where training changes nothing. None where nothing tells: the metric was not measured, or nobody who passed that
+    rung was trained to the end.
 
     Args:
         trials: With scores.
         metric: Its name.
-        told: Whose gains count; those of the trials themselves when None.
+        gains: These means, by fidelity; that of full training is 0.
     """
-    gains: dict[float, list[float]] = {}
-    for one in trials if told is None else told:
-        if one.scores[-1].full and metric in one.scores[-1].values:
-            for score in one.scores:
-                if metric in score.values:
-                    gains.setdefault(score.fidelity, []).append(one.scores[-1].values[metric] - score.values[metric])
-    mean = {fidelity: float(np.mean(some)) for fidelity, some in gains.items()}
-    last = [next((score for score in reversed(one.scores) if metric in score.values), None) for one in trials]
-    return [
-        score.values[metric] + mean[score.fidelity] if score is not None and score.fidelity in mean else None
-        for score in last
-    ]
+    found: list[float | None] = []
+    for one in trials:
+        last = one.scores[-1] if metric in one.scores[-1].values else _last_with(metric, one)
+        gain = 0.0 if metric in UNTRAINED else gains.get(last.fidelity) if last is not None else None
+        found.append(last.values[metric] + gain if last is not None and gain is not None else None)
+    return found
 
 
-def _outcomes(trees: Sequence[Any], numbers: FloatMatrix, seed: int) -> FloatArray:
+def _last_with(metric: str, trial: Trial) -> Score | None:
+    return next((score for score in reversed(trial.scores) if metric in score.values), None)
+
+
+def outcomes(trees: Sequence[Any], numbers: FloatMatrix, seed: int) -> FloatArray:
     """Return what each row may come to, equally likely, shape [trees, rows].
 
     Quantiles of a normal distribution with the moments of the trees. What the trees say themselves never is better than
@@ -280,13 +292,18 @@ def added_volume(points: FloatArray, front: FloatArray) -> FloatArray:
 
 def _added_area(points: FloatArray, front: FloatArray) -> FloatArray:
     """Sum over the steps of the front's staircase what lies between a point and the stair above it."""
-    stairs = front[np.argsort(front[:, 0])]
+    stairs = front[np.lexsort((front[:, 1], front[:, 0]))]
     left = np.concatenate([[0.0], stairs[:, 0]])
     right = np.concatenate([stairs[:, 0], [1.0]])
     top = np.concatenate([[1.0], stairs[:, 1]])
-    widths = np.clip(right - np.maximum(points[:, :1], left), 0.0, None)
-    heights = np.clip(top - points[:, 1:], 0.0, None)
-    return np.asarray((widths * heights).sum(axis=1))
+    stair = np.searchsorted(left, np.maximum(points[:, 0], 0.0), side="right") - 1
+    above = top[stair] > points[:, 1]  # others add nothing
+    widths, heights = np.maximum(points[above, :1], left), top - points[above, 1:]
+    np.maximum(np.subtract(right, widths, out=widths), 0.0, out=widths)
+    widths *= np.maximum(heights, 0.0, out=heights)
+    found = np.zeros(len(points))
+    found[above] = widths.sum(axis=1)
+    return found
 
 
 def build(seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from evaluators.attach import attach
 from evaluators.backbone import load_config
-from evaluators.costing import MetaCoster
+from evaluators.costing import MetaCoster, _divisions
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.memory import Load, predict_step
 from evaluators.score import Cost
@@ -88,15 +89,35 @@ def test_steps_are_divided_no_further_than_a_limit_wants(tmp_path_factory: pytes
     assert free.accumulation is None
     peaks = {free.accumulation: free.peak_memory_bytes}
     limit = free.peak_memory_bytes
-    while limit and len(peaks) < 4:
+    while limit and len(peaks) < 5:
         found = cost(one, limit - 1)
         peaks[found.accumulation] = limit = found.peak_memory_bytes
-    assert list(peaks) == [None, 2, 4, 8]
+    assert list(peaks) == [None, 2, 3, 4, 8], "the largest parts are of 8, 4, 3, 2 and 1"
     assert list(peaks.values()) == sorted(peaks.values(), reverse=True)  # type: ignore[type-var]
     assert cost(one, peaks[4]).accumulation == 4
     assert cost(one, 1.0).accumulation == 8, "what never fits is told with the least that it takes"
     assert Cost.from_json(found.to_json()) == found
     assert "accumulation" not in found.values
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 24, 32, 63])
+def test_the_largest_batch_that_fits_is_found_in_a_few_looks(batch: int) -> None:
+    """Of all ways to divide a step: what is over a limit by little is looked at twice, and by much a few times."""
+    sizes = [-(-batch // parts) for parts in range(1, batch + 1)]
+    looked: list[int] = []
+
+    def divided(_: object, parts: int) -> Cost:
+        looked.append(parts)
+        return Cost(1, 1, 100 * sizes[parts - 1], accumulation=parts)
+
+    stand_in = SimpleNamespace(_divisions=tuple(_divisions(batch)), _divided=divided)
+    stand_in._least_divided = partial(MetaCoster._least_divided, stand_in)
+    for most in range(1, batch + 2):
+        looked.clear()
+        found = MetaCoster.cost(stand_in, parse("lora"), 100.0 * most)  # type: ignore[arg-type]
+        assert found.accumulation == 1 + next(at for at, size in enumerate(sizes) if size <= most)
+        assert len(looked) <= (1 if most >= batch else 2 if most >= sizes[1] else 2 * batch.bit_length())
+    assert MetaCoster.cost(stand_in, parse("lora"), 1.0).accumulation == batch  # type: ignore[arg-type]
 
 
 def test_a_number_of_parts_is_taken_as_it_is(tmp_path_factory: pytest.TempPathFactory) -> None:

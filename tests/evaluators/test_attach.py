@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from functools import cache
 
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
-from evaluators.backbone import copy_of, head_of
+from evaluators.backbone import head_of
+from evaluators.from_shapes import shapes_alone
+from evaluators.model_copies import copy_of
 from evaluators.optimisation import build_optimiser, loss_of
+from evaluators.specimens import tiny
 from search_space.errors import ExportError, PlacementError, UnsupportedError
 from search_space.notation import parse
 from search_space.registry import methods
@@ -224,6 +228,25 @@ def test_a_copy_shares_every_tensor_and_no_module() -> None:
     assert head_of(copied) == ("classifier",)
 
 
+def test_a_module_that_says_nothing_of_copying_is_not_copied_attribute_by_attribute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(value: object, _memo: object) -> object:
+        assert not isinstance(value, nn.Module), "the long way"
+        return copy.copy(value)
+
+    monkeypatch.setattr("evaluators.model_copies.copy.deepcopy", refused)
+    assert storages(copy_of(model := frozen("bert"))) == storages(model)
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_types_that_only_fill_their_tensors_leave_them_where_there_are_no_values(bare: bool) -> None:
+    with shapes_alone(nn.Linear(2, 2, device="meta" if bare else "cpu"), "LILY"):
+        filled = nn.init.ones_(torch.zeros(2, device="cpu"))
+    assert float(filled.sum()) == (0 if bare else 2)
+    assert float(nn.init.ones_(torch.zeros(2)).sum()) == 2
+
+
 @pytest.mark.parametrize("name", list(methods()))
 def test_every_method_of_the_registry_is_counted_exactly_at_its_defaults(name: str) -> None:
     """At a width that their default sizes divide. Every method on every model: see the matrix of capabilities."""
@@ -261,3 +284,12 @@ def test_one_module_is_given_by_its_full_name() -> None:
     assert one.trainable_params == 2 * (linear.in_features + linear.out_features)
     with pytest.raises(UnsupportedError, match="lora cannot wrap"):
         attached("bert", f"lora(r=2)@module:{norm.name}")
+
+
+@pytest.mark.parametrize("text", ["lora + full@[top:1]", "full@[top:1] + lora", "bitfit + full@[top:1]"])
+def test_full_fine_tuning_beside_another_part_counts_its_own_parameters(text: str) -> None:
+    attached = attach(*tiny("bert"), parse(text))
+    held = [id(parameter) for part in attached.parts for parameter in part]
+    assert len(held) == len(set(held))
+    alone = {name: attach(*tiny("bert"), parse(name)).trainable_params for name in text.split(" + ")}
+    assert [sum(one.numel() for one in part) for part in attached.parts] == [alone[one] for one in text.split(" + ")]

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from evaluators import backbone
-from evaluators.backbone import Backbone, Machine, choose_machine, head_of, load, load_config, load_tokenizer
+from evaluators.backbone import Backbone, Machine, choose_machine, end_token, head_of, load, load_config, load_tokenizer
+from evaluators.costing import MetaCoster
+from evaluators.memory import Load
 from evaluators.spec import ModelSpec
 from search_space.errors import DataError, InstallationError, UnsupportedError
+from search_space.notation import parse
 from tests.architectures import tiny_model
 from tests.evaluators.tiny import tiny_folder
 
@@ -97,6 +100,25 @@ def test_a_folder_without_a_tokenizer(folder: Path) -> None:
         load(spec(folder), 2)
 
 
+def test_a_decoder_reads_the_class_before_what_its_tokenizer_pads_with(tmp_path: Path) -> None:
+    """Whatever its configuration calls padding."""
+    folder = tiny_folder(tmp_path / "llama", "llama")
+    edit(folder / "config.json", pad_token_id=7)
+    one = load(spec(folder), 2)
+    padding, ids = one.tokenizer.pad_token_id, [9, 10, 11]
+    alone = one.model(input_ids=torch.tensor([ids])).logits
+    padded = torch.tensor([ids + 3 * [padding]])
+    logits = one.model(input_ids=padded, attention_mask=padded.ne(padding).long()).logits
+    assert torch.allclose(logits, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "expected"), [("t5", 2), ("bart", 2), ("bert", None), ("llama", None)])
+def test_models_of_an_encoder_and_a_decoder_read_the_class_at_their_end_token(
+    tmp_path: Path, architecture: str, expected: int | None
+) -> None:
+    assert end_token(spec(tiny_folder(tmp_path, architecture))) == expected
+
+
 def test_a_decoder_pads_with_its_end(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path, "gpt2")
     edit(folder / "tokenizer_config.json", pad_token=None, eos_token="[SEP]")
@@ -125,6 +147,18 @@ def test_bfloat16_is_chosen_where_it_pays(
 ) -> None:
     monkeypatch.setattr(backbone, "has_bfloat16_products", lambda: products)
     assert choose_machine(ModelSpec(name="-", device="cpu", dtype=dtype)) == machine
+
+
+@pytest.mark.parametrize("architecture", ["deberta-v2", "mpnet", "gemma2"])
+def test_a_model_without_fused_attention_takes_the_plain_one(tmp_path: Path, architecture: str) -> None:
+    model = spec(tiny_folder(tmp_path, architecture), dtype="float32")
+    assert load(model, 2).model.config._attn_implementation == "eager"
+    load_of_step = Load(2, 4, 2)
+    assert MetaCoster(model, load_config(model, 2), load_of_step).cost(parse("lora")).peak_memory_bytes
+    asked = model.model_copy(update={"attention": "sdpa"})
+    for call in (lambda: load(asked, 2), lambda: MetaCoster(asked, load_config(asked, 2), load_of_step)):
+        with pytest.raises(UnsupportedError, match=rf"model\.attention: {architecture} has no sdpa; set it to eager"):
+            call()
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

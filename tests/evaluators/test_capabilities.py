@@ -10,9 +10,9 @@ from random import Random
 import pytest
 
 from evaluators.attach import attach
-from evaluators.capabilities import (
+from evaluators.capabilities import probe_everything
+from evaluators.probing import (
     probe_conversion,
-    probe_everything,
     probe_hybrid,
     probe_pair,
     probe_per_task,
@@ -114,6 +114,11 @@ def test_a_conversion_is_what_trying_gives(name: str, exact: bool) -> None:
     assert (error < 1e-3) == exact
 
 
+@pytest.mark.parametrize("name", ["gated_prefix", "mtl_lora"])
+def test_what_peft_does_not_know_is_not_converted(name: str) -> None:
+    assert probe_conversion(name) == TABLE["converts"][name] == "peft does not know it"
+
+
 @pytest.mark.parametrize("text", [*NAMED.values(), "lora + lora", "lora + adalora", "lora + ia3 + bitfit"])
 def test_named_hybrids_train_in_all_their_parts(text: str) -> None:
     model, anatomy = tiny("bert")
@@ -157,7 +162,7 @@ def test_adapters_in_one_layer_are_counted_from_shapes(text: str, tasks: int) ->
 
 
 def test_a_hybrid_that_is_counted_wrong_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluators.capabilities.without_weights", lambda family, tasks: tiny("t5", tasks)[0])
+    monkeypatch.setattr("evaluators.probing.without_weights", lambda family, tasks: tiny("t5", tasks)[0])
     assert "were predicted from shapes" in probe_hybrid(parse("lora + ia3"), "bert")
 
 

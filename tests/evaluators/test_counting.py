@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from random import Random
 
@@ -12,10 +13,13 @@ from torch import nn
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach, beside_head
-from evaluators.counting import Counter, Counts, Held
+from evaluators.counting import Counter, Counts
 from evaluators.deployed import Kept, deployed_params
 from evaluators.hooks import hooks_of
-from evaluators.saved import Saved, file_bytes
+from evaluators.hybrid_names import Placed, Tensors
+from evaluators.part_laws import Held, PartLaws
+from evaluators.saved import Saved, entry, file_bytes
+from evaluators.size_formulas import Brought, Formulas, Sizes
 from evaluators.specimens import tiny, without_weights
 from search_space.candidate import Candidate, Part
 from search_space.errors import PlacementError, UnsupportedError
@@ -121,7 +125,7 @@ def test_a_knob_that_is_said_to_change_no_shape_changes_none(name: str, knob: st
     assert len(shapes) == 1
 
 
-@pytest.mark.parametrize(("preset", "built"), [("lora", 5), ("default", 130)])
+@pytest.mark.parametrize(("preset", "built"), [("lora", 5), ("default", 30), ("everything", 150)])
 def test_a_thousand_candidates_need_few_whole_builds(preset: str, built: int) -> None:
     one = counter("bert")
     for candidate in drawn("bert", 1000, preset):
@@ -138,9 +142,17 @@ def test_candidates_that_differ_in_factors_alone_are_counted_once() -> None:
 
 
 def test_a_sum_that_is_wrong_is_found_out_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Counter, "_add", lambda self, plan, law: Held(1, (Saved("one", "F32", (1,)),)))
+    wrong = Held(1, (Placed("", Tensors((Saved("one", "F32", (1,)),))),))
+    monkeypatch.setattr(PartLaws, "_by", lambda self, plan, law: None if law == "whole" else wrong)
     one = counter("bert")
-    for text in ("lora", "lora(r=4)@linear", "ia3 + bitfit"):
+    for text in (
+        "lora",
+        "lora(r=4)@linear",
+        "ia3 + bitfit",
+        "prompt_tuning",
+        "lily",
+        "lst(reduction=4,heads=1)@[top:1]",
+    ):
         assert one.count(parse(text)).trainable_params == trained("bert", parse(text)).trainable_params
 
 
@@ -164,10 +176,118 @@ def test_the_file_of_a_hybrid_is_as_long_as_its_names_make_it(first: str, text: 
     assert one.count(parse(text)) == trained("bert", parse(text))
 
 
-def test_modules_that_share_in_groups_are_built_whole() -> None:
-    one = counter("t5")
-    candidate = parse("lily(r=4)@linear")
-    assert one.count(candidate) == trained("t5", candidate)
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("lily(r=4)@linear", "lily(r=8,num_B=3)@linear", "lily(r=2,stride_A=2)@linear", "lily@attention[top:1]"),
+        ("tinylora(u=4)", "tinylora(u=4,weight_tying=0.5)@linear", "tinylora(u=8,r=4,weight_tying=1.0)@mlp[first:1]"),
+        ("lst(reduction=4,heads=1)", "lst(reduction=8,heads=2)", "lst(reduction=4,heads=1)@[top:1]"),
+    ],
+)
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_what_modules_share_in_groups_and_what_layers_climb_is_counted_in_place(
+    name: str, texts: tuple[str, ...]
+) -> None:
+    one = counter(name)
+    for text in texts:
+        counted = one.count(parse(text))
+        assert counted == trained(name, parse(text))
+    built = one.built
+    for text in texts:
+        one.count(parse(text.replace("u=4", "u=5").replace("r=4", "r=3").replace("heads=1", "heads=2")))
+    assert one.built == built
+
+
+def test_prompts_are_counted_without_building_the_layers() -> None:
+    one = counter("bert")
+    for text in ("prompt_tuning", "p_tuning", "prefix_tuning", "gated_prefix", "cartridge"):
+        one.count(parse(text))
+    built = one.built
+    for text in (
+        "prompt_tuning(num_virtual_tokens=5)", "p_tuning(num_virtual_tokens=3,encoder_hidden_size=5)",
+        "prefix_tuning@[top:1]", "gated_prefix(num_virtual_tokens=3)@[first:1]", "cartridge(num_virtual_tokens=9)",
+        "prefix_tuning(num_virtual_tokens=3/5)",
+    ):  # fmt: skip
+        assert one.count(parse(text)) == trained("bert", parse(text)), text
+    assert one.built == built
+
+
+def brought(*shapes: tuple[int, ...]) -> Brought:
+    return Brought(shapes[:1], tuple(Saved(f"{at}", "F32", shape) for at, shape in enumerate(shapes)))
+
+
+def asked(shapes: Callable[[Sizes], tuple[tuple[int, ...], ...]], cases: list[dict[str, int]]) -> int:
+    """Ask for all cases and check them; return how often something was injected."""
+    formulas, injected = Formulas(), 0
+
+    def bring(at: Sizes) -> Brought:
+        nonlocal injected
+        injected += 1
+        return brought(*shapes(at))
+
+    for sizes in cases:
+        assert formulas.find("kind", sizes, bring) == brought(*shapes(sizes))
+    return injected
+
+
+RANKS = [{"r": r, "width": width} for r in (2, 4, 8, 16) for width in (32, 64)]
+
+
+def test_a_product_of_sizes_is_found_and_then_believed() -> None:
+    assert asked(lambda at: ((at["r"], at["width"]), (3 * at["r"] * at["width"], 5)), RANKS) == 3
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        lambda at: ((at["width"] // at["r"], at["r"]),),
+        lambda at: ((at["r"] + 1, at["width"]),),
+        lambda at: ((at["r"] * (at["r"] - 1) // 2,),),
+        lambda at: ((1,),) * at["r"],
+    ],
+)
+def test_what_is_no_product_of_sizes_is_injected_each_time(
+    shapes: Callable[[Sizes], tuple[tuple[int, ...], ...]],
+) -> None:
+    assert asked(shapes, RANKS) >= len(RANKS)
+
+
+def test_the_lesser_of_two_sizes_is_found_out_where_their_order_changes() -> None:
+    cases = [{"r": r, "width": width} for width in (8, 16, 32) for r in (2, 4, 64, 128)]
+    assert asked(lambda at: ((min(at["r"], at["width"]), 7),), cases) > 3
+
+
+def test_the_lesser_of_a_size_and_a_width_that_stays_is_found_out() -> None:
+    formulas = Formulas()
+    for r in (2, 4, 8, 16, 32, 64):
+        right = brought((min(r, 16), 5))
+        assert formulas.find("kind", {"r": r}, lambda at: brought((min(at["r"], 16), 5)), {16, 48}) == right
+
+
+@pytest.mark.parametrize("r", [2, 8, 16, 32])
+def test_ranks_above_the_width_of_a_transposed_module_are_counted_right(r: int) -> None:
+    one = counter("gpt2")
+    for rank in (2, 4, 8, 16, r):
+        candidate = parse(f"deft(para=true,r={rank})@mlp[top:1]")
+        assert one.count(candidate) == trained("gpt2", candidate)
+
+
+def test_what_is_refused_at_some_sizes_is_refused_there_with_a_formula_too() -> None:
+    def bring(at: Sizes) -> Brought:
+        if at["width"] % at["r"]:
+            raise ValueError("does not divide")
+        return brought((at["r"], at["width"]))
+
+    formulas = Formulas()
+    for r in (2, 4, 8):
+        formulas.find("kind", {"r": r, "width": 32}, bring)
+    with pytest.raises(ValueError, match="does not divide"):
+        formulas.find("kind", {"r": 3, "width": 32}, bring)
+
+
+@pytest.mark.parametrize("text", ["lora", "lora + prefix_tuning", "pissa + bitfit", "lily@linear", "full@[top:1]"])
+def test_the_trainable_number_alone_is_that_of_the_count(text: str) -> None:
+    assert counter("bert").trainable_params(parse(text)) == counter("bert").count(parse(text)).trainable_params
 
 
 def test_a_refusal_is_the_same_each_time() -> None:
@@ -191,7 +311,7 @@ def test_the_size_of_a_file_follows_from_its_header() -> None:
     tensors = {"b": torch.zeros(3, 5), "a.long.name": torch.zeros(7, dtype=torch.int64), "c": torch.zeros(2).bfloat16()}
     names = {torch.float32: "F32", torch.int64: "I64", torch.bfloat16: "BF16"}
     saved = [Saved(name, names[one.dtype], tuple(one.shape)) for name, one in tensors.items()]
-    assert file_bytes(saved) == len(safetensors.torch.save(tensors))
+    assert file_bytes(entry(one, one.name) for one in saved) == len(safetensors.torch.save(tensors))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach, beside_head
 from evaluators.backbone import Backbone
-from evaluators.capabilities import probe_hybrid, train
 from evaluators.counting import Counter
 from evaluators.deployed import deployed_after
 from evaluators.exported import reload_peft
+from evaluators.probing import probe_hybrid, train
 from evaluators.specimens import logits_of, tiny, without_weights
 from evaluators.tuners.diff_pruning import kept_weights
 from search_space.errors import UnsupportedError

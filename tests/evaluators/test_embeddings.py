@@ -9,12 +9,13 @@ import torch
 
 from evaluators.attach import Attached, attach
 from evaluators.backbone import Backbone
-from evaluators.capabilities import _merge, _storages, train
 from evaluators.counting import Counter
-from evaluators.exported import as_peft_model, merged_model, reload_peft
+from evaluators.exported import as_peft_model, reload_peft
 from evaluators.hooks import load_trained
 from evaluators.memory import Load, predict_step
 from evaluators.memory_table import MemoryTable
+from evaluators.merged import merged_model
+from evaluators.probing import _merge, _storages, train
 from evaluators.specimens import batch_of, logits_of, tiny, without_weights
 from evaluators.tuners.shapes import innermost
 from search_space.errors import UnsupportedError

@@ -116,6 +116,13 @@ def test_what_peft_cannot_hold_is_known(text: str) -> None:
     assert not is_peft(parse(text))
 
 
+@pytest.mark.parametrize("text", ["lora(r=2) + bitfit", "hira(r=2/4)", "prefix_tuning@[top:1]", "gated_prefix", "head"])
+def test_peft_is_not_given_what_it_cannot_hold(evaluator: TrainedEvaluator, text: str) -> None:
+    """A hybrid of which peft would read one part alone is no folder of peft's at all."""
+    with pytest.raises(ExportError, match=r"peft cannot hold .*load_exported reads all, and paretune export --merged"):
+        as_peft_model(evaluator.backbone, evaluator.anatomy, parse(text), {}, "some/model")
+
+
 def test_the_adapter_folder_holds_no_backbone(evaluator: TrainedEvaluator, tmp_path: Path) -> None:
     run = trained(evaluator, "lora(r=2)")
     model = as_peft_model(evaluator.backbone, evaluator.anatomy, parse("lora(r=2)"), run.saved, "some/model")

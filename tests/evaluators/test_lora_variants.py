@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.attach import Attached, attach
-from evaluators.capabilities import train
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.optimisation import build_optimiser, loss_of
+from evaluators.probing import train
 from evaluators.specimens import batch_of, logits_of, tiny
 from search_space.errors import UnsupportedError
 from search_space.notation import parse

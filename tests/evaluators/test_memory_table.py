@@ -13,6 +13,8 @@ from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
 from evaluators.memory import Load, StepCost, predict_step
 from evaluators.memory_table import MemoryTable
+from evaluators.specimens import TEXT_SPECIMENS, without_weights
+from search_space.capability import can
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.notation import parse
 from search_space.placement import Anatomy
@@ -20,7 +22,12 @@ from tests.architectures import tiny_model
 
 LAYERS = 5
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": LAYERS}
-SIZES = {"gpt2": {"n_embd": 64, "n_layer": LAYERS, "n_head": 4}, "t5": {}}
+SIZES = {
+    "gpt2": {"n_embd": 64, "n_layer": LAYERS, "n_head": 4},
+    "t5": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 4, "num_decoder_layers": LAYERS},
+    "bart": {"d_model": 64, "encoder_layers": 4, "decoder_layers": LAYERS, "encoder_ffn_dim": 128}
+    | {"decoder_ffn_dim": 128, "encoder_attention_heads": 4, "decoder_attention_heads": 4},
+}
 CANDIDATES = (
     "head",
     "full",
@@ -148,11 +155,68 @@ def test_the_way_back_ends_at_the_lowest_layer_that_is_trained() -> None:
     assert full.training_flops == pytest.approx(3 * full.forward_flops, rel=0.02)
 
 
-def test_two_stacks_and_losses_over_all_layers_are_no_sums() -> None:
-    assert not table("t5").takes(parse("lora"))
+@pytest.mark.parametrize("name", TEXT_SPECIMENS)
+def test_every_architecture_that_classifies_text_is_costed(name: str) -> None:
+    """With memory and arithmetic, as far as the table of capabilities says that it carries a candidate."""
+    model = without_weights(name)
+    one = MemoryTable(model, anatomy_of(model), torch.float32, LOAD)
+    carried = ["head", "lora", *(["prefix_tuning"] if name in can("prefix_tuning", "trains") else [])]
+    found = {text: one.cost(parse(text)) for text in carried}
+    for cost in found.values():
+        assert found["head"].peak_bytes <= cost.peak_bytes
+        assert cost.inference_bytes > 0
+        assert 0 < cost.forward_flops < cost.training_flops
+
+
+def test_losses_over_all_layers_and_networks_beside_two_stacks_are_no_sums() -> None:
+    assert not table("t5").takes(parse("lst"))
     assert not table("bert").takes(parse("diff_pruning"))
 
 
-def test_a_prefix_is_refused_where_it_would_be_lost() -> None:
-    with pytest.raises(UnsupportedError, match="lose a prefix of keys and values; set it to false"):
-        table("bert", replace(LOAD, checkpointing=True)).cost(parse("prefix_tuning"))
+IN_TURN = (
+    "full",
+    "lora@linear",
+    "lora@linear[top:2]",
+    "head",
+    "full@[top:6]",
+    "bitfit",
+    "lora@embeddings,attention",
+    "lora@linear[first:2]",
+    "serial_adapter@mlp.down[bits:010101010]",
+    "lora@mlp[band:4-4]",
+    "ia3 + lora@attention.query[top:7]",
+)
+
+
+@pytest.mark.parametrize(("name", "text"), [("t5", "lora@linear[top:6]"), ("bart", "full"), ("bart", "lora@linear")])
+def test_an_encoder_and_a_decoder_are_a_sum_too(name: str, text: str) -> None:
+    assert_equal(table(name).cost(parse(text)), whole(name, text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "attention"), [(torch.float32, "sdpa"), (torch.bfloat16, "eager")])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_encoder_and_a_decoder_are_a_sum_of_every_candidate(name: str, dtype: torch.dtype, attention: str) -> None:
+    one = table(name, LOAD, dtype, attention)
+    for text in (*IN_TURN, f"{IN_TURN[1]} | lr=0.1 dropout=0.1"):
+        assert one.takes(parse(text))
+        assert_equal(one.cost(parse(text)), whole(name, text, LOAD, dtype, attention))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_so_are_they_with_activations_computed_again(name: str) -> None:
+    """But for what the layers of T5 share, the gradient of their biases of positions."""
+    load = replace(LOAD, checkpointing=True)
+    for text in IN_TURN[:4]:
+        found, expected = table(name, load).cost(parse(text)), whole(name, text, load)
+        assert found.peak_bytes == pytest.approx(expected.peak_bytes, rel=0.01)
+        assert found.training_flops == pytest.approx(expected.training_flops, rel=1e-6)
+
+
+def test_layers_of_two_stacks_that_are_alike_are_traced_once() -> None:
+    one = table("bart")
+    one.cost(parse("lora@linear[bits:010110110]"))
+    traces = one.traces
+    assert_equal(one.cost(parse("lora@linear[bits:010111010]")), whole("bart", "lora@linear[bits:010111010]"))
+    assert one.traces == traces

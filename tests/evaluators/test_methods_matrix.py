@@ -9,7 +9,9 @@ import importlib.util
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -17,13 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from evaluators.attach import attach
 from evaluators.backbone import Backbone
-from evaluators.capabilities import probe_method, probe_part, probe_quantised, train
 from evaluators.exported import is_peft, reload_peft
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.memory import Load, predict_step
+from evaluators.probing import pair_of, probe_method, probe_part, probe_quantised, train
 from evaluators.specimens import SPECIMENS, TEXT_SPECIMENS, logits_of, tiny, tiny_quantised, without_weights
 from search_space.candidate import Candidate, KnobValue, Part, Recipe
-from search_space.capability import TABLE_FILE
+from search_space.capability import PAIR_FAMILIES, TABLE_FILE, why_not_together
 from search_space.errors import CandidateError, UnsupportedError
 from search_space.notation import parse, write
 from search_space.registry import PER_TASK, method, methods
@@ -167,6 +169,39 @@ def test_methods_and_hybrids_reload_in_a_fresh_process(tmp_path: Path) -> None:
     chosen = {f"c{index}": ("bert", parse(text)) for index, text in enumerate(texts)}
     chosen |= {"llama": ("llama", parse("adaption_prompt + lora@mlp")), "t5": ("t5", parse("lora + serial_adapter"))}
     reload_freshly(chosen, tmp_path)
+
+
+def offered(family: str) -> list[tuple[str, str, str]]:
+    """Return every pair that may share a model of a family: on the same modules, or on others."""
+    carried = [name for name in sorted(TABLE) if not fails(name, family) & {"attaches", "trains", "reloads"}]
+    return [
+        (first, second, layers)
+        for first, second, layers in product(carried, carried, ("shared", "disjoint"))
+        if not why_not_together(first, second, layers, family)  # type: ignore[arg-type]
+    ]
+
+
+def pairs_of(family: str, pairs: list[tuple[str, str, str]]) -> dict[str, tuple[str, Candidate]]:
+    return {
+        f"{family}-{first}-{second}-{layers}": (family, pair_of(method(first), method(second), layers))
+        for first, second, layers in pairs
+    }
+
+
+def test_pairs_that_are_offered_reload_in_a_fresh_process(tmp_path: Path) -> None:
+    chosen: dict[str, tuple[str, Candidate]] = {}
+    for family in PAIR_FAMILIES:
+        chosen |= pairs_of(family, Random(f"{family}, freshly").sample(offered(family), 8))
+    reload_freshly(chosen, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("first", sorted(TABLE))
+@pytest.mark.parametrize("family", PAIR_FAMILIES)
+def test_every_pair_that_is_offered_reloads_in_a_fresh_process(family: str, first: str, tmp_path: Path) -> None:
+    if pairs := [pair for pair in offered(family) if pair[0] == first]:
+        reload_freshly(pairs_of(family, pairs), tmp_path)
 
 
 @pytest.mark.slow

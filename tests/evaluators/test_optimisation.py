@@ -10,11 +10,10 @@ from torch import nn
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
-from evaluators.capabilities import batch_of
 from evaluators.hooks import Schooling, hooks_of
 from evaluators.memory import Load, measure_peak_bytes, predict_step
 from evaluators.optimisation import Optimiser, build_optimiser, loss_of, loss_of_recipe
-from evaluators.specimens import tiny, without_weights
+from evaluators.specimens import batch_of, tiny, without_weights
 from search_space.candidate import Recipe
 from search_space.notation import parse
 from search_space.registry import methods

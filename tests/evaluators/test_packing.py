@@ -12,7 +12,8 @@ import torch
 
 from evaluators import packing
 from evaluators.evaluation import EvaluatorSpec
-from evaluators.packing import Pack, train_together
+from evaluators.packable import shape_of
+from evaluators.packing import Pack, PackedCrew, why_not
 from evaluators.trained import TrainedEvaluator, TrainedRun
 from search_space.errors import UnsupportedError
 from search_space.notation import parse
@@ -27,6 +28,10 @@ PARALLEL = tuple(
 HYBRID = (
     "lora(r=2) + serial_adapter(r=4)@attention.query,mlp.down | lr=0.01/0.02",
     "lora(r=8) + serial_adapter(r=2)@attention.query,mlp.down | lr=0.03/0.01",
+)
+PLUS = (
+    "lora_plus(r=2,ratio=2) | lr=0.003",
+    "lora_plus(r=8,ratio=16,use_rslora=true) | lr=0.001 label_smoothing=0.1 weight_decay=0.1 head_lr=0.01",
 )
 TOP = tuple(text.replace(" |", "@linear[top:1] |") for text in RANKS)
 close = partial(torch.testing.assert_close, rtol=2e-3, atol=2e-5)
@@ -58,6 +63,7 @@ def assert_same(one: TrainedRun, other: TrainedRun) -> None:
     [
         pytest.param(RANKS, id="whole"),
         pytest.param(TOP, id="from stored states"),
+        pytest.param(PLUS, id="LoRA+"),
         pytest.param(SERIAL, id="serial adapters"),
         *(
             pytest.param(tuple(one.format(place=place) for one in PARALLEL), id=f"parallel adapters on {place}")
@@ -76,6 +82,21 @@ def test_together_is_as_apart(evaluator: TrainedEvaluator, texts: tuple[str, ...
         assert_same(one, other)
         assert one.advance(12)["nll"] == pytest.approx(other.advance(12)["nll"], rel=1e-2)
     assert any((one - old).abs().max() > 1e-3 for one, old in zip(together[0].attached.trainable, before, strict=True))
+
+
+@pytest.mark.parametrize("texts", [RANKS, PLUS, SERIAL, HYBRID, TOP])
+def test_what_was_built_goes_together_where_shapes_say_so(evaluator: TrainedEvaluator, texts: tuple[str, ...]) -> None:
+    assert len({shape_of(parse(one)) for one in texts}) == 1
+    assert shape_of(parse(texts[0])) is not None
+    assert why_not(runs_of(evaluator, *texts)) == ""
+
+
+def test_runs_of_one_seed_see_the_same_examples(evaluator: TrainedEvaluator) -> None:
+    together, apart = ([evaluator.start(parse(text), 3) for text in TOP] for _ in range(2))
+    Pack(together).train(6)
+    for one, other in zip(together, apart, strict=True):
+        other.train(6)
+        assert_same(one, other)
 
 
 def test_who_stops_early_leaves_the_others_as_they_are(evaluator: TrainedEvaluator) -> None:
@@ -107,7 +128,12 @@ def test_who_diverges_fails_alone(evaluator: TrainedEvaluator) -> None:
 
 def test_the_gain_is_measured_on_steps_that_count(evaluator: TrainedEvaluator) -> None:
     together, apart = runs_of(evaluator, *RANKS), runs_of(evaluator, *RANKS)
-    assert Pack(together).gain(12) > 0
+    pack = Pack(together)
+    assert pack.gain(5) is None, "too few steps to tell"
+    assert together[0].step == 4
+    gain = pack.gain(12)
+    assert gain is not None
+    assert gain > 0
     for one, other in zip(together, apart, strict=True):
         assert one.step == 10 == len(one.step_seconds)
         other.train(10)
@@ -137,16 +163,43 @@ def test_packing_is_used_where_it_is_worth_it(
 ) -> None:
     monkeypatch.setattr(packing, "WORTH", worth)
     together, apart = runs_of(evaluator, *RANKS), runs_of(evaluator, *RANKS)
-    evaluator.train_together(together)
+    crew = evaluator.crew(together)
+    crew.train(12)
+    assert crew.gain is not None
     assert [run.step for run in together] == [step] * 3
     for one, other in zip(together, apart, strict=True):
         assert one.advance(12)["nll"] == pytest.approx(other.advance(12)["nll"], rel=1e-2)
-    assert train_together(together, 12) == 1.0, "there is nothing left to measure"
+
+
+def test_the_gain_is_measured_over_rungs_and_once(evaluator: TrainedEvaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "WORTH", 0.0)
+    runs = runs_of(evaluator, *RANKS)
+    crew, found = PackedCrew(runs), []
+    for rung in (3, 9, 12):
+        crew.train(rung)
+        found.append((runs[0].step, crew.gain is not None))
+        for run in runs:
+            run.train(rung)
+    assert found == [(2, False), (9, False), (12, True)]
+
+
+def test_who_is_left_alone_is_left_to_itself(evaluator: TrainedEvaluator) -> None:
+    runs = runs_of(evaluator, *RANKS)
+    crew = PackedCrew(runs)
+    crew.train(2)
+    crew.drop(runs[0])
+    crew.drop(runs[2])
+    crew.train(12)
+    assert [run.step for run in runs] == [2, 2, 2]
+    assert crew.gain is None
+    assert PackedCrew(runs[:1]).gain is None
 
 
 def test_what_does_not_go_together_is_left_to_itself(evaluator: TrainedEvaluator) -> None:
     runs = runs_of(evaluator, "bitfit", "bitfit")
-    assert train_together(runs, 12) is None
+    crew = PackedCrew(runs)
+    crew.train(12)
+    assert crew.gain == 1.0
     assert [run.step for run in runs] == [0, 0]
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from evaluators import state_files
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach
-from evaluators.backbone import copy_of
 from evaluators.evaluation import PREFIX_FOLDER, EvaluatorSpec
+from evaluators.model_copies import copy_of
 from evaluators.prefix_cache import Portion
 from evaluators.shortcut import Course, Shortcut
 from evaluators.state_files import Shape, StateFile, make_room
@@ -212,7 +212,7 @@ def test_the_depth_is_that_of_the_lowest_change(cached: TrainedEvaluator, text: 
     assert bool(forward.why_whole) == (depth == 0)
 
 
-@pytest.mark.parametrize("text", ["head", TOP, "full@[top:2] | lr=0.01"])
+@pytest.mark.parametrize("text", ["head", TOP, "full@[top:2] | lr=0.01", TOP + " mixup=0.4"])
 def test_the_first_pass_and_every_evaluation_have_the_same_bits(
     cached: TrainedEvaluator, whole: TrainedEvaluator, text: str
 ) -> None:

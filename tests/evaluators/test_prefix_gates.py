@@ -8,8 +8,8 @@ from torch import Tensor
 
 from evaluators.attach import Attached, attach
 from evaluators.backbone import Backbone
-from evaluators.capabilities import probe_hybrid, train
 from evaluators.exported import is_peft
+from evaluators.probing import probe_hybrid, train
 from evaluators.specimens import batch_of, logits_of, tiny
 from search_space.errors import UnsupportedError
 from search_space.notation import parse

@@ -17,6 +17,7 @@ from evaluators.data import Examples, Task
 from evaluators.spec import ROLES, TrainingSpec
 from evaluators.tasks import TaskColumns
 from evaluators.tokens import TokenFolder, Tokens, tokenise, write_tokens
+from search_space.errors import DataError
 from tests.evaluators.tiny import tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -166,6 +167,36 @@ def test_long_texts_are_cut(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path)
     made = tokenise(task_of([("who " * 40,)]), tokenizer, TrainingSpec(max_length=16))
     assert made["train"].longest == 16
+
+
+@pytest.mark.parametrize(
+    ("texts", "end", "message"),
+    [
+        (
+            [("who is",), ("who [SEP] is",), ("the man",)],
+            3,
+            r"4 of 12 examples hold the end token '\[SEP\]'",
+        ),
+        ([("who is",), ("the man",)], 0, r"end token '\[PAD\]', and its tokenizer ends no text with it"),
+    ],
+)
+def test_texts_that_a_model_could_not_read_at_their_end_are_refused(
+    tmp_path: Path, texts: list[tuple[str, ...]], end: int, message: str
+) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    with pytest.raises(DataError, match=message):
+        write_tokens(task_of(texts), tokenizer, TrainingSpec(), tmp_path / "tokens", end)
+    assert not (tmp_path / "tokens").exists()
+    write_tokens(task_of(texts), tokenizer, TrainingSpec(), tmp_path / "tokens")
+
+
+def test_each_of_several_tasks_has_its_own_number_of_end_tokens(tmp_path: Path) -> None:
+    """Those of pairs are two; a batch is of one task."""
+    one = Examples((("who is",), ("who is", "the man")), np.arange(2, dtype=np.int64))
+    tasks = TaskColumns("single", 0, 1), TaskColumns("pairs", 1, 2)
+    task = Task(("a", "b"), dict.fromkeys(ROLES, one), tasks=tasks)
+    tokens = write_tokens(task, tiny_tokenizer(tmp_path), TrainingSpec(), tmp_path / "tokens", 3)
+    assert [ids.count(3) for ids in tokens.read("train").ids] == [1, 2]
 
 
 def test_a_folder_without_its_description_is_not_open(tmp_path: Path) -> None:

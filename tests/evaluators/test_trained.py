@@ -15,7 +15,7 @@ from calibration.ece import ece
 from calibration.temperature import TemperatureFit
 from evaluators.calibrated import calibrate, groups_in
 from evaluators.evaluation import PREDICTIONS_FILE, EvaluatorSpec, build_evaluator
-from evaluators.score import METERED, METRICS, OF_SUBGROUPS, PREDICTED, Score
+from evaluators.score import GAIN, METERED, METRICS, OF_SUBGROUPS, PREDICTED, Score
 from evaluators.trained import TrainedEvaluator, TrainedRun
 from search_space.errors import EvaluationError, PlacementError
 from search_space.notation import parse
@@ -77,7 +77,7 @@ def test_a_candidate_may_be_trained_for_less(evaluator: TrainedEvaluator) -> Non
     rung, end = run.advance(4), run.advance(12)
     assert [(one.step, one.fidelity) for one in (rung, end)] == [(2, 4 / 12), (6, 1.0)]
     assert end.full
-    assert set(end.values) == set(METRICS) - {*PREDICTED, *METERED, *OF_SUBGROUPS}
+    assert set(end.values) == set(METRICS) - {*PREDICTED, *METERED, *OF_SUBGROUPS, GAIN}
     assert run.schedule.get_last_lr()[0] == pytest.approx(0.0), "its learning rate has come down"
 
 
@@ -118,7 +118,7 @@ def test_a_rung_has_the_quality_and_the_end_has_everything(evaluator: TrainedEva
         "head_params",
     }
     assert end.full
-    assert set(end.values) == set(METRICS) - {*PREDICTED, *METERED, *OF_SUBGROUPS}
+    assert set(end.values) == set(METRICS) - {*PREDICTED, *METERED, *OF_SUBGROUPS, GAIN}
 
 
 def test_the_measures_are_those_of_the_candidate(evaluator: TrainedEvaluator) -> None:
@@ -306,3 +306,25 @@ def test_schedules_rise_and_fall_to_nothing(evaluator: TrainedEvaluator) -> None
     run.advance(12)
     assert max(rates) <= 0.02
     assert all(group["lr"] == 0 for group in run.optimiser.param_groups)
+
+
+OFTEN = ("deberta-v2", "falcon", "bart")  # one without sdpa, one of fused projections, one of two stacks
+TEXT = (
+    "bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert", "mpnet", "llama", "mistral", "qwen2",
+    "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "opt", "falcon", "t5", "bart",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "architecture", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.slow) for one in TEXT]
+)
+def test_every_architecture_of_text_is_trained_scored_and_read_again(architecture: str, tmp_path: Path) -> None:
+    given = {"eos_token_id": 3} if architecture in ("t5", "bart") else {}  # what the tokens end with
+    evaluator = build_evaluator(evaluator_spec(tmp_path, 4, architecture, num_labels=3, **given))
+    assert isinstance(evaluator, TrainedEvaluator)
+    run = evaluator.start(parse("lora@linear | lr=0.02"), 0)
+    score = run.advance(4)
+    assert score.values["latency_ms"] > 0
+    run.save(tmp_path)
+    run.attached.load(run.saved, evaluator.backbone.storages)
+    assert np.array_equal(run.predict("validation", evaluator.tokens["validation"]), run.logits["validation"])

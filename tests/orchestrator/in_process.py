@@ -7,9 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from evaluators.evaluation import Evaluator, EvaluatorSpec, build_evaluator
+from evaluators.score import Score
+from orchestrator import study
+from orchestrator.crew import CrewTraining
 from orchestrator.home import Home
-from orchestrator.jobs import Job, Work, failure_of
+from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.spec import ResourcesSpec, StudySpec, parse
 from orchestrator.storage import Phase, Storage, StudyStore, Trial
 
@@ -75,14 +80,16 @@ def run_jobs(work: Work, spec: EvaluatorSpec, _resources: ResourcesSpec, _at_onc
 
 
 def run_crew(work: Work, evaluator: Evaluator, job: Job) -> None:
-    """Train a job and its mates as an actor does."""
-    runs = [evaluator.start(one.candidate, one.seed, one.accumulation) for one in job.crew]
-    evaluator.train_together(runs)
-    for one, run in zip(job.crew, runs, strict=True):
-        work.on_score(one, run.advance(one.rungs[-1]))
-        if one.test:
-            work.on_score(one, run.test(None))
-        work.on_end(one, None)
+    """Train a job and its mates as an actor and Ray's door do."""
+    crew, jobs = CrewTraining(evaluator, job.crew), {one.key: one for one in job.crew}
+    while not crew.over and not work.should_stop():
+        for key, report in crew.advance().items():
+            goes_on = "score" in report and work.on_score(jobs[key], Score.from_json(report["score"]))
+            if "test" in report:
+                work.on_score(jobs[key], Score.from_json(report["test"]))
+            if "failure" in report or report["last"] or not goes_on:
+                work.on_end(jobs[key], Failure(**report["failure"]) if "failure" in report else None)
+                crew.drop([key])
 
 
 def _run(work: Work, evaluator: Evaluator, job: Job) -> bool:
@@ -120,3 +127,22 @@ class NoRecorder:
 def store_of(home: Home, spec: StudySpec) -> StudyStore:
     """Create the study in the home's storage."""
     return Storage(home.storage_url).create(spec)
+
+
+def forget_settings(patch: pytest.MonkeyPatch) -> None:
+    """Take away what the environment says of storages and clusters."""
+    for name in ("PARETUNE_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        patch.delenv(name, raising=False)
+
+
+def unrecorded(patch: pytest.MonkeyPatch) -> None:
+    """Let studies write nothing to MLflow, and draw nothing: these have tests of their own, and take longest."""
+    patch.setattr(study, "Recorder", NoRecorder)
+    patch.setattr(study, "pareto_files", lambda *_: {})
+
+
+def in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Let studies train in this process, and record nothing."""
+    patch.setattr(study, "cluster", cluster)
+    patch.setattr(study, "run_jobs", run_jobs)
+    unrecorded(patch)

@@ -14,6 +14,7 @@ from orchestrator.dominance import (
     LEAST_BULGE,
     hypervolume,
     hypervolume_interval,
+    is_among_first,
     knee,
     non_dominated,
     normalized_hypervolume,
@@ -90,6 +91,15 @@ def test_the_order_is_a_permutation_that_never_goes_back_a_rank(table):
     found = order(values, directions)
     assert sorted(found.tolist()) == list(range(len(values)))
     assert (np.diff(ranks(values, directions)[found]) >= 0).all()
+
+
+@given(tables(elements=SMALL | BROKEN))
+def test_who_is_among_the_first_is_what_the_order_says(table):
+    values, directions = table
+    found = [one for one in order(values, directions) if np.isfinite(values[one]).all()]
+    for count in range(len(values) + 1):
+        first = [is_among_first(row, count, values, directions) for row in found]
+        assert first == [place < count for place in range(len(found))]
 
 
 def test_within_a_rank_the_order_spreads_out():

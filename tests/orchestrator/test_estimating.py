@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,16 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from search_space.errors import InputError
+from tests.architectures import tiny_model
 
 LARGE = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARETUNE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +54,34 @@ def test_a_model_that_fits_no_machine_here_is_estimated(folder: Path) -> None:
     assert by_name["full"]["needed"]["peak_memory_bytes"] > 4 * 2 * 6.6e9
     weights = 2 * data["backbone_parameters"]
     assert weights < by_name["head"]["needed"]["inference_memory_bytes"] < 1.2 * weights + 2**30
+
+
+def test_a_model_without_fused_attention_is_estimated(tmp_path: Path) -> None:
+    tiny_model("gemma2").config.save_pretrained(tmp_path)
+    data = estimated(tmp_path, "--batch", "2", "--length", "8")
+    assert not data["refused"]
+    assert data["candidates"]
+
+
+def test_every_method_is_told_at_a_small_its_usual_and_a_large_size(folder: Path) -> None:
+    """What fits in 16 GiB is a table over methods and ranks, cheapest first, with the references at its ends."""
+    data = estimated(folder, "--space", "default", "--within", "16GiB")
+    names = [one["candidate"] for one in data["candidates"]]
+    assert {"lora(r=1)", "lora", "lora(r=64)", "bitfit", "prefix_tuning", "vera(r=256)", "ia3"} <= set(names)
+    assert (names[0], names[-1]) == ("head", "full")
+    needed = [one["needed"]["peak_memory_bytes"] for one in data["candidates"]]
+    assert needed == sorted(needed)
+    assert [one["fits"] for one in data["candidates"]] == [one <= 16 * 2**30 for one in needed]
+    assert training(data, "lora(r=1)") < training(data, "lora") < training(data, "lora(r=64)")
+    assert not data["refused"]
+
+
+def test_a_second_answer_comes_from_the_table_of_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = estimated(folder, "--batch", "4")
+    monkeypatch.setattr("evaluators.tracing.trace", lambda *_: pytest.fail("traced again"))
+    assert estimated(folder, "--batch", "4", "--within", "16GiB")["candidates"] == [
+        one | {"fits": one["needed"]["peak_memory_bytes"] <= 16 * 2**30} for one in first["candidates"]
+    ]
 
 
 def test_quantisation_and_checkpointing_need_less(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from evaluators.score import Cost
-from orchestrator import feasibility, study
+from orchestrator import feasibility
 from orchestrator.feasibility import require_trainable
 from orchestrator.home import Home
 from orchestrator.preparation import Prepared, prepare
@@ -82,12 +82,8 @@ def test_what_needs_the_least_memory_is_looked_at(folder: Path, monkeypatch: pyt
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    monkeypatch.delenv("PARETUNE_STORAGE", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(study, "cluster", in_process.cluster)
-    monkeypatch.setattr(study, "run_jobs", in_process.run_jobs)
-    monkeypatch.setattr(study, "Recorder", in_process.NoRecorder)
-    monkeypatch.setattr(study, "pareto_files", lambda *_: {})
+    in_process.forget_settings(monkeypatch)
+    in_process.in_this_process(monkeypatch)
     return Home(tmp_path).create()
 
 

@@ -15,9 +15,9 @@ from orchestrator.front import limits_of
 from orchestrator.jobs import Job
 from orchestrator.preparation import Prepared
 from orchestrator.screening import MemoryFactor, foreseen
+from orchestrator.search_work import SearchWork
 from orchestrator.simulation import simulate
 from orchestrator.storage import IN_MEMORY, Storage
-from orchestrator.work import SearchWork
 from search_space.errors import SpecError
 from tests.orchestrator.made_up import make_spec, make_trial
 from tests.orchestrator.tables import space_of, spec_of, table_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,7 @@ def test_a_study_makes_them_of_what_its_finalists_leave(tmp_path: Path, monkeypa
     for name, double in (("cluster", in_process.cluster), ("run_jobs", in_process.run_jobs)):
         monkeypatch.setattr(study, name, double)
     monkeypatch.setattr(study, "Recorder", in_process.NoRecorder)
+    monkeypatch.setattr(study, "TracingProcess", nullcontext)
     given = {
         "name": "tiny",
         "model": {"name": str(tiny_folder(tmp_path / "model", num_labels=3)), "device": "cpu", "dtype": "float32"},

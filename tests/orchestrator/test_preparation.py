@@ -12,9 +12,12 @@ import torch
 from evaluators import attention, backbone
 from evaluators.costing import MetaCoster
 from evaluators.evaluation import EvaluatorSpec
+from evaluators.tracing import Subject
 from orchestrator.preparation import _coster, model_of, note_facts, prepare
 from orchestrator.spec import StudySpec, parse
 from orchestrator.storage import IN_MEMORY, Storage
+from search_space.errors import DataError, EmptySpaceError, TracingError
+from search_space.notation import parse as parse_notation
 from tests.evaluators.tiny import questions_file, tiny_folder
 from tests.orchestrator.tables import spec_of
 
@@ -69,6 +72,49 @@ def test_what_the_study_file_says_is_not_measured(folder: Path, monkeypatch: pyt
     assert (prepared.evaluator.model.attention, prepared.attention) == ("eager", None)
 
 
+class Apart:
+    """Stands for the process that traces, in this one."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.asked: list[Subject] = []
+
+    def start(self) -> None:
+        self.begun += 1
+
+    def of(self, subject: Subject) -> Any:
+        self.asked.append(subject)
+        return subject.build()
+
+
+def test_a_new_study_traces_in_the_process_that_it_began_and_the_next_one_reads(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, apart = spec(folder, attention="sdpa"), Apart()
+    first = prepare(one, tmp_path / "first", None, tmp_path / "tables", apart)  # type: ignore[arg-type]
+    assert apart.begun == 1
+    assert [(subject.dtype, subject.device) for subject in apart.asked] == [("float32", "cpu")]
+    cost = first.cost(first.space.first())
+    monkeypatch.setattr("evaluators.tracing.trace", lambda *_: pytest.fail("traced again"))
+    again = prepare(one, tmp_path / "first", None, tmp_path / "tables", apart)  # type: ignore[arg-type]
+    assert apart.begun == 1, "a study that goes on begins it when it needs it"
+    assert again.cost(first.space.first()) == cost
+    other = prepare(one, tmp_path / "other", None, tmp_path / "tables", apart)  # type: ignore[arg-type]
+    assert other.cost(first.space.first()) == cost
+
+
+def test_a_process_that_dies_over_every_candidate_ends_a_study_with_its_name(tmp_path: Path, folder: Path) -> None:
+    class Dead(Apart):
+        def of(self, subject: Subject) -> Any:
+            def died(*_: Any) -> Any:
+                raise TracingError("the process that traces was ended by SIGKILL")
+
+            return SimpleNamespace(layers=died, whole=died)
+
+    with pytest.raises(EmptySpaceError, match=r"(\d+) of \1: the process that traces was ended by SIGKILL"):
+        prepare(spec(folder, attention="sdpa"), tmp_path, process=Dead())  # type: ignore[arg-type]
+
+
 def test_memory_of_inference_is_for_the_longest_example_outside_of_test(folder: Path) -> None:
     """The limits decide what is tried, and nothing of the test split may."""
     one = spec(folder)
@@ -90,3 +136,14 @@ def test_a_study_about_latency_measures_it_at_the_first_rung(
     evaluator = prepare(spec_of(**{**given, "objectives": objectives}), tmp_path).evaluator
     assert evaluator.rung_latency is early
     assert EvaluatorSpec.from_json(evaluator.to_json()) == evaluator
+
+
+def test_texts_with_an_end_token_are_refused_where_the_model_reads_the_class_there(tmp_path: Path) -> None:
+    tiny_folder(tmp_path / "model", "t5", num_labels=3, eos_token_id=3)
+    asked = spec(tmp_path, attention="eager")
+    (tmp_path / "good").mkdir()
+    assert prepare(asked, tmp_path / "good").coster.cost(parse_notation("lora")).peak_memory_bytes
+    data = Path(asked.task.dataset)
+    data.write_text(data.read_text().replace("who ", "who [SEP] ", 1))
+    with pytest.raises(DataError, match="1 of 60 examples hold the end token"):
+        prepare(asked, tmp_path / "bad")

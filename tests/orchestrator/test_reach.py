@@ -222,6 +222,18 @@ def test_what_a_resumed_study_records_counts() -> None:
         assert fresh.goes_on(20, score(accuracy)) == resumed.goes_on(20, score(accuracy))
 
 
+def test_what_is_trained_again_after_it_had_ended_counts_once() -> None:
+    """A driver was killed between the last score of a trial and its end: the next one trains it anew."""
+    again, once = rungs(), rungs()
+    ended(again, (0.1, 0.9), first=7)
+    ended(again, (0.7, 0.9), (0.6, 0.9))
+    ended(again, (0.5, 0.8), first=7)
+    ended(once, (0.5, 0.8), first=7)
+    ended(once, (0.7, 0.9), (0.6, 0.9))
+    for at in range(100):
+        assert again.goes_on(0, score(at / 100)) == once.goes_on(0, score(at / 100))
+
+
 _COURSES = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), min_size=1, max_size=30)
 
 

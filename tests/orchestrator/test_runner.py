@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from calibration.spec import CalibrationSpec
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Score
 from evaluators.spec import ModelSpec, SyntheticSpec, TrainingSpec
-from evaluators.synthetic import SyntheticEvaluator, SyntheticRun
+from evaluators.synthetic import SyntheticCrew, SyntheticEvaluator, SyntheticRun
+from orchestrator import runner
 from orchestrator.jobs import Failure, Job, _cause_of, _describe, in_crews
 from orchestrator.runner import CandidateTrainable, _Jobs, _JobSearcher, _RungScheduler
 from search_space.candidate import Candidate
@@ -79,27 +81,53 @@ def crew_of(text: str = "lora", rungs: tuple[int, ...] = (90,)) -> Job:
 
 
 class Taking:
-    """Work that keeps what it is told."""
+    """Work that keeps what it is told, and stops jobs at given steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, **stops: int) -> None:
         self.scores: list[tuple[str, str, int]] = []
         self.ends: dict[str, Failure | None] = {}
+        self.stops = stops
 
     def on_score(self, job: Job, score: Score) -> bool:
         self.scores.append((job.key, score.split, score.seed))
-        return True
+        return self.stops.get(job.key.replace("/", "_")) != score.step
 
     def on_end(self, job: Job, failure: Failure | None) -> None:
+        assert job.key not in self.ends
         self.ends[job.key] = failure
 
 
-def settled(held: Job, report: dict[str, Any]) -> Taking:
-    work = Taking()
-    jobs = _Jobs(work, 10.0, {}, Path("/nowhere"))  # type: ignore[arg-type]
+class Blackboard:
+    """Stands for ray, as far as members of crews are stopped by it."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.stop = SimpleNamespace(remote=self.keys.append)
+        self.stopped = SimpleNamespace(remote=lambda keys: [key for key in keys if key in self.keys])
+
+    def get_actor(self, name: str) -> Blackboard:
+        assert name == "board"
+        return self
+
+    def get(self, answer: Any) -> Any:
+        return answer
+
+
+def settled(held: Job, one: CandidateTrainable, work: Taking | None = None) -> Taking:
+    """Train a crew as Ray Tune would, until it is settled."""
+    work = work or Taking()
+    jobs = _Jobs(work, 10.0, {}, Path("/nowhere"), "board")  # type: ignore[arg-type]
     jobs.held["t"] = (held, 0.0)
-    scheduler = _RungScheduler(jobs)
-    scheduler.on_trial_complete(None, SimpleNamespace(trial_id="t"), {"report": json.dumps(report), "done": True})
-    assert not jobs.held
+    scheduler, trial = _RungScheduler(jobs), SimpleNamespace(trial_id="t")
+    while jobs.held:
+        result = one.step()
+        if result["done"]:
+            scheduler.on_trial_complete(None, trial, result)
+            assert not jobs.held
+        else:
+            goes_on = scheduler.on_trial_result(None, trial, result) == TrialScheduler.CONTINUE
+            assert goes_on == bool(jobs.held)
+    assert not jobs.ended
     return work
 
 
@@ -115,16 +143,13 @@ def test_jobs_of_one_candidate_are_one_crew() -> None:
 
 def test_a_crew_is_trained_in_one_trial_and_each_reports() -> None:
     crew = crew_of()
-    (one,) = reports(actor(request(crew)))
-    assert one["done"]
-    work = settled(crew, json.loads(one["report"]))
+    work = settled(crew, actor(request(crew)))
     assert work.scores == [(f"finalists/{n}", split, n) for n in range(3) for split in ("validation", "test")]
     assert work.ends == dict.fromkeys(("finalists/0", "finalists/1", "finalists/2"))
 
 
 def test_what_fails_in_a_crew_fails_by_itself() -> None:
-    (one,) = reports(actor(request(crew_of(), lora="nan")))
-    ends = settled(crew_of(), json.loads(one["report"])).ends
+    ends = settled(crew_of(), actor(request(crew_of(), lora="nan"))).ends
     assert [failure and failure.cause for failure in ends.values()] == ["diverged"] * 3
 
 
@@ -149,13 +174,101 @@ def test_a_crew_that_memory_does_not_hold_is_trained_one_after_another(
         raise EvaluationError("out_of_memory", "too many")
 
     monkeypatch.setattr(SyntheticEvaluator, "start", started)
-    monkeypatch.setattr(SyntheticEvaluator, "train_together", full)
-    (one,) = reports(actor(request(crew_of())))
-    ends = settled(crew_of(), json.loads(one["report"])).ends
+    monkeypatch.setattr(SyntheticCrew, "train", full)
+    ends = settled(crew_of(), actor(request(crew_of()))).ends
     assert [failure and failure.cause for failure in ends.values()] == [
         "out_of_memory" if number in seeds else None for number in range(3)
     ]
     assert alive == [0, 1, 2, 0, 0, 0]
+
+
+RUNGS = (10, 30, 90)
+
+
+def told(monkeypatch: pytest.MonkeyPatch) -> Blackboard:
+    board = Blackboard()
+    monkeypatch.setattr(runner, "ray", board)
+    return board
+
+
+def on_board(job: Job, **faults: str) -> CandidateTrainable:
+    data = json.loads(request(job, **faults)["request"])
+    return actor({"request": json.dumps(data | {"board": "board"})})
+
+
+def test_each_member_of_a_crew_reports_at_its_rungs_and_may_be_stopped_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, crew = told(monkeypatch), crew_of(rungs=RUNGS)
+    advanced: list[tuple[int, int]] = []
+    advance = SyntheticRun.advance
+
+    def noted(self: SyntheticRun, step: int) -> Score:
+        advanced.append((self.seed, step))
+        return advance(self, step)
+
+    monkeypatch.setattr(SyntheticRun, "advance", noted)
+    work = settled(crew, on_board(crew), Taking(finalists_1=10))
+    assert advanced == [(0, 10), (1, 10), (2, 10), (0, 30), (2, 30), (0, 90), (2, 90)]
+    assert board.keys == ["finalists/1"]
+    assert work.ends == dict.fromkeys(("finalists/0", "finalists/1", "finalists/2"))
+    assert next(iter(work.ends)) == "finalists/1"
+
+
+def test_a_crew_ends_when_all_of_it_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch)
+    crew = crew_of(rungs=RUNGS)
+    work = settled(crew, on_board(crew), Taking(finalists_0=30, finalists_1=10, finalists_2=30))
+    assert list(work.ends) == ["finalists/1", "finalists/0", "finalists/2"]
+    assert [seed for _, _, seed in work.scores] == [0, 1, 2, 0, 2]
+
+
+def test_who_fails_in_a_crew_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch)
+    one, *mates = [job_of(text, key=f"search/{n}", rungs=RUNGS) for n, text in enumerate(("lora", "vera", "ia3"))]
+    crew = replace(one, mates=tuple(mates))
+    work = settled(crew, on_board(crew, vera="nan"))
+    assert {key: end and end.cause for key, end in work.ends.items()} == {
+        "search/0": None, "search/1": "diverged", "search/2": None
+    }  # fmt: skip
+
+
+def test_who_cannot_be_attached_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch)
+    start = SyntheticEvaluator.start
+
+    def refused(self: SyntheticEvaluator, candidate: Candidate, seed: int, accumulation: int | None = None) -> Any:
+        if seed == 1:
+            raise UnsupportedError("not on this model")
+        return start(self, candidate, seed, accumulation)
+
+    monkeypatch.setattr(SyntheticEvaluator, "start", refused)
+    crew = crew_of(rungs=RUNGS)
+    work = settled(crew, on_board(crew))
+    assert {key: end and end.cause for key, end in work.ends.items()} == {
+        "finalists/0": None, "finalists/1": "unsupported", "finalists/2": None
+    }  # fmt: skip
+
+
+def test_where_memory_runs_out_at_a_later_rung_each_goes_on_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch)
+    crew = crew_of(rungs=RUNGS)
+    gains: list[tuple[int, int, float | None]] = []
+
+    def full(_: SyntheticCrew, step: int) -> None:
+        if step == 30:
+            raise EvaluationError("out_of_memory", "too many")
+
+    class Noting(Taking):
+        def on_score(self, job: Job, score: Score) -> bool:
+            gains.append((score.seed, score.step, score.values.get("packing_gain")))
+            return super().on_score(job, score)
+
+    monkeypatch.setattr(SyntheticCrew, "train", full)
+    work = settled(crew, on_board(crew), Noting(finalists_1=30))
+    validated = [one for at, one in enumerate(gains) if work.scores[at][1] == "validation"]
+    assert validated == [
+        *((seed, 10, None) for seed in range(3)),
+        *((seed, step, 1.0) for seed, step in ((0, 30), (0, 90), (1, 30), (2, 30), (2, 90))),
+    ]
 
 
 def test_a_crew_whose_process_dies_is_settled_whole() -> None:

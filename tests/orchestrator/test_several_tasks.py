@@ -12,7 +12,6 @@ from mlflow.tracking import MlflowClient
 
 from evaluators.exported import load_exported, read_about
 from evaluators.score import METRICS
-from orchestrator import study
 from orchestrator.export.folder import Export, export
 from orchestrator.front import Front
 from orchestrator.home import Home
@@ -25,7 +24,7 @@ from search_space.errors import SpecError
 from tests.evaluators.tiny import tiny_folder
 from tests.evaluators.two_tasks import LENGTHS, task_of
 from tests.orchestrator import in_process
-from tests.orchestrator.in_process import NoRecorder, Watched, spec_of, store_of
+from tests.orchestrator.in_process import Watched, spec_of, store_of
 
 METHODS: dict[str, Any] = {"lora": {"r": [1, 2], "per_task": [False, True]}, "mtl_lora": {"r": [1]}, "poly": {"r": [1]}}
 
@@ -54,15 +53,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, Home
     )
     assert parse(spec.to_json()) == spec
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("PARETUNE_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-            patch.delenv(name, raising=False)
-        patch.setattr(study, "cluster", in_process.cluster)
-        patch.setattr(study, "run_jobs", in_process.run_jobs)
-        patch.setattr(study, "Recorder", NoRecorder)
-        patch.setattr(study, "pareto_files", lambda *_: {})
+        in_process.forget_settings(patch)
+        in_process.in_this_process(patch)
         home = Home(folder / "home").create()
         store = store_of(home, spec)
         return store, home, run_study(store, home, Watched())
+
+
+def test_their_memory_was_predicted_and_kept_for_the_next_study(finished: tuple[StudyStore, Home, Front]) -> None:
+    store, home, _ = finished
+    assert all(one.cost is not None and one.cost.peak_memory_bytes for one in store.trials())
+    assert list(home.tables().rglob("*.json"))
 
 
 def test_candidates_of_every_kind_of_sharing_were_trained(finished: tuple[StudyStore, Home, Front]) -> None:

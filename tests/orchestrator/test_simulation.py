@@ -16,6 +16,7 @@ import pytest
 from evaluators.synthetic import synthetic_params
 from evaluators.tabulated import Fault, Table, TabulatedEvaluator
 from orchestrator.dominance import non_dominated
+from orchestrator.front import front_of
 from orchestrator.simulation import TimedRun, simulate, simulate_with, tabulated
 from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
 from search_space.candidate import Candidate
@@ -274,6 +275,63 @@ def test_a_rung_knows_what_is_predicted_where_it_is_measured_at_the_end_only(tab
     trials = searched(Table(table.header, rows), objectives=objectives, budgets={"trials": 40})
     assert any(one.state == "partial" for one in trials)
     assert all("peak_memory_bytes" not in one.scores[0].values for one in trials)
+
+
+@pytest.mark.parametrize("sampler", ["random", "forest"])
+@pytest.mark.parametrize("rule", ["reach", "halving"])
+def test_through_faults_limits_and_drivers_that_are_killed_again_and_again(
+    table: Table, sampler: str, rule: str
+) -> None:
+    """Every driver is killed after some events, with four trials at once, until one comes to the end."""
+    latency = {row.candidate.sha256: float(at % 10) for at, row in enumerate(table.main())}
+    rows = {
+        key: replace(row, measured={**row.measured, "latency_ms": latency[row.candidate.sha256]})
+        for key, row in table.rows.items()
+    }
+    faults = {row.candidate.sha256: FAULTS[at % len(FAULTS)] for at, row in enumerate(table.main()[::4])}
+    search = {"sampler": sampler, "early_stopping": {"rule": rule, "grace": 2}}
+    budgets = {"trials": 30, "latency": "6ms", "trainable_params": 40_000, "trial_time": 1000}
+    spec = spec_of(search=search, budgets=budgets)
+    store = Storage(IN_MEMORY).create(spec)
+    trained: Counter[str] = Counter()
+    for lifetime in (5, 9, 14, 10_000):
+        ticks, settled = count(), {one.key for one in store.trials() if one.state != "running"}
+        simulate(
+            spec, space_of(spec), Table(table.header, rows), faults=faults, at_once=4,
+            store=StudyStore(store.storage, store.name), until=lambda life=lifetime, tick=ticks: next(tick) > life,
+        )  # fmt: skip
+        trained.update(one.key for one in store.trials() if one.key not in settled and one.state != "running")
+    trials = store.trials()
+    assert not [one for one in trials if one.state == "running"]
+    assert max(Counter(one.candidate.sha256 for one in trials).values()) == 1
+    assert set(trained.values()) == {1}
+    assert sum(one.state != "infeasible" for one in trials) == 30
+    assert len({one.cause for one in trials if one.state == "failed"}) > 3
+    complete = [one for one in trials if one.state == "complete"]
+    assert complete
+    assert all(one.steps == RUNGS[-1] and one.scores[-1]["latency_ms"] <= 6 for one in complete)
+    assert all(one.cost is not None and one.cost.trainable_params <= 40_000 for one in trials if one.scores)
+    over = [one for one in trials if one.scores and one.scores[0]["latency_ms"] > 6]
+    assert over
+    assert {one.steps for one in over} == {RUNGS[0]}
+    told = store.studies["search"].get_trials(deepcopy=False)
+    assert {one.number for one in told if one.values is not None} == {one.number for one in complete}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_three_objectives_make_a_front(table: Table, sampler: str) -> None:
+    rows = {
+        key: replace(row, measured={**row.measured, "latency_ms": 1.0 + at % 7})
+        for at, (key, row) in enumerate(table.rows.items())
+    }
+    objectives = [{"maximize": "accuracy"}, {"minimize": "trainable_params"}, {"minimize": "latency_ms"}]
+    given = {"search": {"sampler": sampler}, "objectives": objectives, "budgets": {"trials": 15}}
+    trials = searched(Table(table.header, rows), **given)
+    reference = {"accuracy": 1 / 6, "trainable_params": 1e6, "latency_ms": 100.0}
+    front = front_of(spec_of(**given), trials, {}, reference=reference)
+    assert front.hypervolume
+    assert {one.number for one in front.members} <= {one.number for one in trials if one.state == "complete"}
+    assert sum(one.origin == "forest" for one in trials) > 5 or sampler != "forest"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

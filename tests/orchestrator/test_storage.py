@@ -140,6 +140,16 @@ class StorageContract:
         assert stored.state == optuna_state
         assert stored.values == ([0.9, 100.0] if state == "complete" else None)
 
+    def test_what_is_measured_of_limits_is_kept_and_told_to_samplers(self, store: StudyStore, url: str) -> None:
+        number, _ = begin(store)
+        resumed = StudyStore(Storage(url), "demo")  # whose driver has asked for nothing yet
+        resumed.constrain(number, {"latency_ms": 0.25})
+        resumed.constrain(number, {"latency_ms": 0.5, "peak_memory_bytes": -0.1})
+        kept = {"predicted trainable_params": -0.5, "measured latency_ms": 0.25, "measured peak_memory_bytes": -0.1}
+        for study in (resumed._sampled, StudyStore(Storage(url), "demo").studies["search"]):
+            assert study is not None
+            assert study.get_trials()[number].constraints == kept
+
     def test_references_and_finalists_stand_apart(self, store: StudyStore, url: str) -> None:
         head = candidate_of("head")
         assert [store.add("references", head, None, 0, "head"), store.add("finalists", head, COST, 3, "5")] == [0, 0]

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import preparation, study, work
+from orchestrator import preparation, search_work, study
 from orchestrator.front import Front
 from orchestrator.home import Home
 from orchestrator.samplers import build_sampler
@@ -41,20 +41,15 @@ CAUSES = {"raise": "raised", "nan": "diverged", "oom": "out_of_memory", "exit": 
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """One home for all studies here: making its databases takes longer than a study."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("PARETUNE_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-            patch.delenv(name, raising=False)
+        in_process.forget_settings(patch)
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
         yield Home(tmp_path_factory.mktemp("home")).create()
 
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "cluster", in_process.cluster)
-    monkeypatch.setattr(study, "run_jobs", in_process.run_jobs)
-    # MLflow and the pictures have tests of their own, and take longer than all the rest
-    monkeypatch.setattr(study, "Recorder", in_process.NoRecorder)
-    monkeypatch.setattr(study, "pareto_files", lambda *_: {})
-    monkeypatch.setattr(work, "_MOST_REJECTED", 40)
+    in_process.in_this_process(monkeypatch)
+    monkeypatch.setattr(search_work, "_MOST_REJECTED", 40)
 
 
 def run(home: Home, name: str, watched: Watched | None = None, **given: Any) -> tuple[StudyStore, Front]:
@@ -113,8 +108,9 @@ class TestSearch:
             run_crew(works, evaluator, job)
 
         monkeypatch.setattr(in_process, "run_crew", counted)
-        together, _ = run(home, "together", resources={"together": 2})
-        alone, _ = run(home, "alone")
+        space = {"methods": {name: METHODS[name] for name in ("ia3", "bitfit", "vera")}, "hybrids": []}
+        together, _ = run(home, "together", resources={"together": 2}, space=space)
+        alone, _ = run(home, "alone", space=space)
         assert crews == [2, 2]
         assert [(one.origin, one.seed, one.state, one.scores, one.test) for one in together.trials("finalists")] == [
             (one.origin, one.seed, one.state, one.scores, one.test) for one in alone.trials("finalists")
@@ -409,7 +405,7 @@ class TestOnRay:
     def test_an_empty_space_is_the_users_error_through_ray_too(
         self, home: Home, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(work, "_MOST_REJECTED", 10)
+        monkeypatch.setattr(search_work, "_MOST_REJECTED", 10)
         monkeypatch.setattr(preparation, "_require_trainable", lambda *_: None)  # it would say so before
         with pytest.raises(EmptySpaceError, match="the nearest: over budget"):
             run(home, "ray-empty", budgets={"memory": 5}, search={"sampler": "random", "references": []})

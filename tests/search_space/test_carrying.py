@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from search_space.capability import why_not_setting
-from search_space.carrying import instead_of, require_carried
+from search_space.capability import CHECKS, why_not, why_not_setting
+from search_space.carrying import instead_of, require_carried, require_mergeable
 from search_space.errors import PlacementError, UnsupportedError
+from search_space.notation import parse
 from search_space.registry import method
 from search_space.space import bind, resolve
 from search_space.spec import SpaceSpec
@@ -89,6 +90,30 @@ def test_a_module_that_a_method_cannot_wrap_is_named_with_methods_that_can() -> 
 def test_others_are_of_the_same_family_first() -> None:
     assert instead_of(method("vera"), kind="conv1d").startswith("lora, ")
     assert all(method(name).family == "additive" for name in instead_of(method("prefix_tuning"), "t5").split(", "))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("prefix_tuning", "it is not in the weights"),
+        ("serial_adapter", "what it computes is not a change of the backbone's weights"),
+        ("lily", "This method is not supported for Lily"),
+        ("lora(per_task=true)", "what it adds turns with the task"),
+        ("mtl_lora", "what it adds turns with the task"),
+    ],
+)
+def test_what_is_no_change_of_the_weights_is_not_merged_and_what_is_can(text: str, reason: str) -> None:
+    (part,) = parse(text).parts
+    with pytest.raises(UnsupportedError, match=f"cannot be merged into the weights of bert: .*{reason}") as refused:
+        require_mergeable(part, "bert")
+    named = str(refused.value).removesuffix(" can").rpartition("; ")[2].split(", ")
+    assert named
+    assert all(not why_not(name, check, "bert") for name in named for check in CHECKS)
+
+
+def test_what_merges_is_let_through() -> None:
+    for text in ("lora", "ia3", "bitfit", "full", "head"):
+        require_mergeable(parse(text).parts[0], "bert")
 
 
 def test_a_placement_that_matches_nothing_is_refused_with_what_there_is() -> None:

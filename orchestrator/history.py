@@ -1,0 +1,100 @@
+"""What the trials of a search tell a sampler, added up once for those that are settled.
+
+A sampler that learns is asked before each trial. What it needs of all trials (who was trained to the end, what was
+gained between rungs) would be read again each time, which takes a time that grows with the study. Trials that are
+settled do not change, so those that the list of trials begins with are read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.growing import Rows
+from orchestrator.storage import Trial
+
+
+@dataclass
+class Told:
+    """What trials tell.
+
+    Attributes:
+        learnt: Trials with a score and a cost, in order.
+        running: Those of them that run.
+        reached: Objectives of those that were trained to the end and keep every limit, shape [trials, objectives].
+        gains: By metric and fidelity what those that were trained to the end gained from there on, in order.
+        least: By metric the least value above 0 of any last score.
+    """
+
+    learnt: list[Trial]
+    running: list[Trial]
+    reached: Rows
+    gains: dict[str, dict[float, Rows]]
+    least: dict[str, float]
+
+    def means(self, metric: str) -> dict[float, float]:
+        """Return the mean gain in a metric from each fidelity to the end."""
+        return {fidelity: float(rows.values.mean()) for fidelity, rows in self.gains[metric].items()}
+
+
+@dataclass
+class History:
+    """Reads trials.
+
+    Attributes:
+        objectives: Names of the objectives.
+        metrics: Names of all metrics that are asked for, the objectives among them.
+        keeps: Whether a trial that was trained to the end keeps every limit.
+    """
+
+    objectives: Sequence[str]
+    metrics: Sequence[str]
+    keeps: Callable[[Trial], bool]
+    _read: list[Trial] = field(default_factory=list)
+    _told: Told | None = None
+
+    def of(self, trials: Sequence[Trial]) -> Told:
+        """Return what trials tell, in their order."""
+        if self._told is None or self._read != trials[: len(self._read)]:  # lists of the same objects, so this is fast
+            self._read, self._told = [], self._nothing()
+        for one in trials[len(self._read) :]:
+            if one.state == "running":
+                break
+            self._read.append(one)
+            self._take(self._told, one)
+        told = _copied(self._told)
+        for one in trials[len(self._read) :]:
+            self._take(told, one)
+        return told
+
+    def _nothing(self) -> Told:
+        return Told([], [], Rows(len(self.objectives)), {metric: {} for metric in self.metrics}, {})
+
+    def _take(self, told: Told, trial: Trial) -> None:
+        if not trial.scores or trial.cost is None:
+            return
+        told.learnt.append(trial)
+        last = trial.scores[-1]
+        for metric in self.metrics:
+            if (value := last.values.get(metric, 0.0)) > 0:
+                told.least[metric] = min(value, told.least.get(metric, value))
+        if trial.state == "running":
+            told.running.append(trial)
+        if last.full:
+            add_gains(told.gains, trial)
+        if trial.state == "complete" and self.keeps(trial):
+            told.reached.append(*(last[metric] for metric in self.objectives))
+
+
+def add_gains(gains: dict[str, dict[float, Rows]], trial: Trial) -> None:
+    """Add what a trial that was trained to the end gained from each of its rungs on, by metric and fidelity."""
+    end = trial.scores[-1].values
+    for metric, found in gains.items():
+        for score in trial.scores if metric in end else ():
+            if metric in score.values:
+                found.setdefault(score.fidelity, Rows(1)).append(end[metric] - score.values[metric])
+
+
+def _copied(told: Told) -> Told:
+    gains = {metric: {at: rows.copy() for at, rows in found.items()} for metric, found in told.gains.items()}
+    return Told([*told.learnt], [*told.running], told.reached.copy(), gains, dict(told.least))
