@@ -1,22 +1,32 @@
-"""How asking and telling grow with the number of trials that a study holds.
+"""How asking and telling grow with the number of trials that a study holds, and which part of them grows.
 
     python -m benchmarks.scale [--quick] [--most 10000] [--samplers tpe random forest]
 
-A study in SQLite with made-up scores and no training, run by what runs every study (`SearchWork`): between two marks
-candidates are drawn, screened, written, looked at on their rungs, stopped or not, and told. What is timed is one trial
-from its ask to its end, those rejected before it included: the median of those up to each mark. Samplers take turns at
-each mark.
+A study in SQLite with made-up scores and no training, run by what runs every study (`SearchWork`). Candidates are
+drawn, screened, written, looked at on their rungs, stopped or not, and told. It is filled by random draws up to each
+mark. There every sampler goes on with a copy of it, as with a study that is resumed, and after some trials that are not
+counted, the next ones are timed: from the ask to the end, those rejected before included.
+
+What is told is the processor time of the process, which other work on the machine changes little; what the clock said
+is in the results too. The parts are those of the same trials, the mean of each; an exponent is the slope of its
+logarithm over that of the number of trials, from 500 trials on.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import statistics
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.report import write
 from evaluators.evaluation import EvaluatorSpec
@@ -25,50 +35,99 @@ from evaluators.synthetic import SyntheticCoster, synthetic_params
 from orchestrator.preparation import Prepared
 from orchestrator.proposals import FOREST
 from orchestrator.rungs import rungs_of
+from orchestrator.search_work import SearchWork
 from orchestrator.simulation import Unwatched
 from orchestrator.spec import SearchSpec, StudySpec, parse
-from orchestrator.storage import Storage
-from orchestrator.work import Bench, SearchWork, Stop
+from orchestrator.storage import Storage, StudyStore
+from orchestrator.work import Bench, Stop
 from search_space.candidate import Candidate
 from search_space.space import bind
 
 GOAL_MS, GOAL_TRIALS = 100.0, 2000
 STEPS = 90
+PARTS = ("proposal", "draw", "storage", "rungs", "the rest")
+"""What a model promises; what a sampler draws, brought within the budgets; writing; early stopping; screening."""
+_STUDY = "scale"
 _MARKS = (100, 200, 500, 1000, 2000, 5000, 10_000)
-_AROUND = 15
+_GROWING_FROM = 500
+_UNCOUNTED, _TIMED = 3, 20
+_ALONE = 1.2
+"""How many times the processor's time the clock may say where nothing else runs."""
 
 
 class Side:
-    """One sampler's study, its jobs ended as soon as they begin."""
+    """A study with one sampler, its jobs ended as soon as they begin.
 
-    def __init__(self, sampler: str, folder: str) -> None:
-        spec = _spec(sampler)
-        store = Storage(f"sqlite:///{Path(folder) / sampler}.db").create(spec)
-        coster = SyntheticCoster()
+    Attributes:
+        processor: Milliseconds of each trial, of the processor.
+        clock: The same by the clock.
+        parts: Milliseconds of the processor for each part, of all trials together.
+    """
+
+    def __init__(self, store: StudyStore, folder: Path) -> None:
+        spec, coster = store.spec, SyntheticCoster()
         space, limits = bind(spec.space, coster.anatomy), spec.budgets.limits(coster.parameters)
         evaluator = EvaluatorSpec(spec.model, spec.training, spec.calibration, "", STEPS)
         prepared = Prepared(space, coster, limits, evaluator, ("a", "b"))
-        bench = Bench(store, prepared, Path(folder), Unwatched(), Stop(store, None, 0.0), lambda _trial: None)
+        bench = Bench(store, prepared, folder, Unwatched(), Stop(store, None, 0.0), lambda _trial: None)
         self.work = SearchWork(bench, [], rungs_of(spec.search.early_stopping, spec.objectives, STEPS))
-        self.trials = 0
+        self._counting = False
+        self._forget()
+        self._watch(self.work._proposals, "proposal", "propose")
+        self._watch(store, "draw", "ask")
+        self._watch(store, "storage", "start", "report", "constrain", "finish")
+        self._watch(self.work.rungs, "rungs", "goes_on", "record")
 
-    def grow(self, trials: int) -> list[float]:
-        """Run trials until there are so many. Returns the milliseconds of the last ones."""
-        spent = []
-        while self.trials < trials:
-            spent.append(self._trial())
+    def run(self, trials: int) -> None:
+        """Run so many trials, all of which count."""
+        for _ in range(trials):
+            self._trial()
+
+    def timed(self) -> dict[str, Any]:
+        """Run some trials that do not count, then those that do. Returns their times as JSON data."""
+        self.run(_UNCOUNTED)
+        self._forget()
+        self.run(_TIMED)
         self._check()
-        return spent[-_AROUND:]
+        parts = {name: self.parts[name] / _TIMED for name in PARTS}
+        return {
+            "processor": statistics.median(self.processor),
+            "clock": statistics.median(self.clock),
+            "parts": {**parts, PARTS[-1]: statistics.mean(self.processor) - sum(parts.values())},
+        }
+
+    def _forget(self) -> None:
+        self.processor: list[float] = []
+        self.clock: list[float] = []
+        self.parts: dict[str, float] = defaultdict(float)
+
+    def _watch(self, owner: object, part: str, *methods: str) -> None:
+        for name in methods:
+            setattr(owner, name, self._counted(part, getattr(owner, name)))
+
+    def _counted(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(call)
+        def counted(*given: Any, **named: Any) -> Any:
+            if self._counting:  # what a part does of another one is its own
+                return call(*given, **named)
+            began, self._counting = time.process_time(), True
+            try:
+                return call(*given, **named)
+            finally:
+                self.parts[part] += 1e3 * (time.process_time() - began)
+                self._counting = False
+
+        return counted
 
     def _check(self) -> None:
         """Refuse to tell the time of random draws as that of the forest."""
         store = self.work.bench.store
-        origins = [one.origin for one in store.trials()[-_AROUND:]]
+        origins = [one.origin for one in store.trials()[-_TIMED:]]
         if store.spec.search.sampler == FOREST and 2 * origins.count(FOREST) < len(origins):
             raise RuntimeError(f"of the last {len(origins)} trials the forest proposed {origins.count(FOREST)}")
 
-    def _trial(self) -> float:
-        began = time.perf_counter()
+    def _trial(self) -> None:
+        began, on_the_clock = time.process_time(), time.perf_counter()
         job = self.work.next_job()
         if job is None:
             raise RuntimeError("the space is used up")
@@ -76,8 +135,8 @@ class Side:
             if not self.work.on_score(job, _score(job.candidate, step)):
                 break
         self.work.on_end(job, None)
-        self.trials += 1
-        return 1e3 * (time.perf_counter() - began)
+        self.processor.append(1e3 * (time.process_time() - began))
+        self.clock.append(1e3 * (time.perf_counter() - on_the_clock))
 
 
 def main() -> None:
@@ -87,18 +146,42 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=["tpe", "random", "forest"])
     given = parser.parse_args()
     most = 500 if given.quick else given.most
+    found = measured([one for one in _MARKS if one <= most], given.samplers)
+    write("scale", _result(found), markdown(found))
+
+
+def measured(marks: Sequence[int], samplers: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return the times of each sampler at each mark."""
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in samplers}
     with tempfile.TemporaryDirectory() as folder:
-        sides = {name: Side(name, folder) for name in given.samplers}
-        times: dict[str, dict[int, list[float]]] = {name: {} for name in sides}
-        for mark in (one for one in _MARKS if one <= most):
-            for name, side in sides.items():
-                times[name][mark] = side.grow(mark)
-                print(f"{name:10} {mark:6,} trials: {statistics.median(times[name][mark]):7.1f} ms a trial", flush=True)
-    write("scale", _result(times), _markdown(times))
+        at = Path(folder)
+        filled = Side(Storage(_url(at / "filled.db")).create(_spec("random")), at)
+        for mark in marks:
+            filled.run(mark - len(filled.work._known))
+            for name in samplers:
+                found[name][mark] = Side(_copied(at, name), at).timed()
+                print(f"{name:10} {mark:6,} trials: {found[name][mark]['processor']:7.1f} ms a trial", flush=True)
+    return found
+
+
+def _copied(folder: Path, sampler: str) -> StudyStore:
+    """Return a copy of the study that is filled, with another sampler."""
+    path = folder / f"{sampler}.db"
+    for old in folder.glob(f"{path.name}*"):
+        old.unlink()
+    for part in folder.glob("filled.db*"):
+        shutil.copyfile(part, folder / part.name.replace("filled", sampler))
+    store, spec = StudyStore(Storage(_url(path)), _STUDY), _spec(sampler)
+    store.studies["search"].set_user_attr("paretune", {"spec": spec.to_json(), "sha256": spec.sha256})
+    return store
+
+
+def _url(path: Path) -> str:
+    return f"sqlite:///{path}"
 
 
 def _spec(sampler: str) -> StudySpec:
-    data = {"name": f"scale-{sampler}", "model": "-", "task": "-", "synthetic": {}, "training": {"steps": STEPS}}
+    data = {"name": _STUDY, "model": "-", "task": "-", "synthetic": {}, "training": {"steps": STEPS}}
     budgets = {"trials": 1_000_000, "trainable_params": "5%", "memory": "1GiB"}
     return parse({**data, "budgets": budgets, "search": {"sampler": sampler}})
 
@@ -115,29 +198,65 @@ def _score(candidate: Candidate, step: int) -> Score:
     return Score(values, step, step / STEPS, "validation", 0)
 
 
-def _result(times: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
-    medians = {name: {str(mark): statistics.median(one) for mark, one in by.items()} for name, by in times.items()}
-    return {"milliseconds_per_trial": medians, "goal": {"milliseconds": GOAL_MS, "trials": GOAL_TRIALS}}
+def exponent(times: Mapping[int, float]) -> float | None:
+    """Return how a time grows with the number of trials: as this power of it. None where too few were measured."""
+    counted = {mark: one for mark, one in times.items() if mark >= _GROWING_FROM}
+    if len(counted) < 2:
+        return None
+    return float(np.polyfit(np.log(list(counted)), np.log(np.maximum(list(counted.values()), 1e-3)), 1)[0])
 
 
-def _markdown(times: dict[str, dict[int, list[float]]]) -> str:
-    marks = sorted({mark for by in times.values() for mark in by})
-    lines = ["## Scale: asking and telling", "", "| sampler | " + " | ".join(f"{mark:,}" for mark in marks) + " |"]
-    lines.append("|---" * (len(marks) + 1) + "|")
-    for name, by in times.items():
-        lines.append(f"| {name} | " + " | ".join(f"{statistics.median(by[mark]):.1f}" for mark in marks) + " |")
+def _result(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
+    goal = {"milliseconds": GOAL_MS, "trials": GOAL_TRIALS}
+    by_name = {name: {str(mark): one for mark, one in marks.items()} for name, marks in found.items()}
+    return {"milliseconds_per_trial": by_name, "goal": goal}
+
+
+def markdown(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """Return the section of the results."""
+    marks = sorted({mark for by in found.values() for mark in by})
+    times = {name: {mark: float(one["processor"]) for mark, one in by.items()} for name, by in found.items()}
+    lines = ["## Scale: asking and telling", "", *_head(["sampler", *(f"{mark:,}" for mark in marks), "grows as"])]
+    lines += [_line([name, *(f"{by[mark]:.1f}" for mark in marks), _power(by)]) for name, by in times.items()]
     lines += [
         "",
-        "Milliseconds of one trial in a study (draw, screen, write, rungs, tell) by its trials so far, medians.",
+        f"Milliseconds of the processor for one trial in a study (draw, screen, write, rungs, tell) by its trials so "
+        f"far, medians of {_TIMED}. Grows as: from {_GROWING_FROM} trials on, as this power of their number.",
     ]
     default = SearchSpec().sampler
-    at_goal = times.get(default, {}).get(GOAL_TRIALS)
-    if at_goal:
-        verdict = "reached" if statistics.median(at_goal) <= GOAL_MS else "not reached"
+    if at_goal := times.get(default, {}).get(GOAL_TRIALS):
+        verdict = "reached" if at_goal <= GOAL_MS else "not reached"
         lines.append(
             f"Goal for the default, {default}: at most {GOAL_MS:.0f} ms at {GOAL_TRIALS:,} trials: **{verdict}**."
         )
+    waited = statistics.median(one["clock"] / one["processor"] for by in found.values() for one in by.values())
+    if waited > _ALONE:
+        lines.append(f"By the clock it took {waited:.1f} times as long: other work ran on the machine.")
+    lines += ["", f"What bounds it: the parts at {marks[-1]:,} trials, and the power that each grows as.", ""]
+    lines += _head(["sampler", *PARTS])
+    for name, by in found.items():
+        parts = [{mark: float(one["parts"][part]) for mark, one in by.items()} for part in PARTS]
+        lines.append(_line([name, *(f"{one[marks[-1]]:.1f} ({_power(one)})" for one in parts)]))
+    lines += [
+        "",
+        "The forest fits 64 trees to its last 800 trials, which is most of its proposal and then grows no more. TPE "
+        "weighs all trials for each parameter that it draws. About half of what grows in the rest is the factor on "
+        "predicted memory, a quantile over all trials.",
+    ]
     return "\n".join(lines)
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(names), "|---" * len(names) + "|"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _power(times: Mapping[int, float]) -> str:
+    found = exponent(times)
+    return "–" if found is None else f"n^{found:.2f}"
 
 
 if __name__ == "__main__":

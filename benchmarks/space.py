@@ -77,7 +77,7 @@ def sampling(rounds: int, each: int) -> dict[str, Any]:
     rows = []
     for preset in PRESETS:
         space = bind(SpaceSpec(preset=preset), anatomy)
-        tally = Tally(lambda candidate: counter.count(candidate).trainable_params, anatomy)
+        tally = Tally(counter.trainable_params, anatomy)
         for share in SHARES:
             row = {"preset": preset, "share": share, "space_size": str(space.size)}
             rows.append(row | _drawn(space, tally, share * backbone, rounds, each))

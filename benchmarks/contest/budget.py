@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.contest.arena import Arena, Finished, trained_by
 from benchmarks.contest.contests import Contest
 from benchmarks.contest.measures import interval
-from benchmarks.contest.searches import BASELINE, OURS
+from benchmarks.contest.searches import BASELINE, BOUND, OURS
 
 GOAL = 1 / 4
 """Share of random's trainings: 25 of 100."""
@@ -112,6 +112,11 @@ def _verdict(data: Mapping[str, Any], few: str) -> str:
         if data["bound"] > GOAL * data["trainings"]
         else ""
     )
+    if BOUND in data["searches"]:
+        median, low, high = (_trainings(one, data["trainings"]) for one in data["searches"][BOUND]["needed"])
+        beyond += (
+            f" One who knows how every other candidate ends (*{BOUND}*) is there after {median} [{low} to {high}]."
+        )
     _, worst, best = data["searches"][OURS]["test_early_less_random_end"]
     on_test = "better than" if worst > 0 else "worse than" if best < 0 else "tied with"
     return (

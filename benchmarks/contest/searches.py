@@ -8,37 +8,40 @@ import optuna
 
 from benchmarks.contest.arena import Search
 from benchmarks.contest.autopeft import autopeft
+from benchmarks.contest.informed import informed
 from benchmarks.contest.others import moasha, ray_tune, with_optuna
-from benchmarks.contest.ours import BEST, product
+from benchmarks.contest.ours import BEST, FRONT, product
+
+OURS = "forest, early stopping"
+RIVAL = "AutoPEFT"
+BASELINE = "random"
+BOUND = "all others known"
+"""No search: one that knows how every other candidate ends, to tell what bounds those that learn."""
 
 SEARCHES: Mapping[str, Search] = {
-    "forest, early stopping": product("forest", 3),
+    OURS: product("forest", 3),
     "forest": product("forest", 1),
     "TPE, early stopping": product("tpe", 3),
     "random, early stopping": product("random", 3),
-    "random": with_optuna(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
+    BASELINE: with_optuna(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
     "Optuna MO-TPE": with_optuna(lambda seed: optuna.samplers.TPESampler(seed=seed)),
     "Optuna NSGA-II": with_optuna(lambda seed: optuna.samplers.NSGAIISampler(population_size=12, seed=seed)),
     "Optuna GP": with_optuna(lambda seed: optuna.samplers.GPSampler(seed=seed)),
     "Ray Tune OptunaSearch + ASHA": ray_tune,
     "Syne Tune MOASHA": moasha,
-    "AutoPEFT": autopeft,
+    RIVAL: autopeft,
+    BOUND: informed(3, FRONT),
 }
-"""The first four are studies of Paretune; the others are what users would write, and AutoPEFT's algorithm."""
+"""The first four are studies of Paretune; then what users would write, AutoPEFT's algorithm, and the bound."""
 
-IN_OWN_SPACE: Mapping[str, Search] = {
-    name: SEARCHES[name] for name in ("forest, early stopping", "forest", "random", "AutoPEFT")
-}
+IN_OWN_SPACE: Mapping[str, Search] = {name: SEARCHES[name] for name in (OURS, "forest", BASELINE, RIVAL, BOUND)}
 """In AutoPEFT's own space."""
 
 UNDER_BUDGET: Mapping[str, Search] = {
-    "forest, early stopping": product("forest", 3, BEST),
+    OURS: product("forest", 3, BEST),
     "forest": product("forest", 1, BEST),
     "TPE, early stopping": product("tpe", 3, BEST),
-    "random": SEARCHES["random"],
+    BASELINE: SEARCHES[BASELINE],
+    BOUND: informed(3, BEST),
 }
 """For the best accuracy under a budget of parameters; all of them see only what is within it."""
-
-OURS = "forest, early stopping"
-RIVAL = "AutoPEFT"
-BASELINE = "random"

@@ -17,7 +17,7 @@ from benchmarks.contest.arena import Arena, Finished
 from benchmarks.contest.contests import Contest, contests
 from benchmarks.contest.journal import Entry, digest, read, write
 from benchmarks.contest.measures import course_of, interval, reached, said, said_share, spread, steps_to
-from benchmarks.contest.searches import SEARCHES, UNDER_BUDGET
+from benchmarks.contest.searches import BASELINE, BOUND, OURS, RIVAL, SEARCHES, UNDER_BUDGET
 from benchmarks.table.baselines import BASELINES, baselines
 from evaluators.score import Cost
 from evaluators.tabulated import Row, Table
@@ -58,6 +58,14 @@ def test_the_default_search_finds_what_is_in_the_journal(name: str) -> None:
     entry = known[contest.arena.name, digest(contest.arena), name, 0, contest.steps]
     found = contest.searches[name](contest.arena, contest.steps, 0)
     assert tuple((one.at, one.row.candidate.sha256) for one in found) == tuple(map(tuple, entry.found))
+
+
+def test_who_knows_how_all_others_end_is_sooner_than_chance(arena: Arena) -> None:
+    courses = [
+        [course_of(arena, SEARCHES[name](arena, STEPS, seed), STEPS).volumes.mean() for seed in range(4)]
+        for name in (BOUND, BASELINE)
+    ]
+    assert np.mean(courses[0]) > np.mean(courses[1])
 
 
 def test_the_whole_table_is_one(arena: Arena) -> None:
@@ -253,7 +261,7 @@ def test_a_report_tells_every_contest_and_what_is_missing(
     written: dict[str, str] = {}
     journal = tmp_path / "journal.jsonl"
     for one in (front, under_budget):
-        for at, name in enumerate(("random", "forest, early stopping")):
+        for at, name in enumerate((BASELINE, OURS, RIVAL, BOUND)):
             rows = one.arena.rows[at : at + 12]
             found = tuple(((place + 1) * one.arena.full, row.candidate.sha256) for place, row in enumerate(rows))
             write(Entry(one.arena.name, digest(one.arena), name, 0, one.steps, found), journal)
@@ -270,6 +278,9 @@ def test_a_report_tells_every_contest_and_what_is_missing(
         "| where this one ends | hypervolume | forest, early stopping is there after | seeds that never are |" in text
     )
     assert re.search(r"\| random \| 0\.\d{3} \| (never|\d\.\d\d) \[-\] \| [01] \|", text)
+    assert f"*{BOUND}* gets there in" in text
+    assert f"| {BOUND} | 0." not in text  # nobody has to be where it ends
+    assert f"(*{BOUND}*) is there after" in text
     assert "### trec: the best under a budget" in text
     assert "**At most 2.0% of the parameters**" in text
     assert "Not all baselines are trained yet" in text

@@ -1,0 +1,73 @@
+"""What bounds a search that learns from what it tried: one that knows before it begins how all others end.
+
+For each candidate a forest like the product's is fitted to all others of the table, trained to their ends: more than a
+search can have seen before the candidate is its last. Candidates are tried in the order of what they are expected to
+add to what was trained by then, and stopped early by the product's rule. What takes this search long is not to be told
+from a candidate's numbers, however many others were trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from benchmarks.contest.arena import Arena, Finished, Search
+from evaluators.tabulated import Row
+from orchestrator.dominance import FloatArray
+from orchestrator.rungs import rungs_of
+from orchestrator.samplers.forest import Box, Option, expected_gains, outcomes
+from orchestrator.scales import scale_of
+from orchestrator.spec import EarlyStopping, Objective
+from orchestrator.trees import Columns, fitted
+
+_TREES = 64
+
+
+def informed(rungs: int, objectives: Sequence[Mapping[str, str]]) -> Search:
+    """Return that search: for the front of accuracy over parameters, or for the best accuracy alone."""
+    looks = [Objective.model_validate(one) for one in objectives]
+
+    def run(arena: Arena, steps: int, seed: int) -> list[Finished]:
+        rows = [row for row in arena.rows if not row.cause]
+        layers = arena.space.anatomy.n_layers
+        options = [Option.of(row.candidate, layers, {"trainable_params": row.cost.trainable_params}) for row in rows]
+        promised = _promised(options, arena.values(rows)[:, 0], seed, len(looks))
+        box = Box(looks, {"accuracy": 1.0 / arena.classes, "trainable_params": float(arena.limit)}, {})
+        stopping = rungs_of(EarlyStopping(rungs=rungs), looks, arena.full)
+        waiting, found, spent = list(range(len(rows))), list[Finished](), 0
+        while waiting and spent < steps:
+            front = box.front(_reached(arena, [one.row for one in found])[:, : len(looks)])
+            some = [options[at] for at in waiting]
+            gains = expected_gains(box, some, {"accuracy": promised[:, waiting]}, front)
+            at, before = waiting.pop(int(np.argmax(gains))), 0
+            for rung, step in enumerate(stopping.steps):
+                spent, before = spent + step - before, step
+                score = arena.table.score(rows[at], rung, "validation")
+                goes_on = stopping.goes_on(at, score)
+                if score.full and spent <= steps:
+                    found.append(Finished(spent, rows[at]))
+                if not goes_on:
+                    break
+        return found
+
+    return run
+
+
+def _promised(options: Sequence[Option], accuracy: FloatArray, seed: int, objectives: int) -> FloatArray:
+    """Return the accuracies that each option may come to by what all others came to, shape [outcomes, options]."""
+    numbers = [one.numbers for one in options]
+    columns = Columns(numbers).matrix(numbers)
+    found = []
+    for at in range(len(options)):
+        others = np.arange(len(options)) != at
+        scale = scale_of(accuracy[others], objectives)
+        trees = fitted(columns[others], scale.of(accuracy[others]), seed * len(options) + at, _TREES)
+        found.append(scale.back(outcomes(trees, columns[at : at + 1], seed)[:, 0]))
+    return np.stack(found, axis=1)
+
+
+def _reached(arena: Arena, rows: Sequence[Row]) -> FloatArray:
+    """Return accuracy and trainable parameters of rows, shape [rows, 2]."""
+    sizes = np.array([row.cost.trainable_params for row in rows], dtype=np.float64)
+    return np.column_stack([arena.values(rows)[:, 0], sizes])
