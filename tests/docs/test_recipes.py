@@ -15,9 +15,9 @@ import transformers
 
 import search_space.methods
 from evaluators.attach import attach
-from evaluators.capabilities import train
 from evaluators.costing import MetaCoster
 from evaluators.memory import Load
+from evaluators.probing import train
 from evaluators.spec import ModelSpec
 from evaluators.specimens import tiny
 from orchestrator.cli.dry_run import RandomChooser
@@ -75,7 +75,7 @@ def test_a_method_is_added_by_one_file(added: Method) -> None:
 
 TRIED = """
 import sys
-from evaluators.capabilities import probe_method
+from evaluators.probing import probe_method
 from evaluators.tuners.registration import TUNERS
 name = sys.argv[1]
 assert name in [one for one, *_ in TUNERS]
