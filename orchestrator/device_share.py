@@ -89,7 +89,7 @@ def _has_weights(candidate: Candidate) -> bool:
 
 def _drawn(spec: StudySpec, prepared: Prepared) -> Iterator[Candidate]:
     fitting = prepared.fitting(spec.search.seed)
-    yield prepared.space.first()
+    yield prepared.space.usual()
     yield from (one for _ in range(_LOOKS) if (one := fitting.draw()) is not None)
 
 

@@ -86,7 +86,7 @@ def require_trainable(
 
 def _looked_at(space: Space, fitting: Fitting) -> Iterator[Candidate]:
     """Yield the first candidate, a few draws, the smallest forms, and more draws."""
-    yield space.first()
+    yield space.usual()
     chooser = RandomChooser(0)
     for _ in range(_LEAST_DRAWS):
         yield fitting.draw() or space.draw(chooser)

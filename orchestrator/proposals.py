@@ -48,13 +48,17 @@ class Proposals:
             trials: What was tried so far, in order.
             taken: Identities that were tried or rejected.
         """
-        if number == 0:
-            return Beginning(self.prepared.space.first(), "")
+        if number == 0 and (lora := self.prepared.space.plain_lora()) is not None:
+            return Beginning(lora, "")
         free = [one for one in self.beginnings if one.candidate.sha256 not in taken]
         for source in dict.fromkeys(one.source for one in free):
             if not mistrusted(source, trials, self.spec.objectives, self.prepared.limits):
                 return next(one for one in free if one.source == source)
-        if self.spec.search.sampler != "forest" or number < self.spec.search.startup_trials:
+        if self.spec.search.sampler != "forest":
+            return None
+        if number == 0:
+            return self._cheapest(taken)
+        if number < self.spec.search.startup_trials:
             return None
         return self._promised([one for one in self._pool(number) if one[0].sha256 not in taken], number, trials)
 
@@ -90,6 +94,19 @@ class Proposals:
         promised = (pool[at][0] for at in ranked)
         best = next((one for one in promised if self.prepared.affordable(one) is not None), None)
         return None if best is None else Beginning(best, FOREST)
+
+    def _cheapest(self, taken: Collection[str]) -> Beginning | None:
+        """Return the cheapest of the pool, by the study's first cost; None where no objective is known before training.
+
+        Whatever it scores, it is on the front of what the pool holds.
+        """
+        cost = next((one.metric for one in self.spec.objectives if one.metric in {_COUNTED, *self._foretold}), None)
+        if cost is None:
+            return None
+        pool = [one for one in self._pool(0) if one[0].sha256 not in taken]
+        from_cheap_on = (one for one, _ in sorted(pool, key=lambda pair: pair[1].costs[cost]))
+        cheapest = next((one for one in from_cheap_on if self.prepared.affordable(one) is not None), None)
+        return None if cheapest is None else Beginning(cheapest, "")
 
     @cached_property
     def _forest(self) -> Forest:

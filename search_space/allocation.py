@@ -58,7 +58,7 @@ def allocate(space: Space, tally: Tally, worth: Worth, most: float, seed: int) -
     best = max((own.draw(_Changed({}, random)) for _ in range(_DRAWS)), key=value_of)
     for _ in range(_CHANGES):
         best = max(best, own.draw(_Changed(own.encode(best), random)), key=value_of)
-    for name, usual in own.encode(own.first()).items():
+    for name, usual in own.encode(own.usual()).items():
         changed = own.draw(_Changed(own.encode(best) | {name: usual}, random, share=0.0))
         best = max(changed, best, key=value_of)  # of two that are worth the same the first
     return best if value_of(best) > -math.inf else None

@@ -211,7 +211,7 @@ def require_fitting(space: Space, tally: Tally, limit: float) -> None:
         EmptySpaceError: None fits; the message names the smallest candidate and the budget that admits it.
     """
     fitting = Fitting(space, tally, limit)
-    if any(fitting.fits(one) for one in (space.first(), *(space.draw(fitting._chooser) for _ in range(_LOOKS)))):
+    if any(fitting.fits(one) for one in (space.usual(), *(space.draw(fitting._chooser) for _ in range(_LOOKS)))):
         return
     smallest: tuple[int, tuple[Part, ...]] | None = None
     for composition in space.compositions:

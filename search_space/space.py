@@ -66,10 +66,13 @@ class Space:
         spaces, drawn = zip(*composition.draw(chooser), strict=True)
         return self._candidate(drawn, partial(self.recipe.draw, chooser=chooser)), spaces
 
-    def first(self) -> Candidate:
-        """Return the candidate that a study starts with: plain LoRA where it is in the space."""
-        lora = [one for one in self.compositions if one.name == "lora"]
-        return self._candidate((*lora, self.compositions[0])[0].default(), self.recipe.default)
+    def usual(self) -> Candidate:
+        """Return what people would try first: plain LoRA where it is in the space, else the first method's defaults."""
+        return self.plain_lora() or self._at_defaults(self.compositions[0])
+
+    def plain_lora(self) -> Candidate | None:
+        """Return LoRA at its defaults, as near as this space comes to them; None where the space has no LoRA alone."""
+        return next((self._at_defaults(one) for one in self.compositions if one.name == "lora"), None)
 
     def spaces_of(self, candidate: Candidate) -> tuple[PartSpace, ...] | None:
         """Return where each part of a candidate was drawn from; None when it is not in the space."""
@@ -93,6 +96,9 @@ class Space:
             chosen = encode_one("composition", names, False, one.name)
             return chosen | parts | self.recipe.encode(candidate.recipe)
         raise problem
+
+    def _at_defaults(self, composition: Composition) -> Candidate:
+        return self._candidate(composition.default(), self.recipe.default)
 
     def _candidate(self, drawn: tuple[Drawn, ...], recipe: Callable[[tuple[float, ...]], Recipe]) -> Candidate:
         return Candidate(tuple(part for part, _ in drawn), recipe(tuple(rate for _, rate in drawn)))

@@ -48,7 +48,7 @@ def show_estimate(spec: StudySpec, json: bool) -> None:
 def estimate(spec: StudySpec, prepared: Prepared) -> dict[str, Any]:
     """Return the size of the space and sampled candidates with exact counts and predicted memory."""
     chooser = RandomChooser(spec.search.seed)
-    drawn = [prepared.space.first(), *(prepared.space.draw(chooser) for _ in range(_SAMPLES - 1))]
+    drawn = [prepared.space.usual(), *(prepared.space.draw(chooser) for _ in range(_SAMPLES - 1))]
     return {
         "study": spec.name,
         "space_size": prepared.space.size,

@@ -44,7 +44,7 @@ def profile(file: StudyFile, candidate: Candidates = None, steps: Steps = 20, js
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(spec, Path(folder), tables=Home().tables())
         chosen = [parse(one) for one in candidate or ["head"]]
-        chosen = chosen if candidate else [prepared.space.first(), *chosen]
+        chosen = chosen if candidate else [prepared.space.usual(), *chosen]
         rungs = len(spec.search.early_stopping.steps(prepared.evaluator.steps))
         parts = {one: _parts(prepared, one, spec.budgets.memory_factor) for one in chosen}
         data = measure(prepared.evaluator, chosen, spec.search.seed, steps, rungs, parts).to_json()

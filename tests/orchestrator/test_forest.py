@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from evaluators.synthetic import SyntheticCoster
 from evaluators.tabulated import Table
 from orchestrator.dominance import hypervolume, non_dominated
 from orchestrator.history import History, Told
+from orchestrator.preparation import Prepared
 from orchestrator.proposals import Proposals
 from orchestrator.samplers.forest import Box, Option, _least, added_volume, ends
 from orchestrator.simulation import simulate, tabulated
@@ -21,6 +23,8 @@ from orchestrator.spec import Objective, StudySpec
 from orchestrator.storage import Trial
 from orchestrator.trees import Numbers
 from search_space.candidate import Candidate
+from search_space.knobs import RandomChooser
+from search_space.points import Points
 from search_space.space import Space
 from tests.orchestrator.made_up import make_score, make_trial
 from tests.orchestrator.tables import space_of, spec_of, table_of
@@ -183,6 +187,48 @@ def test_what_was_found_to_be_over_the_budget_does_not_change_what_a_resumed_stu
     proposals = Proposals(spec, free)
     uninterrupted = [proposals.propose(number, trials, set()) for number in range(20, 26)]
     assert uninterrupted == [Proposals(spec, free).propose(number, trials, set()) for number in range(20, 26)]
+
+
+def _without_lora(**given: Any) -> tuple[StudySpec, Prepared]:
+    """A study whose space has no plain LoRA, and what it drew from is the space itself."""
+    space = {"methods": {"serial_adapter": {}, "parallel_adapter": {}}, "hybrids": []}
+    spec = spec_of(**{"search": {"sampler": "forest"}, "space": space, **given})
+    prepared = tabulated(spec_of(), space_of(spec_of()), table_of())
+    return spec, replace(prepared, space=space_of(spec), coster=SyntheticCoster(), points=None)
+
+
+def test_without_plain_lora_a_front_over_costs_begins_with_the_cheapest() -> None:
+    """The defaults of what is listed first may be the largest candidate of the space, next to the limit."""
+    spec, prepared = _without_lora()
+    chooser = RandomChooser(0)
+    drawn = [prepared.space.draw(chooser) for _ in range(60)]
+    sizes = sorted({prepared.count(one) for one in drawn})
+    first = Proposals(spec, replace(prepared, points=Points(prepared.space, drawn))).propose(0, [], set())
+    assert first is not None
+    assert prepared.count(first.candidate) == sizes[0]
+    free = Proposals(spec, prepared).propose(0, [], set())
+    assert free is not None
+    assert prepared.count(free.candidate) <= sizes[1]
+    other = Proposals(spec, prepared).propose(0, [], {free.candidate.sha256})
+    assert other is not None
+    assert other.candidate != free.candidate
+
+
+def test_what_is_begun_with_is_within_all_budgets() -> None:
+    spec, prepared = _without_lora()
+    cheapest = Proposals(spec, prepared).propose(0, [], set())
+    assert cheapest is not None
+    peak = SyntheticCoster().cost(cheapest.candidate).peak_memory_bytes
+    assert peak is not None
+    limited = replace(prepared, limits={"peak_memory_bytes": peak - 1.0})
+    another = Proposals(spec, limited).propose(0, [], set())
+    assert another is None or another.candidate != cheapest.candidate
+
+
+@pytest.mark.parametrize("given", [{"objectives": [{"maximize": "accuracy"}]}, {"search": {"sampler": "tpe"}}])
+def test_the_sampler_draws_the_first_without_a_cost_to_search_for_or_a_forest(given: dict[str, Any]) -> None:
+    spec, prepared = _without_lora(**given)
+    assert Proposals(spec, prepared).propose(0, [], set()) is None
 
 
 @pytest.mark.parametrize(("metric", "scale", "worst"), [("latency_ms", 0.1, 3.0), ("latency_ms", 1e3, 1e4)])

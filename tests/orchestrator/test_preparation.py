@@ -94,13 +94,13 @@ def test_a_new_study_traces_in_the_process_that_it_began_and_the_next_one_reads(
     first = prepare(one, tmp_path / "first", None, tmp_path / "tables", apart)  # type: ignore[arg-type]
     assert apart.begun == 1
     assert [(subject.dtype, subject.device) for subject in apart.asked] == [("float32", "cpu")]
-    cost = first.cost(first.space.first())
+    cost = first.cost(first.space.usual())
     monkeypatch.setattr("evaluators.tracing.trace", lambda *_: pytest.fail("traced again"))
     again = prepare(one, tmp_path / "first", None, tmp_path / "tables", apart)  # type: ignore[arg-type]
     assert apart.begun == 1, "a study that goes on begins it when it needs it"
-    assert again.cost(first.space.first()) == cost
+    assert again.cost(first.space.usual()) == cost
     other = prepare(one, tmp_path / "other", None, tmp_path / "tables", apart)  # type: ignore[arg-type]
-    assert other.cost(first.space.first()) == cost
+    assert other.cost(first.space.usual()) == cost
 
 
 def test_a_process_that_dies_over_every_candidate_ends_a_study_with_its_name(tmp_path: Path, folder: Path) -> None:

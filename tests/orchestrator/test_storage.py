@@ -98,8 +98,8 @@ class StorageContract:
             assert trial.finished is None
 
     def test_a_given_candidate_is_entered_as_if_drawn(self, store: StudyStore) -> None:
-        _, candidate = begin(store, SPACE.first())
-        assert candidate == SPACE.first()
+        _, candidate = begin(store, SPACE.usual())
+        assert candidate == SPACE.usual()
         drawn = [begin(store)[1] for _ in range(3)]
         assert len({one.sha256 for one in (candidate, *drawn)}) > 1
 
@@ -219,11 +219,11 @@ def life(storage: Storage) -> Iterator[Callable[[], object]]:
     """Yield the calls of a driver, one after another: a trial of the search, and a finalist."""
     yield lambda: storage.create(spec_of())
     store = storage.open("demo")
-    yield lambda: begin(store, SPACE.first())
+    yield lambda: begin(store, SPACE.usual())
     yield lambda: store.report("search", 0, score(10))
     yield lambda: store.report("search", 0, score(90))
     yield lambda: store.finish("search", 0, "complete")
-    yield lambda: store.add("finalists", SPACE.first(), COST, 1, "0")
+    yield lambda: store.add("finalists", SPACE.usual(), COST, 1, "0")
     yield lambda: store.report("finalists", 0, score(90))
     yield lambda: store.finish("finalists", 0, "complete")
 

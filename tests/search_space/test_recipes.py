@@ -79,7 +79,7 @@ def test_what_is_encoded_draws_the_same_recipe(seed: int) -> None:
 )
 def test_the_first_candidate_is_as_near_to_the_defaults_as_can_be(recipe: dict[str, object], first: Recipe) -> None:
     space = space_of(preset="lora", recipe=recipe)
-    candidate = space.first()
+    candidate = space.usual()
     assert candidate.recipe == Recipe(candidate.recipe.learning_rates, *_beside(first))
     assert space.draw(Replayed(space.encode(candidate))) == candidate
 

@@ -79,17 +79,18 @@ def test_a_parameter_has_one_domain_whatever_the_composition() -> None:
 
 
 @pytest.mark.parametrize("name", list(presets()))
-def test_the_first_candidate_is_in_the_space_and_plain_lora_where_that_is(name: str) -> None:
+def test_the_usual_candidate_is_in_the_space_and_plain_lora_where_that_is(name: str) -> None:
     space = space_of(4, preset=name)
-    first = space.first()
-    assert first == at_defaults("lora") or "lora" not in presets()[name]["methods"]
-    assert space.draw(Replayed(space.encode(first))) == first
+    usual, lora = space.usual(), space.plain_lora()
+    assert lora == (at_defaults("lora") if "lora" in presets()[name]["methods"] else None)
+    assert usual == lora or lora is None
+    assert space.draw(Replayed(space.encode(usual))) == usual
 
 
-def test_without_lora_the_first_candidate_is_the_first_methods_defaults() -> None:
+def test_without_lora_the_usual_candidate_is_the_first_methods_defaults() -> None:
     space = space_of(methods={"ia3": {}, "bitfit": {"learning_rate": [1e-2, 2e-2], "layers": ["top:1", "top:2"]}})
-    assert space.first() == at_defaults("ia3")
-    assert space_of(methods={"bitfit": {"layers": ["top:1", "top:2"]}}).first() == parse("bitfit@linear,norm[top:2]")
+    assert space.usual() == at_defaults("ia3")
+    assert space_of(methods={"bitfit": {"layers": ["top:1", "top:2"]}}).usual() == parse("bitfit@linear,norm[top:2]")
 
 
 def every_architecture(space: Space) -> set[tuple[object, ...]]:
