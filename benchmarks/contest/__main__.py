@@ -8,7 +8,7 @@ import time
 from rich.progress import track
 
 from benchmarks import contest
-from benchmarks.contest.contests import Contest, contests
+from benchmarks.contest.contests import SEEDS, Contest, contests
 from benchmarks.contest.journal import Entry, digest, read, write
 from benchmarks.contest.report import report
 from benchmarks.contest.searches import SEARCHES
@@ -21,7 +21,9 @@ def main() -> None:
     )
     parser.add_argument("verb", nargs="?", choices=("run", "report"), default="report")
     parser.add_argument("--task", action="append", choices=list(COUNTS))
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument(
+        "--seeds", type=int, help=f"of each search; else {SEEDS['front']}, and {SEEDS['budget']} under a budget"
+    )
     parser.add_argument("--searchers", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--quick", action="store_true", help="three seeds of the fast searches; nothing is written")
     given = parser.parse_args()
@@ -32,7 +34,7 @@ def main() -> None:
     if given.verb == "run":
         for task in tasks:
             for one in contests(task):
-                _run(one, given.searchers, given.seeds)
+                _run(one, given.searchers, given.seeds or SEEDS[one.kind])
     report(tasks)
 
 

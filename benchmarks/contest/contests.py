@@ -20,6 +20,9 @@ LEAST = 40
 
 Kind = Literal["front", "own space", "budget"]
 
+SEEDS: Mapping[Kind, int] = {"front": 20, "own space": 20, "budget": 60}
+"""Seeds of each search. What is asked of a budget is when one candidate is found: a median that 20 do not settle."""
+
 
 @dataclass(frozen=True)
 class Contest:
