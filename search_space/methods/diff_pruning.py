@@ -32,6 +32,7 @@ METHOD = Method(
             1.25e-07,
             ordered=True,
             text="weight of the expected number of changes in the loss",
+            shapes=False,
         ),
         flag("unstructured", "no gate for each module as a whole, only for its weights"),
         shares(

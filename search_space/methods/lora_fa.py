@@ -29,7 +29,7 @@ METHOD = Method(
     knobs=(
         sizes("r", (1, 2, 4, 8, 16, 32, 64), 8, "rank"),
         sizes("alpha", (8, 16, 32, 64), 16, "numerator of the scale"),
-        flag("use_rslora", "scale by alpha / sqrt(r) (rsLoRA)"),
+        flag("use_rslora", "scale by alpha / sqrt(r) (rsLoRA)", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

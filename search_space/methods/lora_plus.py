@@ -30,7 +30,7 @@ METHOD = Method(
         sizes("r", (1, 2, 4, 8, 16, 32, 64), 8, "rank"),
         sizes("alpha", (8, 16, 32, 64), 16, "numerator of the scale"),
         sizes("ratio", (2, 4, 8, 16), 4, "learning rate of B divided by that of A", per_layer=False),
-        flag("use_rslora", "scale by alpha / sqrt(r) (rsLoRA)"),
+        flag("use_rslora", "scale by alpha / sqrt(r) (rsLoRA)", shapes=False),
     ),
     placement=PlacementRule(
         default=Placement.parse("attention.query,attention.value"),

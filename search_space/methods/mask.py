@@ -33,6 +33,7 @@ METHOD = Method(
             "criterion",
             ("fisher", "magnitude", "random"),
             "how they are chosen; fisher looks at training data (FISH masks)",
+            shapes=False,
         ),
     ),
     placement=PlacementRule(
