@@ -26,6 +26,7 @@ from evaluators.backbone import head_of
 from evaluators.dropout import set_dropout
 from evaluators.from_shapes import (
     freeze_constants,
+    is_bare,
     set_residuals_apart,
     shapes_alone,
     takes_residuals,
@@ -148,7 +149,8 @@ def attach(
     copied.config.use_cache = False  # keys and values are kept for texts that go on; a classifier's do not
     heads = head_of(model)
     with torch.random.fork_rng(devices=_cuda_devices()):
-        torch.manual_seed(seed)
+        if not is_bare(copied):
+            torch.manual_seed(seed)
         _renew_head(copied, heads)
         attached, parts, own = _attach_parts(copied, anatomy, candidate)
     connect(attached, copied, own)
@@ -275,7 +277,8 @@ def inject(model: nn.Module, part: Part, arguments: Mapping[str, Any], name: str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns of what is meant here: several adapters on one model
         if rule.route == "prompt":
-            return get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
+            with shapes_alone(model, rule.peft_type):
+                return get_peft_model(model, config_class(task_type="SEQ_CLS", **arguments), adapter_name=name)
         # What peft's inject_adapter_in_model does, without its refusal of tuners that keep shared tensors: their
         # layers hold them too.
         config = config_class(**arguments)
@@ -359,6 +362,8 @@ def _renew_head(model: nn.Module, heads: tuple[str, ...]) -> None:
 
 def _initialise(model: Any, module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
+        if module.weight.is_meta:
+            return
         deviation = getattr(model.config, "initializer_range", 0.02)
         nn.init.normal_(module.weight, std=deviation)
         if module.bias is not None:

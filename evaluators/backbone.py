@@ -326,10 +326,10 @@ def head_of(model: nn.Module) -> tuple[str, ...]:
         UnsupportedError: The model has no head of its own.
     """
     base = getattr(model, "base_model_prefix", "")
-    sizes = {name: sum(one.numel() for one in child.parameters()) for name, child in model.named_children()}
-    if base not in sizes and sizes:
-        base = max(sizes, key=lambda name: sizes[name])
-    names = tuple(name for name, size in sizes.items() if size and name != base)
+    children = {name: child for name, child in model.named_children() if next(child.parameters(), None) is not None}
+    if children and base not in dict(model.named_children()):
+        base = max(children, key=lambda name: sum(one.numel() for one in children[name].parameters()))
+    names = tuple(name for name in children if name != base)
     if not names:
         raise UnsupportedError(f"{type(model).__name__} has no classification head beside {base!r}")
     return names

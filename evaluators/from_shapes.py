@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,11 +20,13 @@ from peft.tuners.frod import model as frod_model
 from peft.tuners.frod.layer import FrodLayer
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tinylora.layer import TinyLoraLayer
+from peft.tuners.unilora.model import UniLoraModel
 from torch import Tensor, nn
 
 _WITHOUT_MEMORY = ("BOFT", "C3A", "GLORA", "LILY", "PVERA", "RANDLORA")
 """Types that fill large tensors of their own, and read no value of them."""
-_NOT_FILLED = (*_WITHOUT_MEMORY, "GRALORA", "LOKR", "LORA", "LST", "MASK", "PEANUT", "QA_LORA")
+_PROMPTS = ("CARTRIDGE", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
+_NOT_FILLED = (*_WITHOUT_MEMORY, *_PROMPTS, "GRALORA", "LOKR", "LORA", "LST", "MASK", "PEANUT", "QA_LORA")
 """Types whose initial values are filled in and not looked at while they are attached."""
 _TAKE_RESIDUALS = ("pissa", "olora", "corda", "loftq")
 """How the starts of LoRA begin that change the frozen weight."""
@@ -36,7 +39,7 @@ def without_values(model: nn.Module, config: Any) -> Any:
         model: What it will be attached to.
         config: A configuration of peft's, which is changed.
     """
-    if not _is_bare(model):
+    if not is_bare(model):
         return config
     if config.peft_type == "LORA":
         config.init_lora_weights = True
@@ -60,7 +63,7 @@ def takes_residuals(model: nn.Module, config: Any) -> bool:
     """Whether a configuration changes frozen weights at its start, on a model that has none."""
     start = getattr(config, "init_lora_weights", None)
     return (
-        _is_bare(model) and config.peft_type == "LORA" and isinstance(start, str) and start.startswith(_TAKE_RESIDUALS)
+        is_bare(model) and config.peft_type == "LORA" and isinstance(start, str) and start.startswith(_TAKE_RESIDUALS)
     )
 
 
@@ -70,7 +73,7 @@ def shapes_alone(model: nn.Module, peft_type: str) -> Iterator[None]:
 
     AdaMSS clusters the rows of each weight: evenly here. TinyLoRA decomposes each weight, and FRoD all of them jointly:
     into tensors of the same shapes here. FourierFT and WaveFT draw places among all entries of a weight, which takes
-    longer than all the rest: the first ones here. How many parameters they train does not depend on it. BOFT writes out
+    longer than all the rest: the first one here. How many parameters they train does not depend on it. BOFT writes out
     permutations as matrices, RandLoRA draws full bases, and C3A, GLoRA, Lily and PVeRA fill what is as large as a
     weight or is replaced at once: without memory here. Types that only fill their tensors leave them as they are.
 
@@ -78,9 +81,9 @@ def shapes_alone(model: nn.Module, peft_type: str) -> Iterator[None]:
         model: What something is attached to.
         peft_type: Its type.
     """
-    bare = _is_bare(model)
-    made_of_shapes = _MADE_OF_SHAPES | (_UNFILLED if peft_type in _NOT_FILLED else {}) if bare else {}
-    found = {place: getattr(*place) for place in made_of_shapes}
+    bare = is_bare(model)
+    made_of_shapes = _made_for(peft_type) if bare else {}
+    found = {(owner, name): vars(owner).get(name) or getattr(owner, name) for owner, name in made_of_shapes}
     try:
         for (owner, name), made in made_of_shapes.items():
             setattr(owner, name, made)
@@ -96,9 +99,9 @@ def _as_it_is(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
     return tensor
 
 
-def _in_order(count: int, **_: Any) -> Tensor:
-    """Stand for `torch.randperm`: the numbers from 0 on, in their own order."""
-    return torch.arange(count)
+def _first(count: int, **_: Any) -> Tensor:
+    """Stand for `torch.randperm`: as many numbers, all of them 0 and in one place of memory."""
+    return torch.zeros((), dtype=torch.long).expand(count)
 
 
 def freeze_constants(model: nn.Module) -> None:
@@ -108,7 +111,8 @@ def freeze_constants(model: nn.Module) -> None:
             module.ranknum.requires_grad_(False)
 
 
-def _is_bare(model: nn.Module) -> bool:
+def is_bare(model: nn.Module) -> bool:
+    """Whether a model has shapes and no values."""
     return any(parameter.is_meta for parameter in model.parameters())
 
 
@@ -124,6 +128,17 @@ def _clusters(rows: Tensor, clusters: int, _iterations: int) -> tuple[Tensor, in
     """Stand for `peft.tuners.adamss.utils.clustering_Z`: as many clusters, of equal size."""
     number = min(clusters, len(rows))
     return torch.arange(len(rows)) % number, number
+
+
+def _low_rank(matrix: Tensor, q: int = 6, **_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Stand for `torch.svd_lowrank`: shapes [rows, q], [q] and [columns, q]."""
+    rows, columns = matrix.shape[-2:]
+    return matrix.new_empty(rows, q), matrix.new_empty(q), matrix.new_empty(columns, q)
+
+
+def _indices(count: int, _vector: int, _seed: int) -> Tensor:
+    """Stand for `UniLoraModel.generate_index` of peft: the first number of the vector, everywhere."""
+    return torch.zeros(count, dtype=torch.long)
 
 
 def _projections(tuner: Any, config: Any, adapter_name: str) -> None:
@@ -179,19 +194,35 @@ def _move_adapter(layer: Any, adapter_name: str, device: Any = None) -> None:
             held[adapter_name] = held[adapter_name].to(weight.device if device is None else device, weight.dtype)
 
 
-_MADE_OF_SHAPES: dict[tuple[Any, str], Callable[..., Any]] = {
-    (adamss_layer, "slice_pca"): _directions,
-    (adamss_layer, "clustering_Z"): _clusters,
-    (frod_model.FrodModel, "_init_frod_projections"): _projections,
-    (FrodLayer, "_calculate_frod_u_and_lambda"): _scales,
-    (torch, "randperm"): _in_order,
-    (TinyLoraLayer, "_init_svd"): _factors,
-    (boft_layer.BOFTLayer, "block_butterfly_perm"): _permuted,
-    (boft_layer.BOFTLayer, "perm2mat"): _as_matrix,
+_FOR_ALL: dict[tuple[Any, str], Callable[..., Any]] = {
+    (torch, "randperm"): _first,
     (LoraLayer, "_move_adapter_to_device_of_base_layer"): _move_adapter,
+}
+_FOR_TYPE: dict[str, dict[tuple[Any, str], Any]] = {
+    "ADAMSS": {
+        (adamss_layer, "slice_pca"): _directions,
+        (adamss_layer, "clustering_Z"): _clusters,
+        (torch, "svd_lowrank"): _low_rank,
+    },
+    "FROD": {
+        (frod_model.FrodModel, "_init_frod_projections"): _projections,
+        (FrodLayer, "_calculate_frod_u_and_lambda"): _scales,
+    },
+    "TINYLORA": {(TinyLoraLayer, "_init_svd"): _factors},
+    "UNILORA": {(UniLoraModel, "generate_index"): staticmethod(_indices)},
+    "BOFT": {
+        (boft_layer.BOFTLayer, "block_butterfly_perm"): _permuted,
+        (boft_layer.BOFTLayer, "perm2mat"): _as_matrix,
+    },
 }
 _UNFILLED: dict[tuple[Any, str], Callable[..., Any]] = {
     (nn.init, name): _as_it_is
     for name in ("uniform_", "normal_", "constant_", "ones_", "zeros_", "kaiming_uniform_", "kaiming_normal_",
                  "xavier_uniform_", "xavier_normal_")
 }  # fmt: skip
+
+
+@cache
+def _made_for(peft_type: str) -> dict[tuple[Any, str], Any]:
+    """Return what stands for peft's own where something of a type is attached, by the places of those."""
+    return _FOR_ALL | _FOR_TYPE.get(peft_type, {}) | (_UNFILLED if peft_type in _NOT_FILLED else {})

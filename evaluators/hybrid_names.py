@@ -13,7 +13,7 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
-from evaluators.saved import Entry, Saved, entry
+from evaluators.saved import Entry, Saved, entry, length_of
 
 ALONE = "part0"
 """What the adapter of a part that stands alone is called."""
@@ -37,6 +37,16 @@ class Tensors:
     def numbers(self) -> int:
         """How many numbers they have."""
         return sum(prod(one.shape) for one in self.saved)
+
+    def entries(self, adapter: str) -> tuple[Entry, ...]:
+        """Return them as they stand in a file, under names that begin at the place, with the name of their adapter."""
+        if adapter not in self._entries:
+            self._entries[adapter] = tuple(entry(one, one.name.replace(ALONE, adapter)) for one in self.saved)
+        return self._entries[adapter]
+
+    @cached_property
+    def _entries(self) -> dict[str, tuple[Entry, ...]]:
+        return {}
 
 
 class Placed(NamedTuple):
@@ -72,7 +82,9 @@ def entries_of(placed: Iterable[Placed], around: Around) -> Iterator[Entry]:
             yield from (entry(one, _named(one.name, around)) for one in tensors.saved)
             continue
         before = _named(f"{place}.", around)[:-1]
-        yield from (entry(one, before + one.name.replace(ALONE, around.name)) for one in tensors.saved)
+        longer = length_of(before)
+        for dtype, name, header, size in tensors.entries(around.name):
+            yield Entry(dtype, before + name, header + longer, size)
 
 
 def _named(name: str, around: Around) -> str:

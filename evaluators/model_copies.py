@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
+from weakref import ref
 
 from torch import nn
 
@@ -49,6 +50,9 @@ def outline_of(model: nn.Module, left_out: Iterable[str] = ()) -> nn.Module:
     empty = {id(model.get_submodule(name)) for name in left_out}
     outline: Any = _outlined(model, empty, {})
     outline.config = copy.copy(model.config)
+    itself: Callable[[], Any] = ref(outline)  # an outline that held itself would not be freed when it is dropped
+    outline.named_modules = lambda *given, **named: named_modules(itself(), *given, **named)
+    outline.named_parameters = lambda *given, **named: named_parameters(itself(), *given, **named)
     return cast("nn.Module", outline)
 
 
@@ -71,6 +75,49 @@ def _outlined(module: nn.Module, empty: set[int], known: dict[int, Any]) -> nn.M
         if child is not None:
             held["_modules"][name] = _outlined(child, empty, known)
     return twin
+
+
+def named_modules(
+    model: nn.Module, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what `nn.Module.named_modules` yields, in the same order.
+
+    That passes each module up through all levels above it, and a tuner walks through a model a dozen times.
+    """
+    memo = set() if memo is None else memo
+    if model in memo:
+        return
+    if remove_duplicate:
+        memo.add(model)
+    yield prefix, model
+    levels = [(f"{prefix}." if prefix else "", iter(model._modules.items()))]
+    while levels:
+        before, children = levels[-1]
+        for name, module in children:
+            if module is None or module in memo:
+                continue
+            if remove_duplicate:
+                memo.add(module)
+            yield before + name, module
+            if module._modules:
+                levels.append((f"{before}{name}.", iter(module._modules.items())))
+                break
+        else:
+            levels.pop()
+
+
+def named_parameters(
+    model: nn.Module, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield what `nn.Module.named_parameters` yields, in the same order, and faster."""
+    known: set[int] = set()
+    modules = named_modules(model, None, prefix, remove_duplicate) if recurse else ((prefix, model),)
+    for before, module in modules:
+        for name, one in module._parameters.items():
+            if one is not None and id(one) not in known:
+                if remove_duplicate:
+                    known.add(id(one))
+                yield f"{before}.{name}" if before else name, one
 
 
 def _copies_itself(kind: type) -> bool:

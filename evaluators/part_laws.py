@@ -10,7 +10,7 @@ a copy of the model that shares all but its modules. No law is believed: each is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from torch import nn
 
 from evaluators.attach import REFUSALS, attach, inject
 from evaluators.hybrid_names import ALONE, Placed, Tensors
-from evaluators.model_copies import copy_of, outline_of
+from evaluators.model_copies import outline_of
 from evaluators.part_plan import Kind, Plan, names_modules
 from evaluators.saved import Saved, by_place, own_tensors, saved_as, storage_of
 from evaluators.size_formulas import Bring, Brought, Formulas, Sizes
@@ -39,6 +39,9 @@ _WIDE = 2
 
 _INPUTS, _OUTPUTS = ".inputs", ".outputs"
 """The widths of a module, beside the arguments of a part; those are named without a point."""
+
+_LAYERS = ".layers"
+"""How many layers a prompt is for, beside its knobs."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class PartLaws:
         built: How many candidates were built whole so far.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy, weigh: Callable[[Part, Held], object]) -> None:
+    def __init__(self, model: Any, anatomy: Anatomy, weigh: Callable[[Part, Held], object]) -> None:
         """Look at a frozen classifier on `meta`.
 
         Args:
@@ -79,14 +82,17 @@ class PartLaws:
             weigh: Returns everything that is counted of a part that stands alone: what laws are tried by.
         """
         self._model, self._anatomy, self._weigh = model, anatomy, weigh
+        self._modules = dict(model.named_modules())
+        self._type = str(model.config.model_type)
         self._storages = frozenset(map(storage_of, model.state_dict().values()))
         texts: dict[str, int] = {}
         self._kinds = {
-            site.name: texts.setdefault(_text(model.get_submodule(site.name)), len(texts)) for site in anatomy.sites
+            site.name: texts.setdefault(_text(self._modules[site.name]), len(texts)) for site in anatomy.sites
         }
         self._laws: dict[Any, Law] = {}
         self._tried: set[tuple[str, Law]] = set()
         self._formulas = Formulas()
+        self._heads: dict[object, tuple[Saved, ...]] = {}
         self._alone: dict[tuple[str, str, Kind], _Each] = {}
         self._shared: dict[tuple[str, str, frozenset[Kind]], tuple[_Shared, dict[Kind, _Each]]] = {}
         self._parts: dict[Part, Held] = {}
@@ -106,16 +112,27 @@ class PartLaws:
             self._parts[plan.part] = self._by(plan, law) or self.build((plan.part,))
         return self._parts[plan.part]
 
-    def build(self, parts: tuple[Part, ...], copied_by: Callable[[nn.Module], nn.Module] = copy_of) -> Held:
+    def build(self, parts: tuple[Part, ...]) -> Held:
         """Build parts whole; the head is left out."""
-        self.built += copied_by is copy_of
-        candidate = Candidate(parts, Recipe((1e-3,) * len(parts)))
-        attached = attach(self._model, self._anatomy, candidate, copied_by=copied_by)
+        self.built += 1
+        brought, head = self._built(parts)
+        return Held(brought.numbers, (Placed("", Tensors(brought.saved)),), head)
+
+    def _built(self, parts: tuple[Part, ...], left_out: Sequence[str] = ()) -> tuple[Brought, tuple[Saved, ...]]:
+        """Build parts. Returns what they bring, and the tensors of the head.
+
+        Args:
+            parts: What is attached.
+            left_out: Names of modules that stand in the model as empty ones.
+        """
+        candidate, outlined = Candidate(parts, Recipe((1e-3,) * len(parts))), partial(outline_of, left_out=left_out)
+        attached = attach(self._model, self._anatomy, candidate, copied_by=outlined)
         head = {storage_of(one) for one in attached.head}
         saved: dict[bool, list[Saved]] = {False: [], True: []}
         for names, one in own_tensors(attached.model, self._storages):
             saved[storage_of(one) in head].append(saved_as(names[0], one))
-        return Held(attached.trainable_params, (Placed("", Tensors(tuple(saved[False]))),), tuple(saved[True]))
+        trained = (tuple(one.shape) for part in attached.parts for one in part)
+        return Brought(tuple(trained), tuple(saved[False])), tuple(saved[True])
 
     def _settle(self, plan: Plan) -> None:
         """Find how a method's numbers add up: by building it whole on a few layers, once for each way."""
@@ -126,12 +143,21 @@ class PartLaws:
             self._laws[key] = tried
         elif wide := self._wide(plan.part, _WIDE):
             found: Law = next((law for law in laws if self._holds(law, *wide)), "whole")
-            if found not in ("alone", "whole") and not (
-                (whole := self._wide(plan.part)) and self._holds(found, *whole)
-            ):
-                found = "in place" if found == "shared" and whole and self._holds("in place", *whole) else "whole"
+            if found not in ("alone", "whole") and plan.rule.placement.layers:
+                found = self._on_all_layers(plan, found)
             self._laws[key] = found
             self._tried.add((plan.rule.name, found))
+
+    def _on_all_layers(self, plan: Plan, found: Law) -> Law:
+        """Return the law of a method that has one on a few layers; on all it may be another.
+
+        In place nothing is added up: that it held on all layers at other knobs is enough.
+        """
+        if found == "in place" and (plan.rule.name, found) in self._tried:
+            return found
+        laws: tuple[Law, ...] = (found, "in place") if found == "shared" else (found,)
+        wide = self._wide(plan.part)
+        return next((law for law in laws if wide and self._holds(law, *wide)), "whole")
 
     def _tried_before(self, plan: Plan) -> Law | None:
         """Return the way that holds for this method at other knobs, where stubs tell that it is the right one here."""
@@ -201,7 +227,7 @@ class PartLaws:
 
     def _experiment(self, plan: Plan, kind: Kind, name: str) -> tuple[object, Sizes, Bring, set[int]]:
         """Return what is asked of formulas: what a part brings to one module of a kind."""
-        module = self._model.get_submodule(name)
+        module: Any = self._modules[name]
         sizes = plan.sizes
         widths = {_INPUTS: module.in_features, _OUTPUTS: module.out_features} if type(module) is nn.Linear else {}
         alike: object = (module.bias is None, str(module.weight.dtype), kind[1]) if widths else kind
@@ -237,10 +263,9 @@ class PartLaws:
             places: Names of modules, by the places where they stand in the stub.
             others: Modules that take the place of the model's own.
         """
-        stub = Stub(
-            self._model, ((name, f"m.{place}") for place, name in places.items() if place not in (others or {}))
-        )
-        for place, module in (others or {}).items():
+        others = others or {}
+        stub = Stub(self._type, ((f"m.{at}", self._modules[name]) for at, name in places.items() if at not in others))
+        for place, module in others.items():
             stub.put(f"m.{place}", module)
         arguments: dict[str, Any] = {}
         for place, name in places.items():
@@ -264,20 +289,36 @@ class PartLaws:
         """Inject a part into a model with nothing in it but the modules that the part is on, all under their names."""
 
         def bring(at: Sizes) -> Brought:
-            skeleton = Skeleton(self._model, plan.names)
+            skeleton = Skeleton(self._type, self._modules, names)
             changed, trained = _injected(skeleton, plan.part, {**plan.arguments, **at})
             saved = tuple(saved_as(names[0], one) for names, one in own_tensors(changed, self._storages))
             return Brought(tuple(tuple(one.shape) for one in trained.values()), saved)
 
         names = plan.names
-        beside = {length for name in names for length in _lengths(self._model.get_submodule(name))}
+        beside = {length for name in names for length in _lengths(self._modules[name])}
         brought = self._formulas.find((plan.rule.name, plan.flags, tuple(names)), plan.sizes, bring, beside)
         return Held(brought.numbers, (Placed("", Tensors(brought.saved)),))
 
     def _outlined(self, plan: Plan) -> Held:
         """Put a prompt before a copy of the model that has nothing in its layers."""
-        layers = [block.name for block in self._anatomy.blocks]
-        return self.build((plan.part,), partial(outline_of, left_out=layers))
+        part, blocks = plan.part, self._anatomy.blocks_in(plan.part.placement.layers)
+        sizes = {name: value for name, value in part.knobs if type(value) is int and value > 0}
+        others = tuple(pair for pair in part.knobs if pair[0] not in sizes)
+        if plan.rule.placement.layers:
+            sizes[_LAYERS] = len(blocks)
+        alike = frozenset((block.stack, block.hidden_size) for block in blocks)
+        kind = (part.method, others, alike, len(blocks) == self._anatomy.n_layers)
+
+        def bring(at: Sizes) -> Brought:
+            resized = tuple((name, at.get(name, value)) for name, value in part.knobs)
+            many = at.get(_LAYERS, len(blocks))
+            layers = Layers("first", (many,)) if many != len(blocks) else part.placement.layers
+            one = replace(part, knobs=resized, placement=replace(part.placement, layers=layers))
+            brought, self._heads[kind] = self._built((one,), [block.name for block in self._anatomy.blocks])
+            return brought
+
+        brought = self._formulas.find(kind, sizes, bring)
+        return Held(brought.numbers, (Placed("", Tensors(brought.saved)),), self._heads[kind])
 
 
 class _NotAlikeError(Exception):

@@ -53,7 +53,12 @@ class Entry(NamedTuple):
 def entry(saved: Saved, name: str) -> Entry:
     """Return how a tensor stands in a file under a name."""
     said, size = _said(saved.dtype, saved.shape)
-    return Entry(saved.dtype, name, len(encode_basestring_ascii(name)) + said, size)
+    return Entry(saved.dtype, name, length_of(name) + len('""') + said, size)
+
+
+def length_of(name: str) -> int:
+    """Return how long a name, or a part of one, is in JSON."""
+    return len(encode_basestring_ascii(name)) - len('""')
 
 
 @cache
@@ -70,9 +75,10 @@ def file_bytes(entries: Iterable[Entry]) -> int:
         by_type.setdefault(one.dtype, []).append(one)
     header, at, count = len("{}"), 0, 0
     for dtype in sorted(by_type, key=lambda dtype: (-_ITEM_BYTES[dtype], dtype)):
+        digits = len(str(at))
         for _, _, length, size in sorted(by_type[dtype]):
-            header += length + len(str(at)) + len(str(at + size))
             at += size
+            header += length + digits + (digits := len(str(at)))
         count += len(by_type[dtype])
     header += max(count - 1, 0) * len(",")
     return 8 + -(-header // 8) * 8 + at

@@ -2,16 +2,18 @@
 
 A LoRA of rank r on a module of d inputs brings a tensor of r by d. That is not written down for any method but found: a
 part is injected at sizes that are primes, and what divides the length of an axis says what it is the product of. A
-formula must also give what the part brought at two other sizes, and once more wherever sizes come in another order,
-since the lesser of two is no product. What has to divide something cannot be injected at primes and has no formula.
+formula must also give what the part brought at two other sizes or more, and once more wherever sizes come in another
+order, since the lesser of two is no product. What has to divide something cannot be injected at primes and has no
+formula.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import prod
+from typing import NamedTuple
 
 from evaluators.attach import REFUSALS
 from evaluators.saved import Saved
@@ -93,15 +95,25 @@ class _Formula:
         return cls(one, tuple(found))
 
 
+class _Case(NamedTuple):
+    """What was brought at some sizes, and the order that these are in."""
+
+    order: tuple[int, ...]
+    sizes: Sizes
+    brought: Brought
+
+
 class Formulas:
     """The formulas of the methods on one model, each as soon as it is known."""
 
     def __init__(self) -> None:
-        self._first: dict[object, tuple[Sizes, Brought]] = {}
+        self._cases: dict[object, list[_Case]] = {}
         self._known: dict[object, _Formula | None] = {}
 
     def find(self, kind: object, sizes: Sizes, bring: Bring, beside: Iterable[int] = ()) -> Brought:
         """Return what a part brings at some sizes: by a formula where that was tried, else by injecting it.
+
+        A formula is looked for when it can first be used: with the third case, where an earlier one is of its order.
 
         Args:
             kind: What cases of one formula have in common.
@@ -109,37 +121,37 @@ class Formulas:
             bring: Injects it. What it raises at these sizes is raised.
             beside: Lengths that stay as they are, which sizes may be less or greater than.
         """
-        fixed = tuple(sorted(set(beside)))
-        formula, order = self._known.get(kind), _order(sizes, fixed)
+        order = _order(sizes, tuple(sorted(set(beside))))
+        before = self._cases.setdefault(kind, [])
+        if kind not in self._known and len(before) > 1 and any(case.order == order for case in before):
+            self._known[kind] = _found(before, bring)
+        formula = self._known.get(kind)
         if formula is not None and order in formula.tried:
             return formula.at(sizes)
         brought = bring(sizes)
         if kind not in self._known:
-            if kind not in self._first:
-                self._first[kind] = sizes, brought
-                return brought
-            first = self._first.pop(kind)
-            formula = self._known[kind] = _found(first, bring)
-            if formula is not None:
-                formula.tried.add(_order(first[0], fixed))
-        if formula is not None:
-            if formula.at(sizes) == brought:
-                formula.tried.add(order)
-            else:
+            before.append(_Case(order, sizes, brought))
+        elif formula is not None:
+            formula.tried.add(order)
+            if formula.at(sizes) != brought:
                 self._known[kind] = None
         return brought
 
 
-def _found(first: tuple[Sizes, Brought], bring: Bring) -> _Formula | None:
-    """Return the formula of what is brought at the sizes of a first case, and at primes in their place."""
-    sizes = first[0]
+def _found(cases: Sequence[_Case], bring: Bring) -> _Formula | None:
+    """Return the formula of all cases, found from the first and from what is brought at primes in its place."""
+    sizes = cases[0].sizes
     if not 0 < len(sizes) <= len(_PRIMES):
         return None
     primes = dict(zip(sorted(sizes, key=lambda name: sizes[name]), _PRIMES, strict=False))
     try:
-        return _Formula.between(((primes, bring(primes)), first))
+        formula = _Formula.between(((primes, bring(primes)), (sizes, cases[0].brought)))
     except (*REFUSALS, ParetuneError):
         return None
+    if formula is None or any(formula.at(case.sizes) != case.brought for case in cases):
+        return None
+    formula.tried.update(case.order for case in cases)
+    return formula
 
 
 def _axis(cases: tuple[Sizes, Sizes], lengths: tuple[int, ...]) -> _Axis | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import cache
 from random import Random
@@ -9,8 +10,10 @@ from random import Random
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from torch import nn
 
+from evaluators import part_laws
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import attach, beside_head
 from evaluators.counting import Counter, Counts
@@ -52,6 +55,16 @@ def model(name: str, meta: bool, dtype: torch.dtype = torch.float32) -> nn.Modul
 @cache
 def anatomy(name: str) -> Anatomy:
     return anatomy_of(model(name, True))
+
+
+def deep() -> tuple[nn.Module, Anatomy]:
+    """Return a narrow BERT of twelve layers, and its anatomy."""
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=12, num_hidden_layers=12, num_attention_heads=2, intermediate_size=16
+    )
+    with torch.device("meta"):
+        narrow = transformers.BertForSequenceClassification(config).requires_grad_(False)
+    return narrow, anatomy_of(narrow)
 
 
 def counter(name: str) -> Counter:
@@ -212,6 +225,50 @@ def test_prompts_are_counted_without_building_the_layers() -> None:
     assert one.built == built
 
 
+@pytest.mark.parametrize("name", ["prefix_tuning", "prompt_tuning", "p_tuning"])
+def test_prompts_of_other_lengths_on_other_layers_need_no_model_at_all(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Counter(*deep())
+    places = ["@[top:4]", "@[top:5]", "@[first:9]"] if name == "prefix_tuning" else [""]
+    texts = [f"{name}(num_virtual_tokens={tokens}){place}" for tokens in (2, 16, 17, 18) for place in places]
+    expected = {text: one.whole(parse(text).parts) for text in texts}
+    for text in texts[: -2 * len(places)]:
+        assert one.count(parse(text)) == expected[text]
+    one.count(parse(texts[-1]))  # the first that a formula can be used for
+    monkeypatch.setattr(part_laws, "attach", None)
+    for text in texts:
+        assert one.count(parse(text)) == expected[text]
+
+
+def test_in_place_is_tried_on_all_layers_once_and_on_a_few_at_other_knobs() -> None:
+    one = Counter(*deep())
+    one.count(parse("tinylora(weight_tying=0.5)"))
+    assert one.built == 2
+    text = "tinylora(weight_tying=1.0)"
+    assert one.count(parse(text)) == one.whole(parse(text).parts)
+    assert one.built == 2 + 1 + 1
+
+
+def test_what_is_for_no_layers_is_built_once_to_be_tried() -> None:
+    one = counter("bert")
+    one.count(parse("p_tuning"))
+    assert one.built == 1
+
+
+def test_the_collector_works_after_a_count_as_before_it() -> None:
+    assert gc.isenabled()
+    with pytest.raises(UnsupportedError):
+        counter("bert").count(parse("pissa(r=64)"))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        counter("bert").count(parse("lora"))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def brought(*shapes: tuple[int, ...]) -> Brought:
     return Brought(shapes[:1], tuple(Saved(f"{at}", "F32", shape) for at, shape in enumerate(shapes)))
 
@@ -235,6 +292,18 @@ RANKS = [{"r": r, "width": width} for r in (2, 4, 8, 16) for width in (32, 64)]
 
 def test_a_product_of_sizes_is_found_and_then_believed() -> None:
     assert asked(lambda at: ((at["r"], at["width"]), (3 * at["r"] * at["width"], 5)), RANKS) == 3
+
+
+def test_a_formula_is_looked_for_when_it_can_be_used_and_not_before() -> None:
+    shapes = lambda at: ((at["r"], at["width"]),)  # noqa: E731
+    orders = [{"r": r, "width": 32} for r in (2, 32, 64)]
+    assert asked(shapes, orders) == 3
+    assert asked(shapes, [*orders, {"r": 4, "width": 32}, {"r": 128, "width": 32}]) == 4
+
+
+def test_a_formula_that_an_earlier_case_contradicts_is_none() -> None:
+    odd = [{"r": 2, "width": 32}, {"r": 4, "width": 32}, {"r": 8, "width": 32}, {"r": 16, "width": 32}]
+    assert asked(lambda at: ((9 if at["r"] == 4 else at["r"], 5),), odd) == 5
 
 
 @pytest.mark.parametrize(
