@@ -8,7 +8,8 @@ Both look at the same counts, added up from what was counted once, and take no c
 one process, and the time of a round is processor time. A round of the other way ends after as many draws as `MOST`, and
 what it found until then counts.
 
-Costing counts what a thousand candidates train and keep, after a hundred of the same preset.
+Costing counts what a thousand candidates train and keep, after a hundred of the same preset. As in the process of a
+study, the collector of circles leaves alone what was imported.
 
 A part of this file is one function that returns JSON data, and one that writes its table, in `PARTS`.
 """
@@ -16,6 +17,7 @@ A part of this file is one function that returns JSON data, and one that writes 
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -198,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few draws, within a minute")
     quick = parser.parse_args().quick
+    gc.freeze()
     result = {name: measure(2 if quick else 7, 20 if quick else 200) for name, (measure, _) in PARTS.items()}
     sections = [f"### {name.capitalize()}\n\n{PARTS[name][1](found)}" for name, found in result.items()]
     text = "\n\n".join(["## Space: drawing candidates", *sections])

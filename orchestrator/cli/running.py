@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def _drive(store: StudyStore, home: Home, json: bool) -> None:
     from orchestrator.cli.reading import front_data, show_front
     from orchestrator.study import run_study
 
+    gc.freeze()  # what was imported stays: the collector need not look at all of it again and again
     spec: StudySpec = store.spec
     _announce(store)
     with LiveTable(spec, errors) as watcher:
