@@ -17,8 +17,6 @@ RIVAL = "AutoPEFT"
 BASELINE = "random"
 BOUND = "all others known"
 """No search: one that knows how every other candidate ends, to tell what bounds those that learn."""
-HEAD_START = "ten others known"
-"""No search either: one that is told for nothing how ten random candidates end."""
 
 SEARCHES: Mapping[str, Search] = {
     OURS: product("forest", 3),
@@ -45,6 +43,5 @@ UNDER_BUDGET: Mapping[str, Search] = {
     "TPE, early stopping": product("tpe", 3, BEST),
     BASELINE: SEARCHES[BASELINE],
     BOUND: informed(3, BEST),
-    HEAD_START: informed(3, BEST, known=10),
 }
 """For the best accuracy under a budget of parameters; all of them see only what is within it."""
