@@ -79,7 +79,7 @@ def costs(peaks: dict[str, int], drawn: list[str], limits: dict[str, float] | No
 
     queue = iter([candidate_of(one) for one in drawn])
     fitting = SimpleNamespace(draw=lambda: next(queue, None))
-    space = SimpleNamespace(first=lambda: candidate_of("bitfit"))
+    space = SimpleNamespace(usual=lambda: candidate_of("bitfit"))
     coster = SimpleNamespace(parameters=parameters)
     return SimpleNamespace(cost=cost, fitting=lambda _seed: fitting, space=space, limits=limits or {}, coster=coster)
 

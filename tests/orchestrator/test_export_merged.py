@@ -34,7 +34,8 @@ from tests.orchestrator import in_process
 from tests.orchestrator.in_process import Watched, store_of
 
 TEXTS = [row["text"] for row in questions()][:8]
-LINEAR = {"projections": ["attention.query,attention.value,mlp.down"]}
+WHERE = {"bitfit": {"projections": ["linear,norm"]}}
+"""Where methods are put, beside where the cheapest candidate of theirs is."""
 PLAIN = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -60,7 +61,9 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
         folder = tmp_path_factory.mktemp("study")
         one = tiny_folder(folder / "model", architecture, num_labels=3)
         parts = [part.strip() for part in text.split("+")]
-        space: dict[str, Any] = {"methods": {part: {} for part in parts}} if len(parts) == 1 else {"hybrids": [text]}
+        space: dict[str, Any] = (
+            {"methods": {part: WHERE.get(part, {}) for part in parts}} if len(parts) == 1 else {"hybrids": [text]}
+        )
         task = task_of(folder).model_dump(mode="json", exclude_none=True)
         spec = parse(
             {
