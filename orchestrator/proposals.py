@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 
@@ -56,11 +56,10 @@ class Proposals:
                 return next(one for one in free if one.source == source)
         if self.spec.search.sampler != "forest":
             return None
-        if number == 0:
-            return self._cheapest(taken)
-        if number < self.spec.search.startup_trials:
+        if 0 < number < self.spec.search.startup_trials:
             return None
-        return self._promised([one for one in self._pool(number) if one[0].sha256 not in taken], number, trials)
+        pool = [one for one in self._pool(number) if one[0].sha256 not in taken]
+        return self._promised(pool, number, trials) if number else self._cheapest(pool)
 
     def sibling(
         self, number: int, trials: Sequence[Trial], taken: Collection[str], held: Mapping[str, str | int | float]
@@ -91,22 +90,22 @@ class Proposals:
         ranked = self._forest.ranked(
             [option for _, option in pool], trials, derived_seed(self.spec.search.seed, number)
         )
-        promised = (pool[at][0] for at in ranked)
-        best = next((one for one in promised if self.prepared.affordable(one) is not None), None)
-        return None if best is None else Beginning(best, FOREST)
+        return self._affordable((pool[at][0] for at in ranked), FOREST)
 
-    def _cheapest(self, taken: Collection[str]) -> Beginning | None:
-        """Return the cheapest of the pool, by the study's first cost; None where no objective is known before training.
+    def _cheapest(self, pool: Sequence[tuple[Candidate, Option]]) -> Beginning | None:
+        """Return the cheapest of a pool, by the study's first cost; None where no objective is known before training.
 
         Whatever it scores, it is on the front of what the pool holds.
         """
         cost = next((one.metric for one in self.spec.objectives if one.metric in {_COUNTED, *self._foretold}), None)
         if cost is None:
             return None
-        pool = [one for one in self._pool(0) if one[0].sha256 not in taken]
-        from_cheap_on = (one for one, _ in sorted(pool, key=lambda pair: pair[1].costs[cost]))
-        cheapest = next((one for one in from_cheap_on if self.prepared.affordable(one) is not None), None)
-        return None if cheapest is None else Beginning(cheapest, "")
+        return self._affordable((one for one, _ in sorted(pool, key=lambda pair: pair[1].costs[cost])), "")
+
+    def _affordable(self, candidates: Iterable[Candidate], origin: str) -> Beginning | None:
+        """Return the first of some candidates that is within the budgets; what these say takes long to find out."""
+        found = next((one for one in candidates if self.prepared.affordable(one) is not None), None)
+        return None if found is None else Beginning(found, origin)
 
     @cached_property
     def _forest(self) -> Forest:
