@@ -2,8 +2,8 @@
 
 For each candidate a forest like the product's is fitted to all others of the table, trained to their ends: more than a
 search can have seen before the candidate is its last. Candidates are tried in the order of what they are expected to
-add to what was trained by then, and stopped early by the product's rule. What takes this search long is not to be told
-from a candidate's numbers, however many others were trained.
+add to what was trained by then, and stopped early by the product's rule. Nobody who learns knows more of the others;
+but it is a measure and no strict bound, for another order or another rule for stopping may be sooner.
 """
 
 from __future__ import annotations

@@ -187,8 +187,8 @@ def _said(goals: Mapping[str, Any]) -> str:
     if "bound" in goals:
         lines.append(
             f"*{BOUND}* gets there in {said_share(goals['bound']['share'])}; {goals['bound']['never']} seeds never do. "
-            "What a search needs beyond that is not to be told from the numbers that a forest has of a candidate, "
-            "however many others were trained."
+            "That is what a forest makes of a candidate's numbers when it was told how all others end. It is no strict "
+            "bound: under some budgets a search that learns is there before it."
         )
     if "checkpoints_below_random" in goals:
         count = goals["checkpoints_below_random"]
