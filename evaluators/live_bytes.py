@@ -135,9 +135,9 @@ def _measured(func: Any, operands: tuple[tuple[tuple[int, ...], tuple[int, ...],
 
 def allocated_peak(run: Callable[[], object]) -> int:
     """Return the most bytes that something allocates on the CPU while it runs, by the profiler's memory events."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:  # `torch.profiler` warns in torch 2.11
         run()
-    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
+    events = [one for one in profile.kineto_results.events() if one.name() == "[memory]"]
     now = peak = 0
     for one in sorted(events, key=lambda one: one.start_ns()):
         now += one.nbytes()
