@@ -22,7 +22,7 @@ import torch
 import transformers
 from torch import nn
 
-from evaluators.backbone import Machine, choose_machine, load_config
+from evaluators.backbone import Machine, avoid_attention_plans, choose_machine, load_config
 from evaluators.optimisation import loss_of
 from evaluators.spec import ModelSpec, TrainingSpec
 from evaluators.tokens import Batch, TokenFolder, Tokens
@@ -73,6 +73,7 @@ def fastest_attention(spec: ModelSpec, training: TrainingSpec, tokens: Tokens, c
     Raises:
         DataError, UnsupportedError: The model's configuration cannot be read or is refused, or it has neither.
     """
+    avoid_attention_plans()
     machine = choose_machine(spec.model_copy(update={"attention": "auto"}))
     config = load_config(spec, classes)
     if getattr(config, "pad_token_id", None) is None:

@@ -32,6 +32,7 @@ def measured(spec: EvaluatorSpec, model: ModelSpec | None = None) -> Attention:
 def test_both_are_timed_on_batches_of_the_study_in_its_type(spec: EvaluatorSpec) -> None:
     tokens = TokenFolder.open(Path(spec.tokens)).read("train")
     before = torch.get_num_threads(), torch.get_rng_state()
+    torch.backends.cuda.enable_cudnn_sdp(True)
     found = measured(spec, spec.model.model_copy(update={"dtype": "bfloat16"}))
     assert found.milliseconds.keys() == {"eager", "sdpa"}
     assert all(one > 0 for one in found.milliseconds.values())
@@ -40,6 +41,7 @@ def test_both_are_timed_on_batches_of_the_study_in_its_type(spec: EvaluatorSpec)
     assert found.lengths[-1] <= tokens.longest
     assert torch.get_num_threads() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
+    assert not torch.backends.cuda.cudnn_sdp_enabled(), "as the models that are trained"
 
 
 @pytest.mark.parametrize(

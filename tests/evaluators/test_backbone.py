@@ -202,3 +202,22 @@ def test_cuda_is_chosen_where_it_is_there(folder: Path) -> None:
     one = load(spec(folder, device="auto"), 2)
     assert one.device.type == "cuda"
     assert {parameter.device.type for parameter in one.model.parameters()} == {"cuda"}
+
+
+def test_it_makes_no_plans_of_attention(folder: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load(spec(folder), 2)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.gpu
+def test_none_is_made_for_a_batch_on_cuda(tmp_path: Path) -> None:
+    wide = tiny_folder(tmp_path, hidden_size=256, num_attention_heads=4)
+    one = load(spec(wide, device="cuda", dtype="bfloat16", attention="sdpa"), 2)
+    ids = torch.full((2, 16), 5, device="cuda")
+    ids[1, 9:] = 0
+    with torch.autograd.profiler.profile() as profile:
+        one.model(input_ids=ids, attention_mask=(ids > 0).long())
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::scaled_dot_product_attention" in names
+    assert [name for name in names if "cudnn" in name] == []
