@@ -3,18 +3,19 @@
     python -m benchmarks.siblings [--quick] [--device cuda]
 
 Whole searches in one process, in turns: proposing, costs, training, rungs and scoring, without Ray and the record. CPU
-seconds of one thread; on a GPU wall-clock time. LoRA of all sizes and rates on query and value of MiniLM-L6, TREC, so
-that all candidates of both sides cost alike to train, and each is trained to its end. Nothing is stored of the frozen
-layers.
+seconds of one thread; on a GPU wall-clock time. What was measured on the other device stays in the report. LoRA of all
+sizes and rates on query and value of MiniLM-L6, TREC, so that all candidates of both sides cost alike to train, and
+each is trained to its end. Nothing is stored of the frozen layers.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.evaluator.subject import task
-from benchmarks.report import Ratio, ratio_interval, write
+from benchmarks.report import FOLDER, Ratio, environment, ratio_interval, write
 from evaluators.evaluation import Evaluator
 from evaluators.score import GAIN, Score
 from evaluators.trained import TrainedEvaluator
@@ -37,7 +38,10 @@ from orchestrator.storage import IN_MEMORY, Storage, StudyStore
 from orchestrator.work import Bench, Stop
 
 TOGETHER, TRIALS, STEPS, TURNS = 4, 8, 60, 3
-SETTINGS = (("float32", 2), ("bfloat16", 2), ("bfloat16", 8))
+SETTINGS = {
+    "cpu": (("float32", 2), ("bfloat16", 2), ("bfloat16", 8)),
+    "cuda": (("float32", 2), ("bfloat16", 2), ("bfloat16", 8), ("bfloat16", 32)),
+}
 
 
 def main() -> None:
@@ -47,9 +51,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    settings, turns = (SETTINGS[:1], 1) if given.quick else (SETTINGS, TURNS)
+    settings, turns = (SETTINGS[given.device][:1], 1) if given.quick else (SETTINGS[given.device], TURNS)
     rows = [measure(*setting, turns, given.device) for setting in settings]
-    result = {"trials": TRIALS, "together": TOGETHER, "turns": turns, "device": given.device, "rows": rows}
+    measured = {"name": _name(given.device), "turns": turns, "rows": rows, "environment": environment()}
+    result = {"trials": TRIALS, "together": TOGETHER, "devices": _measured_before() | {given.device: measured}}
     text = markdown(result)
     print(text)
     if not given.quick:
@@ -118,6 +123,16 @@ def _train(work: SearchWork, job: Job, evaluator: Evaluator) -> None:
                 crew.drop([key])
 
 
+def _measured_before() -> dict[str, Any]:
+    file = FOLDER / "results" / "siblings.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["devices"] if file.exists() else {}
+    return found
+
+
+def _name(device: str) -> str:
+    return "CPU, one thread" if device == "cpu" else torch.cuda.get_device_name()
+
+
 def _clock(device: str) -> float:
     if device == "cpu":
         return time.process_time()
@@ -127,26 +142,32 @@ def _clock(device: str) -> float:
 
 def markdown(result: dict[str, Any]) -> str:
     """Return a result as a section of a page."""
-    clock = "CPU time of one thread" if result["device"] == "cpu" else "wall clock of a GPU"
     lines = [
         "## Siblings: what does a search gain by candidates that are proposed to be trained together?",
         "",
         f"Whole searches of {result['trials']} LoRA candidates of MiniLM-L6 on TREC, {STEPS} steps each without "
-        f"early stopping, one by one over at most {result['together']} together: {clock}, medians of "
-        f"{result['turns']} turns with 95 % intervals. Above 1 siblings are faster. The gain of a crew is what the "
-        "study measured of its steps.",
+        f"early stopping, one by one over at most {result['together']} together: CPU time of one thread, or wall clock "
+        "where a GPU works, medians of turns with 95 % intervals. Above 1 siblings are faster. The gain of a crew is "
+        "what the study measured of its steps.",
         "",
-        *table(result["rows"]),
+        *table(result["devices"]),
     ]
     return "\n".join(lines)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what was measured as the lines of a table."""
-    lines = ["| type | examples of a step | search as fast | gain of its crews |", "|---|---:|---:|---:|"]
-    for one in rows:
-        gains = f"{min(one['gains']):.2f} to {max(one['gains']):.2f}" if one["gains"] else "none measured"
-        lines.append(f"| {one['dtype']} | {one['batch']} | {Ratio(**one['speed'])} | {gains} |")
+def table(devices: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Return what was measured on each device as the lines of a table."""
+    lines = [
+        "| device | turns | type | examples of a step | search as fast | gain of its crews |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    for device in devices.values():
+        for one in device["rows"]:
+            gains = f"{min(one['gains']):.2f} to {max(one['gains']):.2f}" if one["gains"] else "none measured"
+            lines.append(
+                f"| {device['name']} | {device['turns']} | {one['dtype']} | {one['batch']} | {Ratio(**one['speed'])} | "
+                f"{gains} |"
+            )
     return lines
 
 
