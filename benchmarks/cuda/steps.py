@@ -21,7 +21,7 @@ from torch import nn
 from benchmarks.evaluator.journal import Journal
 from benchmarks.memory import attached_for
 from evaluators.anatomy import anatomy_of
-from evaluators.backbone import head_of
+from evaluators.backbone import avoid_attention_plans, head_of
 from evaluators.device_memory import WORKSPACE_BYTES
 from evaluators.memory import Load, storage_bytes, tensors_of
 from evaluators.memory_table import MemoryTable
@@ -104,6 +104,7 @@ SUBJECTS = (
 
 def measure(journal: Journal, subjects: tuple[Subject, ...] = SUBJECTS) -> None:
     """Train a few steps of every candidate on every model."""
+    avoid_attention_plans()
     for subject in subjects:
         keys = {text: f"step/{subject.key}/{text}" for text in subject.candidates}
         if all(key in journal.rows for key in keys.values()):
