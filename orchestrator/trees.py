@@ -78,7 +78,23 @@ def fitted(numbers: FloatMatrix, values: FloatArray, seed: int, count: int) -> l
             own.seed(random.randint(2**31 - 1))  # faster than a new one, which first asks for entropy
             tree = ExtraTreeRegressor(min_samples_leaf=2, max_features=0.5, random_state=own)
             trees.append(tree.fit(numbers, values.reshape(-1, 1), sample_weight=weights, check_input=False))
+            tree.left_out_ = weights == 0
     return trees
+
+
+def out_of_bag(trees: Sequence[Any], numbers: FloatMatrix, values: FloatArray) -> FloatArray:
+    """Return what the trees say of the rows that they were fitted to, each by those that had left it out, shape [rows].
+
+    A row that none left out gets the mean of all values.
+
+    Args:
+        trees: As `fitted` returned them.
+        numbers: Shape [rows, columns].
+        values: Shape [rows].
+    """
+    outside = np.stack([tree.left_out_ for tree in trees])
+    total, count = (predicted(trees, numbers) * outside).sum(axis=0), outside.sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), values.mean())
 
 
 def predicted(trees: Sequence[Any], numbers: FloatMatrix) -> FloatArray:

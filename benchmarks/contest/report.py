@@ -27,7 +27,7 @@ from benchmarks.contest.measures import (
     spread,
     steps_to,
 )
-from benchmarks.contest.searches import BASELINE, BOUND, OURS, RIVAL
+from benchmarks.contest.searches import BASELINE, BOUND, DESIGN, OURS, RIVAL
 from benchmarks.report import write
 from benchmarks.table.plan import Stage
 from benchmarks.table.tasks import table_path
@@ -44,6 +44,10 @@ OF_AUTOPEFT = (
 IS_BOUND = (
     "is no search: for each candidate a forest is fitted to how all others end, what it makes of that gives the order, "
     "and candidates are stopped as ours are."
+)
+IS_DESIGN = (
+    "is on trial on the tables and no part of the product yet: no stop is final, and of paused and new candidates the "
+    "one goes on that is expected to add most (`benchmarks/contest/thaw.py`)."
 )
 _OF_THE_TABLE = "share of the table's hypervolume"
 _COLOURS = 10
@@ -153,7 +157,11 @@ def _goals(
 ) -> dict[str, Any]:
     """Return when ours is where each other search ends, and what was to be reached: a third, and never below random."""
     goals: dict[str, Any] = {}
-    found = {name: [one.finished(arena) for one in by_search[name]] for name in (OURS, RIVAL, BOUND) if name in courses}
+    found = {
+        name: [one.finished(arena) for one in by_search[name]]
+        for name in (OURS, DESIGN, RIVAL, BOUND)
+        if name in courses
+    }
     if OURS in courses:
         others = {name: one for name, one in courses.items() if name not in (OURS, BOUND)}
         goals["reached"] = {name: asdict(one) for name, one in reached(arena, found[OURS], others, steps).items()}
@@ -166,10 +174,18 @@ def _goals(
         }
     if {RIVAL, BOUND} <= set(courses):
         goals["bound"] = asdict(reached(arena, found[BOUND], {RIVAL: courses[RIVAL]}, steps)[RIVAL])
+    if {DESIGN, RIVAL, BASELINE} <= set(courses):
+        goals["design"] = asdict(reached(arena, found[DESIGN], {RIVAL: courses[RIVAL]}, steps)[RIVAL])
+        goals["design_below_random"] = _below(courses[DESIGN], courses[BASELINE])
     if {OURS, BASELINE} <= set(courses):
-        mean = {name: np.mean([one.volumes for one in courses[name]], axis=0) for name in (OURS, BASELINE)}
-        goals["checkpoints_below_random"] = int((mean[OURS] < mean[BASELINE]).sum())
+        goals["checkpoints_below_random"] = _below(courses[OURS], courses[BASELINE])
     return goals
+
+
+def _below(some: Sequence[Course], others: Sequence[Course]) -> int:
+    """Return at how many checkpoints the mean volume of a search is below another's."""
+    mean, mean_of_others = (np.mean([one.volumes for one in several], axis=0) for several in (some, others))
+    return int((mean < mean_of_others).sum())
 
 
 def _said(goals: Mapping[str, Any]) -> str:
@@ -183,6 +199,12 @@ def _said(goals: Mapping[str, Any]) -> str:
             f"(median over seeds; goal: at most 1/3, interval below 1/2): **{verdict}**; {rival['never']} seeds "
             f"never do. To {_NEARLY:.0%} of it: {said_share(goals['nearly_there'][OURS])}, {RIVAL} itself "
             f"{said_share(goals['nearly_there'][RIVAL])}."
+        )
+    if "design" in goals:
+        reach, nearly, below = goals["design"], goals["nearly_there"][DESIGN], goals["design_below_random"]
+        lines.append(
+            f"*{DESIGN}* gets there in {said_share(reach['share'])}; {reach['never']} seeds never do. To {_NEARLY:.0%} "
+            f"of it: {said_share(nearly)}. Below random's mean at {below} of {CHECKPOINTS} checkpoints."
         )
     if "bound" in goals:
         lines.append(
@@ -241,6 +263,8 @@ def _legend(courses: Mapping[str, list[Course]]) -> str:
             " Optuna's NSGA-II crosses what all trials have in common. That is the method alone here, and one "
             "parameter is always mutated: it draws at random."
         )
+    if DESIGN in courses:
+        legend += f" *{DESIGN}* {IS_DESIGN}"
     if BOUND in courses:
         legend += f" *{BOUND}* {IS_BOUND}"
     return legend + (f" {OF_AUTOPEFT}" if RIVAL in courses else "")

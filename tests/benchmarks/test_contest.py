@@ -17,7 +17,8 @@ from benchmarks.contest.arena import Arena, Finished
 from benchmarks.contest.contests import Contest, contests
 from benchmarks.contest.journal import Entry, digest, read, write
 from benchmarks.contest.measures import course_of, interval, reached, said, said_share, spread, steps_to
-from benchmarks.contest.searches import BASELINE, BOUND, OURS, RIVAL, SEARCHES, UNDER_BUDGET
+from benchmarks.contest.searches import BASELINE, BOUND, DESIGN, OURS, RIVAL, SEARCHES, UNDER_BUDGET
+from benchmarks.contest.thaw import cross_validated
 from benchmarks.table.baselines import BASELINES, baselines
 from evaluators.score import Cost
 from evaluators.tabulated import Row, Table
@@ -47,7 +48,7 @@ def test_every_search_keeps_the_rules(arena: Arena, name: str) -> None:
     assert len({one.row.key for one in found}) == len(found) > 0
     assert all(one.at <= STEPS for one in found)
     assert [one.at for one in found] == sorted(one.at for one in found)
-    assert all(late.at - early.at >= RUNGS[-1] for early, late in pairwise(found))
+    assert all(one.at >= many * RUNGS[-1] for many, one in enumerate(found, start=1))
 
 
 @pytest.mark.parametrize("name", ["forest", "forest, early stopping"])
@@ -66,6 +67,26 @@ def test_who_knows_how_all_others_end_is_sooner_than_chance(arena: Arena) -> Non
         for name in (BOUND, BASELINE)
     ]
     assert np.mean(courses[0]) > np.mean(courses[1])
+
+
+def test_what_an_isotonic_regression_says_has_the_errors_of_others() -> None:
+    before, draws = np.linspace(0.0, 1.0, 40), np.random.RandomState(0)
+    noise = 0.05 * np.where(np.arange(40) % 2, 1.0, -1.0)
+    asked = np.tile([0.2, 0.8], (64, 1))
+    found = cross_validated(before, 3.0 * before + noise, asked, draws)
+    assert found.shape == asked.shape
+    assert np.allclose(found.mean(axis=0), [0.6, 2.4], atol=0.05)
+    assert np.all((found.std(axis=0) > 0.02) & (found.std(axis=0) < 0.15))
+
+
+def test_no_stop_is_final(arena: Arena) -> None:
+    """Given enough steps, freeze-thaw trains every candidate to its end, and none of them twice."""
+    full, many = RUNGS[-1], len([row for row in arena.rows if not row.cause])
+    found = SEARCHES[DESIGN](arena, full * len(arena.rows), 1)
+    assert len(found) == many
+    assert found[0].at == full
+    ends = [one.at for one in found]
+    assert min(late - early for early, late in pairwise(ends)) < full
 
 
 def test_the_whole_table_is_one(arena: Arena) -> None:
@@ -274,7 +295,7 @@ def test_a_report_tells_every_contest_and_what_is_missing(
     written: dict[str, str] = {}
     journal = tmp_path / "journal.jsonl"
     for one in (front, under_budget):
-        for at, name in enumerate((BASELINE, OURS, RIVAL, BOUND)):
+        for at, name in enumerate((BASELINE, OURS, RIVAL, BOUND, DESIGN)):
             rows = one.arena.rows[at : at + 12]
             found = tuple(((place + 1) * one.arena.full, row.candidate.sha256) for place, row in enumerate(rows))
             write(Entry(one.arena.name, digest(one.arena), name, 0, one.steps, found), journal)
@@ -292,6 +313,7 @@ def test_a_report_tells_every_contest_and_what_is_missing(
     )
     assert re.search(r"\| random \| 0\.\d{3} \| (never|\d\.\d\d) \[-\] \| [01] \|", text)
     assert f"*{BOUND}* gets there in" in text
+    assert f"*{DESIGN}* gets there in" in text
     assert f"| {BOUND} | 0." not in text  # nobody has to be where it ends
     assert f"(*{BOUND}*) is there after" in text
     assert "### trec: the best under a budget" in text
