@@ -1,4 +1,4 @@
-"""What bounds a search that learns from what it tried: one that knows before it begins how all others end.
+"""What bounds a search: how soon one is there that knows before it begins how all others end, or what is good on test.
 
 For each candidate a forest like the product's is fitted to all others of the table, trained to their ends: more than a
 search can have seen before the candidate is its last. Candidates are tried in the order of what they are expected to
@@ -8,13 +8,14 @@ but it is a measure and no strict bound, for another order or another rule for s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import log10
 
 import numpy as np
 
-from benchmarks.contest.arena import Arena, Finished, Search
+from benchmarks.contest.arena import DIRECTIONS, Arena, Finished, Search
 from evaluators.tabulated import Row
-from orchestrator.dominance import FloatArray
+from orchestrator.dominance import FloatArray, non_dominated, normalized_hypervolume
 from orchestrator.rungs import rungs_of
 from orchestrator.samplers.forest import Box, Option, expected_gains, outcomes
 from orchestrator.scales import scale_of
@@ -22,6 +23,8 @@ from orchestrator.spec import EarlyStopping, Objective
 from orchestrator.trees import Columns, fitted
 
 _TREES = 64
+_NOTHING = 1e-12
+"""A hypervolume that is no more than rounding."""
 
 
 def informed(rungs: int, objectives: Sequence[Mapping[str, str]]) -> Search:
@@ -52,6 +55,30 @@ def informed(rungs: int, objectives: Sequence[Mapping[str, str]]) -> Search:
         return found
 
     return run
+
+
+def in_order_of_test(arena: Arena) -> Iterator[Row]:
+    """Yield the candidates in the order of what each adds on test to the hypervolume of those before it.
+
+    Nobody can know that order, but all that is worth finding comes early in it. When none adds anything more, the
+    rest is put in order in the same way, as if there were nothing before it.
+    """
+    left, base = [row for row in arena.rows if not row.cause], list[Row]()
+    worst, best = (1.0 / arena.classes, log10(arena.limit)), (1.0, 0.0)
+    while left:
+        before = _volume(arena.values(base, "test"), worst, best)
+        gains = [_volume(arena.values([*base, row], "test"), worst, best) - before for row in left]
+        at = int(np.argmax(gains))
+        if gains[at] <= _NOTHING and base:
+            base = []
+            continue
+        base.append(left.pop(at))
+        yield base[-1]
+
+
+def _volume(values: FloatArray, worst: tuple[float, float], best: tuple[float, float]) -> float:
+    kept = values[non_dominated(values, DIRECTIONS)] if len(values) else values
+    return normalized_hypervolume(kept, worst, best, DIRECTIONS) if len(values) else 0.0
 
 
 def _promised(options: Sequence[Option], accuracy: FloatArray, seed: int, objectives: int) -> FloatArray:

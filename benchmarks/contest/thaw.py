@@ -44,7 +44,7 @@ _UNKNOWN = 0.5
 """Standard deviation of a gain in log odds before there are three to tell it."""
 
 
-def thawing(rungs: int, startup: int = 5) -> Search:
+def thawing(rungs: int, startup: int = 2) -> Search:
     """Return that search, for the front of accuracy over parameters.
 
     Args:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from benchmarks.contest import budget, fixed, report, transfer
-from benchmarks.contest.arena import Arena, Finished
+from benchmarks.contest.arena import DIRECTIONS, Arena, Finished
 from benchmarks.contest.contests import Contest, contests
+from benchmarks.contest.informed import in_order_of_test
 from benchmarks.contest.journal import Entry, digest, read, write
 from benchmarks.contest.measures import course_of, interval, reached, said, said_share, spread, steps_to
 from benchmarks.contest.searches import BASELINE, BOUND, DESIGN, OURS, RIVAL, SEARCHES, UNDER_BUDGET
@@ -22,6 +23,7 @@ from benchmarks.contest.thaw import cross_validated
 from benchmarks.table.baselines import BASELINES, baselines
 from evaluators.score import Cost
 from evaluators.tabulated import Row, Table
+from orchestrator.dominance import non_dominated
 from search_space.candidate import Candidate
 from tests.orchestrator.tables import RUNGS, space_of, spec_of, table_of
 
@@ -67,6 +69,15 @@ def test_who_knows_how_all_others_end_is_sooner_than_chance(arena: Arena) -> Non
         for name in (BOUND, BASELINE)
     ]
     assert np.mean(courses[0]) > np.mean(courses[1])
+
+
+def test_in_order_of_test_all_come_once_and_its_front_first(arena: Arena) -> None:
+    ordered, trained = list(in_order_of_test(arena)), [row for row in arena.rows if not row.cause]
+    assert sorted(row.key for row in ordered) == sorted(row.key for row in trained)
+    values = arena.values(trained, "test")
+    inside = (values[:, 0] > 1 / arena.classes) & (values[:, 1] < np.log10(arena.limit))
+    front = {tuple(one) for one in values[non_dominated(values, DIRECTIONS) & inside]}
+    assert {tuple(one) for one in arena.values(ordered[: len(front)], "test")} == front
 
 
 def test_what_an_isotonic_regression_says_has_the_errors_of_others() -> None:
@@ -314,6 +325,7 @@ def test_a_report_tells_every_contest_and_what_is_missing(
     assert re.search(r"\| random \| 0\.\d{3} \| (never|\d\.\d\d) \[-\] \| [01] \|", text)
     assert f"*{BOUND}* gets there in" in text
     assert f"*{DESIGN}* gets there in" in text
+    assert re.search(r"in the order of what each adds on test .* is there after \d+ trainings", text)
     assert f"| {BOUND} | 0." not in text  # nobody has to be where it ends
     assert f"(*{BOUND}*) is there after" in text
     assert "### trec: the best under a budget" in text
