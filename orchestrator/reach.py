@@ -16,16 +16,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import logit
 
 from evaluators.score import METRICS, Score
 from orchestrator.dominance import FloatArray, oriented
 from orchestrator.growing import Rows
 from orchestrator.rungs import DEVIATIONS, Rungs
+from orchestrator.scales import log_odds
 from orchestrator.spec import EarlyStopping, Objective
-
-_LEAST = 0.01
-"""Shares count as no less than this and no more than the rest: log odds have no ends."""
 
 
 class Reach(Rungs):
@@ -92,7 +89,7 @@ class Reach(Rungs):
         values = np.array([[one.values[look.metric] for look in looks] for one in scores], dtype=np.float64)
         for at, look in enumerate(looks):
             if len(self.objectives) > 1 and _is_share(look):
-                values[:, at] = logit(np.clip(values[:, at], _LEAST, 1.0 - _LEAST))
+                values[:, at] = log_odds(values[:, at])
         return oriented(values, [look.direction for look in looks])
 
 

@@ -11,13 +11,22 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import logit, ndtri
 from scipy.stats import rankdata
 
 from orchestrator.dominance import FloatArray
 
 _LEAST_VALUES = 3
 """So many different values have a median between their ends."""
+
+
+_LEAST_SHARE = 0.01
+"""Shares count as no less than this and no more than the rest: log odds have no ends."""
+
+
+def log_odds(shares: FloatArray) -> FloatArray:
+    """Return the log odds of shares, same shape."""
+    return np.asarray(logit(np.clip(shares, _LEAST_SHARE, 1.0 - _LEAST_SHARE)))
 
 
 class Scale(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import log10
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from evaluators.tabulated import Row, Table
 from orchestrator.dominance import non_dominated, normalized_hypervolume
+from orchestrator.samplers.forest import Box, Option
+from orchestrator.spec import Objective
 from search_space.candidate import Candidate
 from search_space.points import Points
 from search_space.space import Space
@@ -110,10 +112,21 @@ class Arena:
         Between guessing at the parameter limit and every example right with one parameter, parameters by logarithm.
         """
         front = self.front(rows)
-        if not front:
-            return 0.0
-        values = self.values(front, split)
+        return self.volume_of(self.values(front, split)) if front else 0.0
+
+    def volume_of(self, values: NDArray[np.float64]) -> float:
+        """Return the normalised hypervolume in that box of what `values` returns of a front, shape [rows, 2]."""
         return normalized_hypervolume(values, (1 / self.classes, log10(self.limit)), (1.0, 0.0), DIRECTIONS)
+
+    def options(self, rows: Sequence[Row]) -> list[Option]:
+        """Return rows as what the forest sees of candidates before they are trained."""
+        layers = self.space.anatomy.n_layers
+        return [Option.of(row.candidate, layers, {"trainable_params": row.cost.trainable_params}) for row in rows]
+
+    def box(self, objectives: Sequence[Mapping[str, str]]) -> Box:
+        """Return where the forest measures the volume of accuracy, or of accuracy and trainable parameters."""
+        worst = {"accuracy": 1.0 / self.classes, "trainable_params": float(self.limit)}
+        return Box([Objective.model_validate(one) for one in objectives], worst, {})
 
     def best(self, rows: Sequence[Row], share: float) -> Row | None:
         """Return the row that validation puts first among those of at most a share of the backbone's parameters."""

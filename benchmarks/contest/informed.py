@@ -9,15 +9,14 @@ but it is a measure and no strict bound, for another order or another rule for s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import log10
 
 import numpy as np
 
 from benchmarks.contest.arena import DIRECTIONS, Arena, Finished, Search
 from evaluators.tabulated import Row
-from orchestrator.dominance import FloatArray, non_dominated, normalized_hypervolume
+from orchestrator.dominance import FloatArray, non_dominated
 from orchestrator.rungs import rungs_of
-from orchestrator.samplers.forest import Box, Option, expected_gains, outcomes
+from orchestrator.samplers.forest import Option, expected_gains, outcomes
 from orchestrator.scales import scale_of
 from orchestrator.spec import EarlyStopping, Objective
 from orchestrator.trees import Columns, fitted
@@ -33,10 +32,8 @@ def informed(rungs: int, objectives: Sequence[Mapping[str, str]]) -> Search:
 
     def run(arena: Arena, steps: int, seed: int) -> list[Finished]:
         rows = [row for row in arena.rows if not row.cause]
-        layers = arena.space.anatomy.n_layers
-        options = [Option.of(row.candidate, layers, {"trainable_params": row.cost.trainable_params}) for row in rows]
+        options, box = arena.options(rows), arena.box(objectives)
         promised = _promised(options, arena.values(rows)[:, 0], seed, len(looks))
-        box = Box(looks, {"accuracy": 1.0 / arena.classes, "trainable_params": float(arena.limit)}, {})
         stopping = rungs_of(EarlyStopping(rungs=rungs), looks, arena.full)
         waiting, found, spent = list(range(len(rows))), list[Finished](), 0
         while waiting and spent < steps:
@@ -64,10 +61,9 @@ def in_order_of_test(arena: Arena) -> Iterator[Row]:
     rest is put in order in the same way, as if there were nothing before it.
     """
     left, base = [row for row in arena.rows if not row.cause], list[Row]()
-    worst, best = (1.0 / arena.classes, log10(arena.limit)), (1.0, 0.0)
     while left:
-        before = _volume(arena.values(base, "test"), worst, best)
-        gains = [_volume(arena.values([*base, row], "test"), worst, best) - before for row in left]
+        before = _volume_on_test(arena, base)
+        gains = [_volume_on_test(arena, [*base, row]) - before for row in left]
         at = int(np.argmax(gains))
         if gains[at] <= _NOTHING and base:
             base = []
@@ -76,9 +72,10 @@ def in_order_of_test(arena: Arena) -> Iterator[Row]:
         yield base[-1]
 
 
-def _volume(values: FloatArray, worst: tuple[float, float], best: tuple[float, float]) -> float:
-    kept = values[non_dominated(values, DIRECTIONS)] if len(values) else values
-    return normalized_hypervolume(kept, worst, best, DIRECTIONS) if len(values) else 0.0
+def _volume_on_test(arena: Arena, rows: Sequence[Row]) -> float:
+    """Return the hypervolume of the rows that test itself puts on the front."""
+    values = arena.values(rows, "test")
+    return arena.volume_of(values[non_dominated(values, DIRECTIONS)]) if rows else 0.0
 
 
 def _promised(options: Sequence[Option], accuracy: FloatArray, seed: int, objectives: int) -> FloatArray:

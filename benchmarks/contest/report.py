@@ -157,6 +157,10 @@ def _goals(
     arena: Arena, by_search: Mapping[str, list[Entry]], courses: Mapping[str, list[Course]], steps: int
 ) -> dict[str, Any]:
     """Return when ours is where each other search ends, and what was to be reached: a third, and never below random."""
+
+    def rivalled(name: str) -> dict[str, Any]:
+        return asdict(reached(arena, found[name], {RIVAL: courses[RIVAL]}, steps)[RIVAL])
+
     goals: dict[str, Any] = {}
     found = {
         name: [one.finished(arena) for one in by_search[name]]
@@ -174,11 +178,11 @@ def _goals(
             if name != BOUND
         }
     if {RIVAL, BOUND} <= set(courses):
-        goals["bound"] = asdict(reached(arena, found[BOUND], {RIVAL: courses[RIVAL]}, steps)[RIVAL])
+        goals["bound"] = rivalled(BOUND)
     if {OURS, RIVAL} <= set(courses):
         goals["by_test"] = _by_test(arena, goals["reached"][RIVAL]["final"])
     if {DESIGN, RIVAL, BASELINE} <= set(courses):
-        goals["design"] = asdict(reached(arena, found[DESIGN], {RIVAL: courses[RIVAL]}, steps)[RIVAL])
+        goals["design"] = rivalled(DESIGN)
         goals["design_below_random"] = _below(courses[DESIGN], courses[BASELINE])
     if {OURS, BASELINE} <= set(courses):
         goals["checkpoints_below_random"] = _below(courses[OURS], courses[BASELINE])

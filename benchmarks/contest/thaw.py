@@ -25,21 +25,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
-from scipy.special import expit, logit, ndtri
+from scipy.special import expit
 
 from benchmarks.contest.arena import Arena, Finished, Search
 from benchmarks.contest.ours import FRONT
 from orchestrator.dominance import FloatArray
 from orchestrator.samplers import derived_seed
-from orchestrator.samplers.forest import Box, Option, expected_gains
-from orchestrator.spec import Objective
+from orchestrator.samplers.forest import QUANTILES, expected_gains, normal_outcomes
+from orchestrator.scales import log_odds
 from orchestrator.trees import Columns, fitted, moments, out_of_bag
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-_OUTCOMES, _TREES, _FOLDS, _LEAST, _LEAST_CALIBRATED = 64, 64, 20, 3, 6
-_QUANTILES = ndtri((np.arange(_OUTCOMES) + 0.5) / _OUTCOMES)
+_TREES, _FOLDS, _LEAST, _LEAST_CALIBRATED = 64, 20, 3, 6
 _UNKNOWN = 0.5
 """Standard deviation of a gain in log odds before there are three to tell it."""
 
@@ -86,14 +85,14 @@ class _Course:
         """Return what those that pause there may come to, as shares of right answers, shape [outcomes, paused]."""
         some, ended = self.paused(passed), self.ended()
         if len(ended) < _LEAST:
-            gains = _log_odds(self.shares[ended, -1]) - _log_odds(self.shares[ended, passed - 1])
-            middle = _log_odds(self.shares[some, passed - 1]) + (gains.mean() if len(gains) else 0.0)
-            return np.asarray(expit(middle + _UNKNOWN * _QUANTILES[:, None]))
-        reached = np.tile(self.losses[some, passed - 1], (_OUTCOMES, 1))
+            gains = log_odds(self.shares[ended, -1]) - log_odds(self.shares[ended, passed - 1])
+            middle = log_odds(self.shares[some, passed - 1]) + (gains.mean() if len(gains) else 0.0)
+            return np.asarray(expit(middle + _UNKNOWN * QUANTILES[:, None]))
+        reached = np.tile(self.losses[some, passed - 1], (len(QUANTILES), 1))
         for rung in range(passed - 1, self.losses.shape[1]):
             last = rung == self.losses.shape[1] - 1
             both = ended if last else np.flatnonzero((self.passed > rung + 1) & ~self.failed)
-            after = -_log_odds(self.shares[both, -1]) if last else self.losses[both, rung + 1]
+            after = -log_odds(self.shares[both, -1]) if last else self.losses[both, rung + 1]
             reached = cross_validated(self.losses[both, rung], after, reached, draws)
         return np.asarray(expit(-reached))
 
@@ -138,14 +137,10 @@ class _Thawing:
     def __post_init__(self) -> None:
         arena = self.arena
         self._rows, self._steps = arena.rows, arena.table.header.rungs[-self.rungs :]
-        sizes = [{"trainable_params": row.cost.trainable_params} for row in self._rows]
-        layers = arena.space.anatomy.n_layers
-        self._options = [Option.of(row.candidate, layers, size) for row, size in zip(self._rows, sizes, strict=True)]
+        self._options, self._box = arena.options(self._rows), arena.box(FRONT)
         numbers = [one.numbers for one in self._options]
         self._numbers = Columns(numbers).matrix(numbers)
-        self._sizes = np.array([size["trainable_params"] for size in sizes], dtype=np.float64)
-        looks = [Objective.model_validate(one) for one in FRONT]
-        self._box = Box(looks, {"accuracy": 1.0 / arena.classes, "trainable_params": float(arena.limit)}, {})
+        self._sizes = np.array([row.cost.trainable_params for row in self._rows], dtype=np.float64)
         shares, losses = (self._measured(metric) for metric in ("accuracy", "nll"))
         count = len(self._rows)
         self._course = _Course(losses[:, :-1], shares, np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.bool_))
@@ -221,8 +216,7 @@ class _Thawing:
             errors = known - middle - slope * (outside - middle)
             means = middle + slope * (means - middle)
             deviations = np.full_like(means, np.sqrt((errors**2).sum() / (len(known) - 2)))
-        order = np.random.RandomState(seed).permutation(_QUANTILES)
-        return np.asarray(means + deviations * order[:, None])
+        return normal_outcomes(means, deviations, seed)
 
     def _best(self, some: IntArray, promised: FloatArray, front: FloatArray) -> tuple[float, int]:
         """Return the most that one of some candidates is expected to add, and which one."""
@@ -234,7 +228,3 @@ def _slope(said: FloatArray, was: FloatArray) -> float:
     """Return by how much predictions, less the mean, are to be multiplied, from 0 to 1."""
     spread = float(said @ said)
     return min(max(float(said @ was) / spread, 0.0), 1.0) if spread > 0 else 0.0
-
-
-def _log_odds(shares: FloatArray) -> FloatArray:
-    return np.asarray(logit(np.clip(shares, 0.01, 0.99)))

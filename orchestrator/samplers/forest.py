@@ -37,7 +37,8 @@ from search_space.candidate import Candidate
 from search_space.features import features
 
 _TREES = 64
-_QUANTILES = np.array([NormalDist().inv_cdf((at + 0.5) / _TREES) for at in range(_TREES)])
+QUANTILES = np.array([NormalDist().inv_cdf((at + 0.5) / _TREES) for at in range(_TREES)])
+"""Of the standard normal distribution: its equally likely outcomes."""
 _MOST_ROWS = 800
 _LEAST_TRIALS, _LEAST_ROWS = 4, 2
 
@@ -261,8 +262,12 @@ def outcomes(trees: Sequence[Any], numbers: FloatMatrix, seed: int) -> FloatArra
     Quantiles of a normal distribution with the moments of the trees. What the trees say themselves never is better than
     the best that was seen, so it would promise nothing where there is one objective.
     """
-    means, deviations = moments(trees, numbers)
-    quantiles = np.random.RandomState(seed).permutation(_QUANTILES)  # in another order for each objective
+    return normal_outcomes(*moments(trees, numbers), seed)
+
+
+def normal_outcomes(means: FloatArray, deviations: FloatArray, seed: int) -> FloatArray:
+    """Return the quantiles of normal distributions with some moments [rows], in one order, shape [quantiles, rows]."""
+    quantiles = np.random.RandomState(seed).permutation(QUANTILES)  # in another order for each objective
     return np.asarray(means + deviations * quantiles[:, None])
 
 

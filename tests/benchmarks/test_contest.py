@@ -51,6 +51,8 @@ def test_every_search_keeps_the_rules(arena: Arena, name: str) -> None:
     assert all(one.at <= STEPS for one in found)
     assert [one.at for one in found] == sorted(one.at for one in found)
     assert all(one.at >= many * RUNGS[-1] for many, one in enumerate(found, start=1))
+    apart = RUNGS[-1] - RUNGS[-2] if name == DESIGN else RUNGS[-1]
+    assert all(late.at - early.at >= apart for early, late in pairwise(found))
 
 
 @pytest.mark.parametrize("name", ["forest", "forest, early stopping"])
