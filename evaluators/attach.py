@@ -18,7 +18,6 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.shira.layer import _warn_once_about_module_hooks as _shira_warning
 from peft.tuners.supertuning.layer import _warn_once_about_module_hooks as _supertuning_warning
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from evaluators import tuners
@@ -32,6 +31,7 @@ from evaluators.from_shapes import (
     takes_residuals,
     without_values,
 )
+from evaluators.head import free_head, head_wrappers, renew_head
 from evaluators.loftq import start_from_residual
 from evaluators.model_copies import copy_of
 from evaluators.prefix_gates import gate_prefix
@@ -151,10 +151,10 @@ def attach(
     with torch.random.fork_rng(devices=_cuda_devices()):
         if not is_bare(copied):
             torch.manual_seed(seed)
-        _renew_head(copied, heads)
+        renew_head(copied, heads)
         attached, parts, own = _attach_parts(copied, anatomy, candidate)
     connect(attached, copied, own)
-    head = _free_head(attached, heads)
+    head = free_head(attached, heads)
     set_dropout(copied, candidate.recipe.dropout)
     attached.eval()
     return Attached(attached, candidate, parts, head)
@@ -325,7 +325,7 @@ def _new_parameters(model: nn.Module, known: set[int], earlier: set[int], part: 
         earlier: Those that parts before it train.
         part: The part.
     """
-    copies = {id(p) for wrapper in _wrappers(model) for p in wrapper.parameters()}
+    copies = {id(p) for wrapper in head_wrappers(model) for p in wrapper.parameters()}
     if method(part.method).route == "full":
         return tuple(
             parameter
@@ -349,55 +349,6 @@ def _unshare(model: nn.Module, layers: tuple[int, ...], anatomy: Anatomy) -> Non
         if inside:
             parameter.data = parameter.data.clone()
             parameter.requires_grad_(True)
-
-
-def _renew_head(model: nn.Module, heads: tuple[str, ...]) -> None:
-    """Draw new values for the head, in tensors of its own."""
-    for name in heads:
-        for module in model.get_submodule(name).modules():
-            for parameter in module.parameters(recurse=False):
-                parameter.data = torch.empty_like(parameter.data, dtype=torch.float32)
-            _initialise(model, module)
-
-
-def _initialise(model: Any, module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        if module.weight.is_meta:
-            return
-        deviation = getattr(model.config, "initializer_range", 0.02)
-        nn.init.normal_(module.weight, std=deviation)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        module.reset_parameters()
-    elif next(module.parameters(recurse=False), None) is not None:
-        raise UnsupportedError(f"a head with a {type(module).__name__} cannot be initialised")
-
-
-def _free_head(model: nn.Module, heads: tuple[str, ...]) -> tuple[nn.Parameter, ...]:
-    """Make the head trainable: peft's copy where it wrapped it, else the head itself."""
-    wrapped = {id(wrapper): wrapper for wrapper in _wrappers(model)}
-    found: list[nn.Parameter] = []
-    base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
-    for name in heads:
-        module = base.get_submodule(name)
-        parameters: Iterable[nn.Parameter] = module.parameters()
-        if id(module) in wrapped:
-            parameters = module.get_submodule("modules_to_save").parameters()
-        found.extend(parameters)
-        nn.Module.register_forward_pre_hook(module, _to_float32)
-    for parameter in found:
-        parameter.requires_grad_(True)
-    return tuple(found)
-
-
-def _to_float32(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The head is float32 whatever the backbone is."""
-    return tuple(one.float() if isinstance(one, Tensor) and one.is_floating_point() else one for one in inputs)
-
-
-def _wrappers(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
 
 
 def _cuda_devices() -> list[int]:
