@@ -201,7 +201,7 @@ def sampling(sizes: tuple[int, ...], sampler: str = "tpe", repeats: int = 12) ->
         for number in range(max(sizes)):
             near = any(size - repeats <= number < size for size in sizes)
             began = time.perf_counter()
-            drawn = build_sampler(spec.search, number) if near else build_sampler(_random(spec).search, number)
+            drawn = build_sampler(spec, number) if near else build_sampler(_random(spec), number)
             _, candidate = store.ask(space, drawn)
             store.start(number, candidate, coster.cost(candidate), 0, {})
             asked = time.perf_counter()

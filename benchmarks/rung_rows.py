@@ -27,7 +27,7 @@ from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Score
 from evaluators.subset import some_rows
 from evaluators.trained import TrainedEvaluator, TrainedRun
-from orchestrator.rungs import rungs_of
+from orchestrator.reach import Reach
 from orchestrator.spec import EarlyStopping, Objective
 
 RUNG, FULL = 21, 63
@@ -100,7 +100,7 @@ def _going_on(scores: Sequence[Score], ends: Sequence[Score]) -> list[bool]:
     """Return who goes on at a rung, each where all others were trained to the end."""
     decisions = []
     for number in range(len(scores)):
-        rungs = rungs_of(EarlyStopping(eta=3.0, rungs=2, grace=1), OBJECTIVES, FULL)
+        rungs = Reach(EarlyStopping(eta=3.0, rungs=2, grace=1), OBJECTIVES, FULL)
         at_rung = [replace(one, step=rungs.steps[0], fidelity=rungs.steps[0] / FULL) for one in scores]
         for other, end in enumerate(ends):
             if other != number:

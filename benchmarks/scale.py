@@ -32,9 +32,9 @@ from benchmarks.report import write
 from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Score
 from evaluators.synthetic import SyntheticCoster, synthetic_params
+from orchestrator.early_stopping import rungs_of
 from orchestrator.preparation import Prepared
 from orchestrator.proposals import FOREST
-from orchestrator.rungs import rungs_of
 from orchestrator.search_work import SearchWork
 from orchestrator.simulation import Unwatched
 from orchestrator.spec import SearchSpec, StudySpec, parse
@@ -70,7 +70,7 @@ class Side:
         evaluator = EvaluatorSpec(spec.model, spec.training, spec.calibration, "", STEPS)
         prepared = Prepared(space, coster, limits, evaluator, ("a", "b"))
         bench = Bench(store, prepared, folder, Unwatched(), Stop(store, None, 0.0), lambda _trial: None)
-        self.work = SearchWork(bench, [], rungs_of(spec.search.early_stopping, spec.objectives, STEPS))
+        self.work = SearchWork(bench, [], rungs_of(spec, STEPS))
         self._counting = False
         self._forget()
         self._watch(self.work._proposals, "proposal", "propose")

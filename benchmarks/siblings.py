@@ -28,9 +28,9 @@ from evaluators.evaluation import Evaluator
 from evaluators.score import GAIN, Score
 from evaluators.trained import TrainedEvaluator
 from orchestrator.crew import CrewTraining
+from orchestrator.early_stopping import rungs_of
 from orchestrator.jobs import Failure, Job
 from orchestrator.preparation import Prepared, prepare
-from orchestrator.rungs import rungs_of
 from orchestrator.search_work import SearchWork
 from orchestrator.simulation import Unwatched
 from orchestrator.spec import StudySpec, parse
@@ -106,7 +106,7 @@ def search(spec: StudySpec, prepared: Prepared, evaluator: Evaluator) -> StudySt
     """Run the search of a study in this process, one crew after another."""
     store = Storage(IN_MEMORY).create(spec)
     bench = Bench(store, prepared, Path(), Unwatched(), Stop(store, None, 0.0), lambda _trial: None)
-    work = SearchWork(bench, [], rungs_of(spec.search.early_stopping, spec.objectives, prepared.evaluator.steps))
+    work = SearchWork(bench, [], rungs_of(spec, prepared.evaluator.steps))
     while (job := work.next_job()) is not None:
         _train(work, job, evaluator)
     return store

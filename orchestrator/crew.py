@@ -16,8 +16,19 @@ Report = dict[str, Any]
 
 
 def started(evaluator: Evaluator, job: Job) -> Run:
-    """Begin the training of a job."""
-    return evaluator.start(job.candidate, job.seed, job.accumulation)
+    """Begin the training of a job, or go on from what is kept of it."""
+    run = evaluator.start(job.candidate, job.seed, job.accumulation)
+    if job.goes_on and job.folder:
+        run.resume(Path(job.folder))
+    return run
+
+
+def at_rung(run: Run, job: Job, rung: int) -> Report:
+    """Train a run to a rung before its last, keep what it goes on from where the job says so, and return its report."""
+    report = {"score": run.advance(job.rungs[rung]).to_json()}
+    if job.keeps and job.folder:
+        run.pause(Path(job.folder))
+    return report
 
 
 def finished(run: Run, job: Job) -> Report:

@@ -33,7 +33,7 @@ from search_space.errors import StudyError
 if TYPE_CHECKING:
     from orchestrator.storage import StudyStore, Trial
 
-Tag = Literal["front", "dominated", "infeasible", "partial", "failed", "running"]
+Tag = Literal["front", "dominated", "infeasible", "partial", "failed", "paused", "running"]
 SCHEMA_VERSION = 1
 MOST_LATENCY_MS = 1_000.0
 MOST_STEP_MS = 10_000.0

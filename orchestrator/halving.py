@@ -35,7 +35,8 @@ class Halving(Rungs):
         super().__init__(spec, objectives, full)
         self._eta, self._grace = spec.eta, spec.grace
 
-    def _is_kept(self, number: int, score: Score) -> bool:
+    def is_kept(self, number: int, score: Score) -> bool:
+        """Whether a trial with this score is among the best of its rung, or dominated by none."""
         rung = {one: passed for one, passed in self._at_rung(score).items() if self._tells(passed)}
         looks = self._looks(list(rung.values()))
         if number not in rung or len(rung) <= self._grace or not looks:

@@ -2,7 +2,7 @@
 
 A sampler that learns is asked before each trial. What it needs of all trials (who was trained to the end, what was
 gained between rungs) would be read again each time, which takes a time that grows with the study. Trials that are
-settled do not change, so those that the list of trials begins with are read once.
+settled or pause do not change, so those that the list of trials begins with are read once, until one goes on.
 """
 
 from __future__ import annotations

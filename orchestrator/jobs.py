@@ -26,6 +26,8 @@ class Job:
         folder: Where the actor writes the trained state; None keeps nothing.
         test: Whether it is scored on the test split at the end.
         accumulation: Parts that its steps are divided into; as the study's spec says when None.
+        keeps: Whether what it has at a rung is kept in its folder, so that it can go on from there later.
+        goes_on: Whether it goes on from what is kept there; from its beginning where that is lost.
         mates: Jobs that are trained beside it on one actor, each to its own end: the same candidate on other seeds, or
             candidates that can share its forward pass.
     """
@@ -37,6 +39,8 @@ class Job:
     folder: str | None = None
     test: bool = False
     accumulation: int | None = None
+    keeps: bool = False
+    goes_on: bool = False
     mates: tuple[Job, ...] = ()
 
     @property

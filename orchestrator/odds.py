@@ -122,9 +122,10 @@ class Odds:
 def telling_failures(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that tell what fails, in order; none where all or fewer than two of them failed.
 
-    What ended without a failure, at whatever rung, counts as good.
+    What came to a rung and stopped or pauses there counts as good.
     """
-    ended = (one for one in reversed(trials) if one.state in ("complete", "partial", "failed") and one.cost is not None)
+    told = ("complete", "partial", "paused", "failed")
+    ended = (one for one in reversed(trials) if one.state in told and one.cost is not None)
     recent = list(islice(ended, _MOST_ROWS))[::-1]
     return recent if _LEAST_FAILURES <= sum(one.state == "failed" for one in recent) < len(recent) else []
 

@@ -1,4 +1,4 @@
-"""What is proposed to a study from outside Optuna's samplers: what it begins with, and what a model promises."""
+"""What a study does next, from outside Optuna's samplers: what it begins with, what a model promises, who goes on."""
 
 from __future__ import annotations
 
@@ -40,13 +40,18 @@ class Proposals:
         self._drawn = 0
         self._foretold = [one.metric for one in spec.objectives if one.metric in _FORETOLD]
 
-    def propose(self, number: int, trials: Sequence[Trial], taken: Collection[str]) -> Beginning | None:
+    def propose(
+        self, number: int, trials: Sequence[Trial], taken: Collection[str], paused: Sequence[Trial] = ()
+    ) -> Beginning | Trial | None:
         """Return the candidate for a trial and where it comes from; None where Optuna's sampler is to draw it.
+
+        Where one of the trials that pause promises more than a new one, that is returned.
 
         Args:
             number: Of the trial.
             trials: What was tried so far, in order.
             taken: Identities that were tried or rejected.
+            paused: Those of the trials that could go on.
         """
         if number == 0 and (lora := self.prepared.space.plain_lora()) is not None:
             return Beginning(lora, "")
@@ -56,10 +61,21 @@ class Proposals:
                 return next(one for one in free if one.source == source)
         if self.spec.search.sampler != "forest":
             return None
-        if 0 < number < self.spec.search.startup_trials:
+        if 0 < number < self.spec.startup_trials:
             return None
         pool = [one for one in self._pool(number) if one[0].sha256 not in taken]
-        return self._promised(pool, number, trials) if number else self._cheapest(pool)
+        return self._promised(pool, number, trials, paused) if number else self._cheapest(pool)
+
+    def who_goes_on(self, number: int, trials: Sequence[Trial], paused: Sequence[Trial]) -> Trial:
+        """Return the one of some trials that pause that promises most; the first where nothing can be told.
+
+        Args:
+            number: Of the trial that would be next.
+            trials: What was tried so far, in order.
+            paused: Those of them that could go on, at least one.
+        """
+        ranked = self._forest.ranked([], trials, self._seed(number, trials), paused)
+        return paused[ranked[0]] if ranked else paused[0]
 
     def sibling(
         self, number: int, trials: Sequence[Trial], taken: Collection[str], held: Mapping[str, str | int | float]
@@ -74,23 +90,32 @@ class Proposals:
             taken: Identities that were tried or rejected.
             held: Parameters with their values.
         """
-        if self.spec.search.sampler != "forest" or number < self.spec.search.startup_trials:
+        if self.spec.search.sampler != "forest" or number < self.spec.startup_trials:
             return None
         chooser, fitting = Holding(RandomChooser(derived_seed(self.spec.search.seed, number)), held), self._fitting
         drawn = (self.prepared.space.draw(chooser) for _ in range(_SIBLINGS))
         fresh = {one.sha256: one for one in drawn if one.sha256 not in taken and fitting.fits(one)}
-        return self._promised([pair for one in fresh.values() if (pair := self._option(one))], number, trials)
+        found = self._promised([pair for one in fresh.values() if (pair := self._option(one))], number, trials, ())
+        return found if isinstance(found, Beginning) else None
 
     def _promised(
-        self, pool: Sequence[tuple[Candidate, Option]], number: int, trials: Sequence[Trial]
-    ) -> Beginning | None:
-        """Return the candidate of a pool that promises most within the limits; None where nothing can be told."""
+        self, pool: Sequence[tuple[Candidate, Option]], number: int, trials: Sequence[Trial], paused: Sequence[Trial]
+    ) -> Beginning | Trial | None:
+        """Return what promises most within the limits of a pool and of those that pause; None where nothing tells."""
         if not pool:
             return None
-        ranked = self._forest.ranked(
-            [option for _, option in pool], trials, derived_seed(self.spec.search.seed, number)
-        )
-        return self._affordable((pool[at][0] for at in ranked), FOREST)
+        ranked = self._forest.ranked([option for _, option in pool], trials, self._seed(number, trials), paused)
+        for at in ranked:
+            if at >= len(pool):
+                return paused[at - len(pool)]
+            if (found := self._affordable([pool[at][0]], FOREST)) is not None:
+                return found
+        return None
+
+    def _seed(self, number: int, trials: Sequence[Trial]) -> int:
+        """Return the seed of a decision. Where candidates pause, several are made before one more trial begins."""
+        seed = derived_seed(self.spec.search.seed, number)
+        return derived_seed(seed, sum(len(one.scores) for one in trials)) if self.spec.pauses else seed
 
     def _cheapest(self, pool: Sequence[tuple[Candidate, Option]]) -> Beginning | None:
         """Return the cheapest of a pool, by the study's first cost; None where no objective is known before training.
@@ -111,7 +136,8 @@ class Proposals:
     def _forest(self) -> Forest:
         backbone = self.prepared.coster.parameters
         worst = reference_point(self.spec, self.prepared.limits, self.prepared.most_classes, backbone)
-        return Forest(self.spec.objectives, worst, self._layers, self.prepared.limits)
+        costs = [_COUNTED, *self._foretold]
+        return Forest(self.spec.objectives, worst, self._layers, costs, self.prepared.limits)
 
     def _pool(self, number: int) -> Collection[tuple[Candidate, Option]]:
         """Return what may be proposed: a table's points, or the last draws within the budget of parameters.

@@ -60,22 +60,23 @@ class Reach(Rungs):
         end = self._at_end()[number]
         for step in self.steps:
             here = self._passed[step].get(number)
-            if here is not None and self._tells(here) and self._tells(end):
+            if here is not None and self.tells(here) and self.tells(end):
                 early, late = self._costs([here, end])
                 self._gains[step].append(*(early - late))
                 if number not in self._outside:
                     self._rivals[step].append(*late)
 
-    def _is_kept(self, number: int, score: Score) -> bool:
+    def is_kept(self, number: int, score: Score) -> bool:
+        """Whether no trial that was trained to the end dominates what a trial with this score may come to."""
         gains = self._gains.get(self._rung(score))
-        if gains is None or not self._tells(score) or len(gains) < self._grace:
+        if gains is None or not self.tells(score) or len(gains) < self._grace:
             return True
         hope = self._hope(score, gains.values)
         rivals = self._rivals[self._rung(score)].values
         return not bool(((rivals <= hope).all(axis=1) & (rivals < hope).any(axis=1)).any())
 
-    def _tells(self, score: Score) -> bool:
-        """Whether every objective is known."""
+    def tells(self, score: Score) -> bool:
+        """Whether a score has every objective."""
         return all(one.metric in score.values for one in self.objectives)
 
     def _hope(self, score: Score, gains: FloatArray) -> FloatArray:

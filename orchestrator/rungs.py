@@ -1,13 +1,12 @@
 """The rungs of a study: when its candidates are looked at before the end of their training, and who goes on.
 
-Two rules, `search.early_stopping.rule`. Neither waits for others, and a candidate goes on with the state that it has:
-no step is done twice. A rung may look at some rows of validation only. Then a score has an error, and both take the
+Three rules, `search.early_stopping.rule`. None waits for others, and a candidate goes on with the state that it has: no
+step is done twice. A rung may look at some rows of validation only. Then a score has an error, and both take the
 better end of its interval.
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -48,10 +47,14 @@ class Rungs(ABC):
     def goes_on(self, number: int, score: Score) -> bool:
         """Record a score and say whether its trial goes on beyond this rung; nobody does after the last."""
         self.record(number, score)
-        return not score.full and self._is_kept(number, score)
+        return not score.full and self.is_kept(number, score)
+
+    def pauses(self, score: Score) -> bool:
+        """Whether a trial that has this score at a rung waits there, to go on later."""
+        return False
 
     @abstractmethod
-    def _is_kept(self, number: int, score: Score) -> bool:
+    def is_kept(self, number: int, score: Score) -> bool:
         """Whether a trial with this score, which is recorded, goes on."""
 
     def _at_rung(self, score: Score) -> dict[int, Score]:
@@ -64,10 +67,3 @@ class Rungs(ABC):
     def _rung(self, score: Score) -> int:
         """Return the study's step that a score stands for: a candidate with a shorter training has done fewer."""
         return round(score.fidelity * self.steps[-1])
-
-
-def rungs_of(spec: EarlyStopping, objectives: Sequence[Objective], full: int) -> Rungs:
-    """Return the rungs of a study with the rule that it chose."""
-    module = importlib.import_module(f"orchestrator.{spec.rule}")
-    rungs: Rungs = getattr(module, spec.rule.capitalize())(spec, objectives, full)
-    return rungs

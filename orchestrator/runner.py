@@ -42,7 +42,7 @@ from ray.tune.search import Searcher
 
 from evaluators.evaluation import Evaluator, EvaluatorSpec, Run, build_evaluator
 from evaluators.score import Score
-from orchestrator.crew import CrewTraining, Report, finished, started
+from orchestrator.crew import CrewTraining, Report, at_rung, finished, started
 from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.spec import ResourcesSpec
 from search_space.errors import ParetuneError
@@ -56,17 +56,20 @@ class CandidateTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Build the evaluator, which loads the backbone."""
         self._evaluator: Evaluator | None = None
+        self._run: Run | None = None
+        self._key = ""
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Drop the candidate that was, and take the next."""
+        """Take the next candidate, and drop the one that was, unless it goes on at once."""
         request = json.loads(new_config["request"])
-        self._job = Job.from_json(request["job"])
+        job = Job.from_json(request["job"])
+        self._run = self._run if job.goes_on and job.key == self._key else None
+        self._job, self._key = job, job.key
         self._seconds_left = request["seconds"]
         self._late = Path(request["late"])
         self._evaluator_spec = request["evaluator"]
         self._board = request.get("board")
-        self._run: Run | None = None
         self._crew: CrewTraining | None = None
         self._rung = 0
         return True
@@ -78,7 +81,7 @@ class CandidateTrainable(tune.Trainable):
         except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
             report, done = {"failure": failure_of(error).__dict__}, True
             self._run = self._crew = None
-        return {"rung": self._rung, "report": json.dumps(report), "done": done}
+        return {"rung": self._rung, "report": json.dumps(report | {"seconds_left": self._seconds_left}), "done": done}
 
     def cleanup(self) -> None:
         """Let go of the candidate."""
@@ -111,7 +114,7 @@ class CandidateTrainable(tune.Trainable):
         self._rung += 1
         if self._rung == len(self._job.rungs):
             return finished(self._run, self._job), True
-        return {"score": self._run.advance(self._job.rungs[self._rung - 1]).to_json()}, False
+        return at_rung(self._run, self._job, self._rung - 1), False
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -157,13 +160,14 @@ class _Board:
 
 @dataclass
 class _Jobs:
-    """Jobs that Ray Tune holds, by its name for the trial."""
+    """Jobs that Ray Tune holds, by its name for the trial; the seconds left to those that pause, by their own."""
 
     work: Work
     seconds: float | None
     evaluator: dict[str, Any]
     scratch: Path
     board: str = ""
+    left: dict[str, float] = field(default_factory=dict)
     held: dict[str, tuple[Job, float]] = field(default_factory=dict)
     ended: dict[str, set[str]] = field(default_factory=dict)
 
@@ -220,7 +224,7 @@ class _Jobs:
 
     def limit_of(self, job: Job) -> float | None:
         """Return the most seconds of a job and its mates together; None where there is no limit."""
-        return None if self.seconds is None else self.seconds * len(job.crew)
+        return None if self.seconds is None else self.left.get(job.key, self.seconds * len(job.crew))
 
 
 class _JobSearcher(Searcher):
@@ -287,6 +291,8 @@ class _RungScheduler(FIFOScheduler):
         if "failure" in report:
             self._jobs.end(trial_id, Failure(**report["failure"]))
             return False
+        if report["seconds_left"] is not None:
+            self._jobs.left[job.key] = report["seconds_left"]
         goes_on = self._jobs.work.on_score(job, Score.from_json(report["score"]))
         if "test" in report:
             self._jobs.work.on_score(job, Score.from_json(report["test"]))

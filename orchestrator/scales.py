@@ -8,6 +8,7 @@ it is.
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -16,10 +17,13 @@ from scipy.stats import rankdata
 
 from orchestrator.dominance import FloatArray
 
+OUTCOMES = 64
+"""So many equally likely outcomes stand for what a candidate may come to."""
+QUANTILES = np.array([NormalDist().inv_cdf((at + 0.5) / OUTCOMES) for at in range(OUTCOMES)])
+"""Of the standard normal distribution: its equally likely outcomes."""
+
 _LEAST_VALUES = 3
 """So many different values have a median between their ends."""
-
-
 _LEAST_SHARE = 0.01
 """Shares count as no less than this and no more than the rest: log odds have no ends."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
+from evaluators.evaluation import PAUSED_FILE
 from evaluators.score import LASTING, Score
-from orchestrator.beginnings import beginnings
+from orchestrator.beginnings import Beginning, beginnings
 from orchestrator.feasibility import commonest
 from orchestrator.front import is_feasible
-from orchestrator.jobs import Job
+from orchestrator.jobs import Failure, Job
 from orchestrator.proposals import Proposals
 from orchestrator.rungs import Rungs
 from orchestrator.samplers import build_sampler, derived_seed
@@ -18,16 +20,25 @@ from orchestrator.screening import MemoryFactor, Refusals, excesses, foreseen
 from orchestrator.siblings import Siblings
 from orchestrator.step_budget import SPENT, StepBudget
 from orchestrator.storage import Trial
-from orchestrator.work import Bench, PhaseWork, place_of
+from orchestrator.work import STOPPED, Bench, PhaseWork, place_of
 from search_space.budgets import violations, within
 from search_space.candidate import Candidate
 from search_space.errors import EmptySpaceError, PlacementError, UnsupportedError
 
 _MOST_REJECTED = 300
+_MOST_KEPT_BYTES = 16 * 2**30
+_KEPT_BYTES_PER_PARAMETER = 12
+"""Of what pauses: the weight and two moments of AdamW, in float32."""
 
 
 class SearchWork(PhaseWork):
-    """Jobs that the sampler proposes, screened by cost, stopped early by rungs, bounded by budgets."""
+    """Jobs that the sampler proposes, screened by cost, stopped early by rungs, bounded by budgets.
+
+    Args:
+        bench: What all phases share. Trials that were cut off are trained before all else.
+        jobs: What is trained beside the search: references.
+        rungs: Of the study.
+    """
 
     def __init__(self, bench: Bench, jobs: Iterable[Job], rungs: Rungs) -> None:
         super().__init__(bench, "search", jobs)
@@ -35,7 +46,9 @@ class SearchWork(PhaseWork):
         self._budgets = bench.store.spec.budgets
         trials = bench.store.trials()
         self._trained = sum(one.state != "infeasible" for one in trials)
-        self._steps = StepBudget(self._budgets.steps, rungs.steps)
+        self._steps = StepBudget(self._budgets.steps, rungs.steps, pauses=bench.store.spec.pauses)
+        self._pauses = bench.store.spec.pauses
+        self._pausing: set[str] = set()
         self._unpaid: set[str] = set()
         self._lasting = {name: limit for name, limit in bench.prepared.limits.items() if name in LASTING}
         self._over: dict[str, str] = {}
@@ -45,6 +58,7 @@ class SearchWork(PhaseWork):
         self._memory = MemoryFactor(self._budgets.memory_factor)
         self._refusals = Refusals(bench.prepared.limits)
         self._nothing_new = False
+        self._gave_up = False
         self._siblings = Siblings(bench.store.spec, bench.prepared)
         self._proposals = Proposals(bench.store.spec, bench.prepared, beginnings(bench.store, bench.prepared))
         for trial in trials:
@@ -54,32 +68,45 @@ class SearchWork(PhaseWork):
             self._memory.note(trial)
             self._refusals.note(trial)
             self._siblings.note(trial)
-            if trial.state != "running":
-                self._steps.settled(trial)
+            self._count_steps(trial)
+        cut_off = [one for one in trials if one.state == "running"]
+        self.waiting = deque([*map(self._job, cut_off), *self.waiting])
+        for trial in cut_off if self._pauses else ():
+            self._steps.pauses(trial)
 
     @property
     def left(self) -> int:
         """Trials that the budgets still pay for, running ones not counted."""
         return max(0, self._budgets.trials - self._trained) if self._steps.pays else 0
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to train, or anything that pauses."""
+        return bool(self.waiting or self.left or self._paused())
+
     def next_job(self) -> Job | None:
-        """Return a job that waits, or a new one from the sampler while the budgets last; trial 0 goes before all."""
+        """Return a job that waits, or what the sampler wants while the budgets last; trial 0 goes before all."""
         while self.waiting and self._asked:
             job = self.waiting.popleft()
-            if place_of(job)[0] != "search" or self._steps.begins(job.key):
+            if place_of(job)[0] != "search" or self._is_paid_for(job):
                 return self._begin(job)
             self._interrupt(job, SPENT)
-        if not self.left or self._steps.holds:
+        if self._steps.holds:
             return None
-        proposed = self._propose()
-        if proposed is None:
+        chosen = self._propose() if self.left and not self._gave_up else None
+        if chosen is None:
+            chosen = self._last_to_go_on()
+        if isinstance(chosen, Trial):
+            self._steps.resumes(chosen)
+            return self._begin(self._job(self.bench.store.resume(chosen.number)))
+        if chosen is None:
             return None
-        self._steps.begins(proposed.key)
-        return self._begin(self._with_siblings(proposed))
+        self._steps.begins(chosen.key)
+        return self._begin(self._with_siblings(chosen))
 
     def more_later(self) -> bool:
-        """Whether a candidate waits until the budget of steps pays for it beside those that run."""
-        return self.left > 0 and self._steps.holds
+        """Whether one waits until the budget of steps pays for it beside those that run, or may go on after them."""
+        return (self.left > 0 and self._steps.holds) or (self._pauses and bool(self.running))
 
     def on_score(self, job: Job, score: Score) -> bool:
         """Keep the score and say whether the candidate goes on."""
@@ -91,14 +118,45 @@ class SearchWork(PhaseWork):
         if not score.full and not within(self._lasting, score.values):
             self._leave(job, score)
             return False
+        trial = self._tried[number]
+        known = _with_predictions(score, trial)
+        if job.keeps and self.rungs.pauses(known):
+            self.rungs.record(number, known)
+            self._pausing.add(job.key)
+            return False
         if not score.full:
-            kept = self.rungs.goes_on(number, _with_predictions(score, self._tried[number]))
-            return kept and self._paid(job, score)
+            return self.rungs.goes_on(number, known) and self._paid(job, score)
         limits = self.bench.prepared.limits
         self.bench.store.constrain(number, violations(limits, score.values))
-        trial = self._tried[number]
-        self.rungs.record(number, _with_predictions(score, trial), feasible=is_feasible(trial, limits))
+        self.rungs.record(number, known, feasible=is_feasible(trial, limits))
         return False
+
+    def on_end(self, job: Job, failure: Failure | None) -> None:
+        """Settle the trial, or let it wait at its rung."""
+        if failure is not None or job.key not in self._pausing:
+            super().on_end(job, failure)
+            return
+        self._pausing.remove(job.key)
+        self.running.pop(job.key)
+        self._note(self.bench.store.pause(place_of(job)[1]))
+
+    def settle(self) -> None:
+        """At the end of the search: settle what was running and what pauses, as far as it came."""
+        super().settle()
+        for trial in self._paused():
+            why = self.bench.stop.reason or ("" if self._steps.pays_for(trial) else SPENT)
+            message = ": ".join(filter(None, [STOPPED, why]))
+            self._tell(self.bench.store.finish("search", trial.number, "partial", message=message))
+
+    def _is_paid_for(self, job: Job) -> bool:
+        """Reserve the steps of a job that was cut off. Returns whether the budget pays for them."""
+        if not job.goes_on:
+            return self._steps.begins(job.key)
+        trial = self._tried[place_of(job)[1]]
+        paid = self._steps.pays_for(trial)
+        if paid:
+            self._steps.resumes(trial)
+        return paid
 
     def _leave(self, job: Job, score: Score) -> None:
         """Tell that a candidate is over a limit for good: no step more is spent on what cannot be on the front."""
@@ -122,11 +180,30 @@ class SearchWork(PhaseWork):
             self._memory.note(trial)
             self._refusals.note(trial)
             self._siblings.note(trial)
-            if trial.state != "running":
-                self._steps.settled(trial)
+            self._count_steps(trial)
+            if trial.state not in ("running", "paused"):
+                (self._folder(trial.number) / PAUSED_FILE).unlink(missing_ok=True)
 
-    def _propose(self) -> Job | None:
-        """Ask the sampler until a candidate is within budget and new; None when the space seems used up.
+    def _count_steps(self, trial: Trial) -> None:
+        if trial.state == "paused":
+            self._steps.pauses(trial)
+        elif trial.state != "running":
+            self._steps.settled(trial)
+
+    def _paused(self) -> list[Trial]:
+        return [one for one in self._tried.values() if one.state == "paused"]
+
+    def _last_to_go_on(self) -> Trial | None:
+        """Return who goes on of those that pause when nothing new is begun: who is within reach and paid for."""
+        kept = [one for one in self._paused() if self._steps.pays_for(one) and self._is_within_reach(one)]
+        return self._proposals.who_goes_on(self._asked, list(self._tried.values()), kept) if kept else None
+
+    def _is_within_reach(self, trial: Trial) -> bool:
+        assert trial.score is not None
+        return self.rungs.is_kept(trial.number, _with_predictions(trial.score, trial))
+
+    def _propose(self) -> Job | Trial | None:
+        """Ask until a candidate is within budget and new, or one that pauses promises more; None at the space's end.
 
         Raises:
             EmptySpaceError: It gave none, and none was trained before.
@@ -135,16 +212,20 @@ class SearchWork(PhaseWork):
         for _ in range(_MOST_REJECTED):
             if self._used_up():
                 break
-            number, candidate, origin = self._ask()
+            asked = self._ask()
+            if isinstance(asked, Trial):
+                return asked
+            number, candidate, origin = asked
             why, excess = self._screen(number, candidate, origin)
             if not why:
                 self._trained += 1
-                return self._job(number, candidate)
+                return self._job(self.bench.store.trial("search", number))
             self._tell(self.bench.store.finish("search", number, "infeasible", message=why))
             if excess is not None and (nearest is None or excess < nearest[0]):
                 nearest = (excess, why)
         if self._trained == 0:
             self._refuse(nearest)
+        self._gave_up = True
         return None
 
     def _with_siblings(self, job: Job) -> Job:
@@ -155,21 +236,21 @@ class SearchWork(PhaseWork):
         wanted = self._siblings.wanted(job)
         held = self._siblings.held(job) if wanted else None
         mates: list[Job] = []
-        for _ in range(wanted if held is not None else 0):
-            if not self.left or self._steps.holds or self._used_up():
+        for _ in range(wanted):
+            if held is None or not self.left or self._steps.holds or self._used_up():
                 break
-            number, candidate, origin = self._ask(held)
+            number, candidate, origin = self._ask_sibling(held)
             if why := self._screen(number, candidate, origin)[0]:
                 self._tell(self.bench.store.finish("search", number, "infeasible", message=why))
                 continue
             self._trained += 1
-            other = self._job(number, candidate)
+            other = self._job(self.bench.store.trial("search", number))
             if self._siblings.go_together(job, other):
                 self._steps.begins(other.key)
-                mates.append(other)
+                mates.append(replace(other, keeps=False))
             else:
                 self.waiting.append(other)
-        return replace(job, mates=tuple(mates))
+        return replace(job, mates=tuple(mates), keeps=job.keeps and not mates)
 
     def _refuse(self, nearest: tuple[float, str] | None) -> None:
         """Refuse a space that gave nothing to train, by the nearest to its budgets or the commonest reason."""
@@ -182,14 +263,22 @@ class SearchWork(PhaseWork):
         reasons = Counter(one.message for one in self._tried.values())
         raise EmptySpaceError(f"space: no candidate of it can be trained: {commonest(reasons, many)}")
 
-    def _ask(self, held: Mapping[str, str | int | float] | None = None) -> tuple[int, Candidate, str]:
-        """Ask for a candidate; for one that has some parameters, where they are held."""
-        space, store, tried = self.bench.prepared.space, self.bench.store, list(self._tried.values())
-        sampler = build_sampler(store.spec.search, self._asked)
-        if held is None:
-            proposed = self._proposals.propose(self._asked, tried, self._known)
-        else:
-            proposed = self._proposals.sibling(self._asked, tried, self._known, held)
+    def _ask(self) -> tuple[int, Candidate, str] | Trial:
+        """Ask for a candidate, or for one of those that pause."""
+        paused = [one for one in self._paused() if self._steps.pays_for(one)]
+        proposed = self._proposals.propose(self._asked, list(self._tried.values()), self._known, paused)
+        return proposed if isinstance(proposed, Trial) else self._enter(proposed)
+
+    def _ask_sibling(self, held: Mapping[str, str | int | float]) -> tuple[int, Candidate, str]:
+        """Ask for a candidate that has some parameters."""
+        return self._enter(self._proposals.sibling(self._asked, list(self._tried.values()), self._known, held), held)
+
+    def _enter(
+        self, proposed: Beginning | None, held: Mapping[str, str | int | float] | None = None
+    ) -> tuple[int, Candidate, str]:
+        """Enter what was proposed as a trial, or what Optuna's sampler draws. Returns its number and origin too."""
+        space, store = self.bench.prepared.space, self.bench.store
+        sampler = build_sampler(store.spec, self._asked)
         self._asked += 1
         if proposed is None:
             return *store.ask(space, sampler, exchange=self._near, held=held), ""
@@ -231,14 +320,28 @@ class SearchWork(PhaseWork):
         over = excesses(limits, known).values()
         return "over budget: " + ", ".join(over) if over else "", max(excess.values(), default=0.0)
 
-    def _job(self, number: int, candidate: Candidate) -> Job:
-        folder = self.bench.folder / "search" / str(number)
-        store = self.bench.store
-        cost = store.trial("search", number).cost
-        parts = cost.accumulation if cost else None
+    def _job(self, trial: Trial) -> Job:
+        """Return the job of a trial: all of its training, or what follows the rung that it came to."""
+        reached = round(trial.score.fidelity * self.rungs.steps[-1]) if self._pauses and trial.score is not None else 0
+        rungs = tuple(step for step in self.rungs.steps if step > reached)
         return Job(
-            f"search/{number}", candidate, store.spec.search.seed, self.rungs.steps, str(folder), accumulation=parts
-        )
+            trial.key, trial.candidate, trial.seed, rungs or self.rungs.steps, str(self._folder(trial.number)),
+            accumulation=trial.cost.accumulation if trial.cost else None,
+            keeps=self._pauses and self._can_be_kept(trial), goes_on=bool(reached and rungs),
+        )  # fmt: skip
+
+    def _can_be_kept(self, trial: Trial) -> bool:
+        """Whether a trial may pause: there is room for what it has, and it is not the first, which gives a front."""
+        first = all(one.state == "infeasible" for one in self._tried.values() if one.number < trial.number)
+        return not first and sum(map(_kept_bytes, [*self._paused(), trial])) <= _MOST_KEPT_BYTES
+
+    def _folder(self, number: int) -> Path:
+        return self.bench.folder / "search" / str(number)
+
+
+def _kept_bytes(trial: Trial) -> int:
+    cost = trial.cost
+    return 0 if cost is None else _KEPT_BYTES_PER_PARAMETER * (cost.trainable_params + cost.head_params)
 
 
 def _with_predictions(score: Score, trial: Trial) -> Score:

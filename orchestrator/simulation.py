@@ -15,13 +15,13 @@ from typing import Protocol
 from evaluators.evaluation import EvaluatorSpec, Run
 from evaluators.score import Score
 from evaluators.tabulated import Fault, Table, TabulatedCoster, TabulatedEvaluator
+from orchestrator.early_stopping import rungs_of
 from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.preparation import Prepared
-from orchestrator.rungs import rungs_of
 from orchestrator.search_work import SearchWork
 from orchestrator.spec import StudySpec
 from orchestrator.storage import IN_MEMORY, Phase, Storage, StudyStore, Trial
-from orchestrator.work import Bench, Stop
+from orchestrator.work import Bench, Stop, Watcher
 from search_space.candidate import Candidate
 from search_space.points import Points
 from search_space.space import Space
@@ -80,6 +80,7 @@ class Simulation:
         self.evaluator, self.clock, self.at_once, self.limit = evaluator, clock, at_once, limit
         self._running: list[_Running] = []
         self._mates: deque[Job] = deque()
+        self._kept: dict[str, TimedRun] = {}
         self._started = 0
 
     def run(self, work: Work, until: Callable[[], bool] = lambda: False) -> bool:
@@ -99,7 +100,7 @@ class Simulation:
     def _fill(self, work: Work) -> None:
         while len(self._running) < self.at_once and (job := self._next_job(work)) is not None:
             try:
-                run = self.evaluator.start(job.candidate, job.seed)
+                run = self._kept.pop(job.key, None) or self.evaluator.start(job.candidate, job.seed)
             except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
                 work.on_end(job, failure_of(error))
                 continue
@@ -141,6 +142,8 @@ class Simulation:
         if last and one.job.test:
             work.on_score(one.job, one.run.test())
         if last or not goes_on:
+            if one.job.keeps and not last:
+                self._kept[one.job.key] = one.run
             work.on_end(one.job, None)
             return
         one.rung += 1
@@ -158,6 +161,9 @@ class Unwatched:
         """Take no note."""
 
 
+UNWATCHED = Unwatched()
+
+
 def simulate(
     spec: StudySpec,
     space: Space,
@@ -167,6 +173,7 @@ def simulate(
     faults: Mapping[str, Fault] | None = None,
     store: StudyStore | None = None,
     until: Callable[[], bool] = lambda: False,
+    watcher: Watcher = UNWATCHED,
 ) -> StudyStore:
     """Run the search of a study on a table, or go on with one that was cut off.
 
@@ -178,6 +185,7 @@ def simulate(
         faults: What goes wrong on purpose, by the candidate's identity.
         store: The study in a storage; a new one in memory when None.
         until: Ends the simulation in the middle, as a killed driver would.
+        watcher: Is told what happens.
 
     Returns:
         The study as the storage holds it.
@@ -185,11 +193,11 @@ def simulate(
     Raises:
         ValueError: The study's rungs are not the table's.
     """
-    steps = rungs_of(spec.search.early_stopping, spec.objectives, table.header.rungs[-1]).steps
+    steps = spec.search.early_stopping.steps(table.header.rungs[-1])
     if not set(steps) <= set(table.header.rungs):
         raise ValueError(f"the table has rungs {table.header.rungs}, the study wants {steps}")
     prepared, evaluator = tabulated(spec, space, table), TabulatedEvaluator(table, faults)
-    return simulate_with(spec, prepared, evaluator, at_once=at_once, store=store, until=until)
+    return simulate_with(spec, prepared, evaluator, at_once=at_once, store=store, until=until, watcher=watcher)
 
 
 def simulate_with(
@@ -200,19 +208,17 @@ def simulate_with(
     at_once: int = 1,
     store: StudyStore | None = None,
     until: Callable[[], bool] = lambda: False,
+    watcher: Watcher = UNWATCHED,
 ) -> StudyStore:
     """Run the search of a study with any evaluator that knows how long it takes; else as `simulate`."""
     store = store or Storage(IN_MEMORY).create(spec)
     store.abandon_unstarted()
     clock = SimulatedClock()
     stop = Stop(store, spec.budgets.time, 0.0, clock)
-    bench = Bench(store, prepared, Path("simulated"), Unwatched(), stop, lambda _trial: None)
-    rungs = rungs_of(spec.search.early_stopping, spec.objectives, prepared.evaluator.steps)
-    running = [one for one in store.trials() if one.state == "running"]
-    jobs = [Job(one.key, one.candidate, one.seed, rungs.steps) for one in running]
-    work = SearchWork(bench, jobs, rungs)
-    ended = Simulation(evaluator, clock, at_once, spec.budgets.trial_time).run(work, until)
-    if not ended and bench.stop.reason:
+    bench = Bench(store, prepared, Path("simulated"), watcher, stop, lambda _trial: None)
+    rungs = rungs_of(spec, prepared.evaluator.steps)
+    work = SearchWork(bench, [], rungs)
+    if Simulation(evaluator, clock, at_once, spec.budgets.trial_time).run(work, until) or bench.stop.reason:
         work.settle()
     return store
 

@@ -67,16 +67,20 @@ class EarlyStopping(Strict):
     """When a candidate stops before the end of its training.
 
     Attributes:
-        rule: Who stops: who would be dominated even after a gain that few had (`reach`), or who is not among the best
-            1 / eta at a rung and dominated there (`halving`, successive halving over several objectives).
+        rule: Who goes on. With `freeze_thaw` no stop is final: each candidate pauses at every rung, and of paused and
+            new ones the one goes on that is expected to add most to the front. With `reach` who would be dominated even
+            after a gain that few had stops for good, with `halving` who is not among the best 1 / eta at a rung and
+            dominated there (successive halving over several objectives). Where there is one objective, another sampler
+            than the forest, or an objective that rungs do not measure, `freeze_thaw` is `reach`.
         eta: From one rung to the next training is this many times as long.
         rungs: Number of rungs, the last being full training; 1 trains every candidate to the end.
         grace: Candidates that are trained to the end (`reach`) or pass a rung (`halving`) before one is stopped there.
-        chance: With `reach`: share of those trained to the end whose gain was larger than what is hoped for.
+        chance: With `reach`: share of those trained to the end whose gain was larger than what is hoped for. So it is
+            decided with `freeze_thaw` about who still pauses when nothing new is begun any more.
         rows: Examples of validation that rungs before the last look at; all of them when None.
     """
 
-    rule: Literal["reach", "halving"] = "reach"
+    rule: Literal["freeze_thaw", "reach", "halving"] = "freeze_thaw"
     eta: Annotated[float, Field(gt=1, le=16)] = 3.0
     rungs: Annotated[int, Field(ge=1, le=10)] = 3
     grace: Annotated[int, Field(ge=1, le=1000)] = 3
@@ -107,7 +111,8 @@ class SearchSpec(Strict):
     Attributes:
         sampler: One of Optuna's, or `forest`, ours.
         seed: Seed of everything that is drawn.
-        startup_trials: Random trials before the sampler learns; `nsga2` begins with a population of its own size.
+        startup_trials: Trials before the sampler learns: plain LoRA, then random ones; 5 when None, and 2 where
+            candidates pause. `nsga2` begins with a population of its own size.
         early_stopping: Rungs.
         finalists: Re-training of the front.
         references: Fixed rows beside the search, not part of it.
@@ -118,7 +123,7 @@ class SearchSpec(Strict):
 
     sampler: Literal["tpe", "random", "nsga2", "gp", "forest"] = "forest"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    startup_trials: Annotated[int, Field(ge=1, le=10_000)] = 5
+    startup_trials: Annotated[int, Field(ge=1, le=10_000)] | None = None
     early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
     finalists: Finalists = Field(default_factory=Finalists)
     references: tuple[Literal["head", "full"], ...] = ("head", "full")
@@ -265,6 +270,17 @@ class StudySpec(Strict):
         if budgets is not None and budgets.ece is not None and calibration.method == "none":
             raise ValueError("budgets.ece limits the error after calibration; give a method, or take that budget away")
         return calibration
+
+    @property
+    def pauses(self) -> bool:
+        """Whether candidates pause at rungs, and go on when that is worth more than what is new."""
+        rungs = self.search.early_stopping
+        return len(self.objectives) > 1 and self.search.sampler == "forest" and rungs.rule == "freeze_thaw"
+
+    @property
+    def startup_trials(self) -> int:
+        """Trials before the sampler learns."""
+        return self.search.startup_trials or (2 if self.pauses else 5)
 
     def to_json(self) -> dict[str, Any]:
         """Return this spec as JSON data that `parse` reads back to an equal spec."""

@@ -25,10 +25,12 @@ class StepBudget:
     Args:
         most: The budget; None where there is none.
         rungs: Training steps of the rungs, rising; the last is full training.
+        pauses: Whether candidates pause at rungs. Then one begins or goes on only where its way to the end is paid for,
+            though no more is reserved than its way to the next rung.
     """
 
-    def __init__(self, most: int | None, rungs: Sequence[int]) -> None:
-        self.most, self.rungs = most, tuple(rungs)
+    def __init__(self, most: int | None, rungs: Sequence[int], *, pauses: bool = False) -> None:
+        self.most, self.rungs, self._may_pause = most, tuple(rungs), pauses
         self._counted: dict[str, int] = {}
         self._running: set[str] = set()
         self._sum = 0
@@ -40,6 +42,20 @@ class StepBudget:
         self._running.add(key)
         self._count(key, self.rungs[0])
         return True
+
+    def pauses(self, trial: Trial) -> None:
+        """Count a trial that waits at a rung, or was cut off and may go on from one."""
+        self._running.discard(trial.key)
+        self._count(trial.key, trial.steps)
+
+    def pays_for(self, trial: Trial) -> bool:
+        """Whether it pays for the way of a trial that waits at a rung to its end."""
+        return self._pays(self.rungs[-1] - self._counted[trial.key])
+
+    def resumes(self, trial: Trial) -> None:
+        """Reserve what follows the rung that a trial waits at."""
+        self._running.add(trial.key)
+        self._count(trial.key, self._after(trial.score))
 
     def goes_on(self, key: str, score: Score) -> bool:
         """Reserve what follows a rung that a trial reached. Returns whether the budget pays for it."""
@@ -65,8 +81,8 @@ class StepBudget:
 
     @property
     def pays(self) -> bool:
-        """Whether it pays for one more candidate's first rung."""
-        return self._pays(self.rungs[0])
+        """Whether it pays for one more candidate: its first rung, or all of it where candidates pause."""
+        return self._pays(self.rungs[-1 if self._may_pause else 0])
 
     @property
     def holds(self) -> bool:
@@ -74,7 +90,7 @@ class StepBudget:
 
         Else many at once would spend all on first rungs, and none of them would be trained to the end.
         """
-        if self.most is None or not self._running:
+        if self.most is None or self._may_pause or not self._running:
             return False
         ahead = sum(self.rungs[-1] - self._counted[key] for key in self._running)
         return self._sum + ahead + self.rungs[0] > self.most

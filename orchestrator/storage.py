@@ -30,7 +30,7 @@ from search_space.knobs import Holding
 from search_space.space import Space
 
 Phase = Literal["search", "references", "finalists"]
-State = Literal["running", "complete", "partial", "infeasible", "failed"]
+State = Literal["running", "paused", "complete", "partial", "infeasible", "failed"]
 PHASES: tuple[Phase, ...] = ("search", "references", "finalists")
 _OPTUNA_STATE = {
     "complete": TrialState.COMPLETE,
@@ -38,6 +38,8 @@ _OPTUNA_STATE = {
     "infeasible": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+_PAUSED = "paused"
+"""Attribute of a trial that waits at a rung: for Optuna it runs."""
 _TOLD = dict(zip(TrialState, TrialState, strict=True)) | {TrialState.FAIL: TrialState.PRUNED}
 """What samplers are told: they learn nothing from a failed trial, and would propose it for ever."""
 
@@ -292,6 +294,14 @@ class StudyStore:
             if key not in before:
                 self.storage.optuna.set_trial_system_attr(self._id("search", number), key, value)
 
+    def pause(self, number: int) -> Trial:
+        """Let a running trial of the search wait at the rung that it reached."""
+        return self._set_paused(number, "paused")
+
+    def resume(self, number: int) -> Trial:
+        """Let a trial of the search that waits at a rung run again."""
+        return self._set_paused(number, "running")
+
     def finish(self, phase: Phase, number: int, state: State, cause: Cause | None = None, message: str = "") -> Trial:
         """Settle the state of a running trial. A complete trial needs its full-fidelity score reported before."""
         values = None
@@ -336,6 +346,11 @@ class StudyStore:
             self._settled[key] = _read(phase, one)
         return self._settled[key]
 
+    def _set_paused(self, number: int, state: Literal["running", "paused"]) -> Trial:
+        trial = self._running["search", number] = replace(self.trial("search", number), state=state)
+        self._set("search", number, _PAUSED, state == "paused")
+        return trial
+
     def _id(self, phase: Phase, number: int) -> int:
         return self.storage.optuna.get_trial_id_from_study_id_trial_number(self.studies[phase]._study_id, number)
 
@@ -371,7 +386,8 @@ def _read(phase: Phase, one: FrozenTrial) -> Trial:
     about = json.loads(one.user_attrs["candidate"])
     scores = [Score.from_json(value) for key, value in one.user_attrs.items() if key.startswith("score:")]
     outcome = one.user_attrs.get("outcome") if one.state.is_finished() else None
-    settled = outcome or {"state": "failed" if one.state.is_finished() else "running", "cause": None, "message": ""}
+    unsettled = "paused" if one.user_attrs.get(_PAUSED) else "running"
+    settled = outcome or {"state": "failed" if one.state.is_finished() else unsettled, "cause": None, "message": ""}
     test = one.user_attrs.get("test")
     return Trial(
         phase=phase,

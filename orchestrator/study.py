@@ -23,6 +23,7 @@ from evaluators.evaluation import PREFIX_FOLDER, WEIGHTS_FOLDER
 from evaluators.tracing import TracingProcess
 from orchestrator.device_share import resources_of
 from orchestrator.dominance import order
+from orchestrator.early_stopping import rungs_of
 from orchestrator.feasibility import commonest
 from orchestrator.figures import pareto_files
 from orchestrator.front import Front, front_of_study, is_feasible
@@ -31,7 +32,6 @@ from orchestrator.jobs import Job, in_crews
 from orchestrator.preparation import Prepared, note_facts, prepare, study_home
 from orchestrator.recorder import Recorder
 from orchestrator.recording import Recording
-from orchestrator.rungs import rungs_of
 from orchestrator.runner import cluster, run_jobs
 from orchestrator.search_work import SearchWork
 from orchestrator.storage import Phase, StudyStore, Trial
@@ -119,11 +119,11 @@ class _Driver:
         """Search, then train the finalists."""
         store = self.store
         store.abandon_unstarted()
-        rungs = rungs_of(self.spec.search.early_stopping, self.spec.objectives, self.prepared.evaluator.steps)
-        search = SearchWork(self.bench, [*self._cut_off("search", rungs.steps), *self._references()], rungs)
+        rungs = rungs_of(self.spec, self.prepared.evaluator.steps)
+        search = SearchWork(self.bench, self._references(), rungs)
         finalists_cut_off = self._cut_off("finalists", rungs.steps[-1:])
         with cluster(self.resources) as at_once:
-            if search.waiting or search.left:
+            if search.has_work:
                 self._search(search, at_once)
             if self.bench.stop.by_user:
                 return
@@ -143,7 +143,7 @@ class _Driver:
         finally:
             self._note_time()
             self._began = None
-        if self.bench.stop.reason and not self.bench.stop.by_user:
+        if not self.bench.stop.by_user:
             work.settle()
 
     def _note_time(self) -> None:

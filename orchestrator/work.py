@@ -15,6 +15,7 @@ from orchestrator.preparation import Prepared
 from orchestrator.storage import Phase, StudyStore, Trial
 
 _POLL_SECONDS = 1.0
+STOPPED = "stopped at its rung"
 
 
 class Watcher(Protocol):
@@ -129,7 +130,7 @@ class PhaseWork:
             self._tell(store.finish(phase, number, "partial", message=self._why_stopped(job)))
 
     def _why_stopped(self, job: Job) -> str:
-        return "stopped at its rung"
+        return STOPPED
 
     def _unmeasured(self, score: Score) -> str:
         """Return the objectives that a score lacks, as text."""

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.contest.arena import DIRECTIONS, Arena, Finished, Search
 from evaluators.tabulated import Row
 from orchestrator.dominance import FloatArray, non_dominated
-from orchestrator.rungs import rungs_of
+from orchestrator.reach import Reach
 from orchestrator.samplers.forest import Option, expected_gains, outcomes
 from orchestrator.scales import scale_of
 from orchestrator.spec import EarlyStopping, Objective
@@ -34,7 +34,7 @@ def informed(rungs: int, objectives: Sequence[Mapping[str, str]]) -> Search:
         rows = [row for row in arena.rows if not row.cause]
         options, box = arena.options(rows), arena.box(objectives)
         promised = _promised(options, arena.values(rows)[:, 0], seed, len(looks))
-        stopping = rungs_of(EarlyStopping(rungs=rungs), looks, arena.full)
+        stopping = Reach(EarlyStopping(rungs=rungs), looks, arena.full)
         waiting, found, spent = list(range(len(rows))), list[Finished](), 0
         while waiting and spent < steps:
             front = box.front(_reached(arena, [one.row for one in found])[:, : len(looks)])

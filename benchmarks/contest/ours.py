@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.contest.arena import Arena, Finished, Search
 from evaluators.tabulated import Row
 from orchestrator.simulation import simulate
 from orchestrator.spec import parse
-from orchestrator.storage import Trial
+from orchestrator.storage import Phase, Trial
 from search_space.candidate import Candidate
 
 FRONT = ({"maximize": "accuracy"}, {"minimize": "trainable_params"})
@@ -35,22 +35,35 @@ def product(sampler: str, rungs: int, objectives: Sequence[Mapping[str, str]] = 
                 "budgets": {"trials": len(arena.rows), "steps": steps, "trainable_params": arena.limit},
             }
         )
-        return list(finished(simulate(spec, arena.space, arena.table).trials(), arena.full, steps, arena.row))
+        ended = Ended(arena.full, arena.row)
+        simulate(spec, arena.space, arena.table, watcher=ended)
+        return ended.within(steps)
 
     return run
 
 
-def finished(trials: Sequence[Trial], full: int, steps: int, row_of: Callable[[Candidate], Row]) -> Iterator[Finished]:
-    """Yield what a study trained to the end within a budget.
+class Ended:
+    """What a study's search trained to the end, in the order in which it did.
 
     Args:
-        trials: All of the study's search, in order.
         full: Steps of full training: what a failed trial counts.
-        steps: The budget.
         row_of: Tells what was measured of a candidate.
     """
-    spent = 0
-    for trial in trials:
-        spent += full if trial.state == "failed" else trial.steps
-        if trial.state == "complete" and spent <= steps:
-            yield Finished(spent, row_of(trial.candidate))
+
+    def __init__(self, full: int, row_of: Callable[[Candidate], Row]) -> None:
+        self._full, self._row_of = full, row_of
+        self._steps: dict[int, int] = {}
+        self._found: list[Finished] = []
+
+    def within(self, steps: int) -> list[Finished]:
+        """Return what was trained to the end within a budget."""
+        return [one for one in self._found if one.at <= steps]
+
+    def phase(self, name: Phase, planned: int) -> None:
+        """Take no note: there is one phase."""
+
+    def changed(self, trial: Trial) -> None:
+        """Take note of what a trial has done, and of its end."""
+        self._steps[trial.number] = self._full if trial.state == "failed" else trial.steps
+        if trial.state == "complete":
+            self._found.append(Finished(sum(self._steps.values()), self._row_of(trial.candidate)))

@@ -27,7 +27,7 @@ from benchmarks.contest.contests import CLASSES
 from benchmarks.contest.journal import Entry
 from benchmarks.contest.journal import read as read_entries
 from benchmarks.contest.journal import write as write_entry
-from benchmarks.contest.ours import finished
+from benchmarks.contest.ours import Ended
 from benchmarks.json_lines import append
 from benchmarks.report import FOLDER
 from benchmarks.table.drawing import QUALITY
@@ -143,13 +143,14 @@ class KeptRun:
         return replace(row, validation=(*row.validation, seen), test=(*row.test, judged))
 
 
-def forest(prepared: Prepared, kept: Kept, spec: dict[str, Any], steps: int, seed: int) -> Iterator[Finished]:
+def forest(prepared: Prepared, kept: Kept, spec: dict[str, Any], steps: int, seed: int) -> list[Finished]:
     """Search as a study with our sampler and early stopping does."""
     search = {"sampler": "forest", "seed": seed}
     budgets = {**spec["budgets"], "trials": 10 * steps // kept.header.rungs[-1], "steps": steps}
     study = parse({**spec, "search": search, "budgets": budgets})
-    trials = simulate_with(study, prepared, kept).trials()
-    return finished(trials, kept.header.rungs[-1], steps, lambda candidate: kept.rows[candidate.sha256])
+    ended = Ended(kept.header.rungs[-1], lambda candidate: kept.rows[candidate.sha256])
+    simulate_with(study, prepared, kept, watcher=ended)
+    return ended.within(steps)
 
 
 def at_random(prepared: Prepared, kept: Kept, steps: int, seed: int) -> Iterator[Finished]:

@@ -10,13 +10,13 @@ import hashlib
 import importlib
 from typing import Any
 
-from orchestrator.spec import SearchSpec
+from orchestrator.spec import StudySpec
 
 
-def build_sampler(spec: SearchSpec, number: int) -> Any:
+def build_sampler(spec: StudySpec, number: int) -> Any:
     """Return the sampler that draws trial `number` of a study."""
-    module = importlib.import_module(f"orchestrator.samplers.{spec.sampler}")
-    return module.build(derived_seed(spec.seed, number), spec.startup_trials)
+    module = importlib.import_module(f"orchestrator.samplers.{spec.search.sampler}")
+    return module.build(derived_seed(spec.search.seed, number), spec.startup_trials)
 
 
 def derived_seed(seed: int, number: int) -> int:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from math import log10
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,22 +24,20 @@ import optuna
 
 from evaluators.score import METRICS, UNTRAINED, Score
 from orchestrator.dominance import FloatArray, non_dominated
+from orchestrator.ends import Ends
 from orchestrator.front import is_feasible
-from orchestrator.history import History
+from orchestrator.history import History, Told
 from orchestrator.odds import Odds, telling_failures
 from orchestrator.samplers import derived_seed
-from orchestrator.scales import scale_of
+from orchestrator.scales import OUTCOMES, QUANTILES, scale_of
 from orchestrator.spec import Objective
 from orchestrator.storage import Trial
-from orchestrator.trees import Columns, FloatMatrix, Numbers, fitted, measured, moments, predicted
+from orchestrator.trees import Columns, FloatMatrix, Numbers, fitted, measured, moments, out_of_bag, predicted
 from search_space.candidate import Candidate
 from search_space.features import features
 
-_TREES = 64
-QUANTILES = np.array([NormalDist().inv_cdf((at + 0.5) / _TREES) for at in range(_TREES)])
-"""Of the standard normal distribution: its equally likely outcomes."""
 _MOST_ROWS = 800
-_LEAST_TRIALS, _LEAST_ROWS = 4, 2
+_LEAST_TRIALS, _LEAST_ROWS, _LEAST_CALIBRATED = 4, 2, 6
 
 
 @dataclass(frozen=True)
@@ -70,14 +67,16 @@ class Forest:
         objectives: What is searched for.
         worst: The reference point: the worst value of each objective that counts.
         n_layers: Layers of the model.
+        costs: What is known of every option before it is trained, by metric.
         limits: Hard limits by metric.
     """
 
     objectives: Sequence[Objective]
     worst: Mapping[str, float]
     n_layers: int
+    costs: Sequence[str]
     limits: Mapping[str, float] = field(default_factory=dict)
-    _numbers: dict[str, Numbers] = field(default_factory=dict)
+    _options: dict[str, Option] = field(default_factory=dict)
 
     @cached_property
     def _history(self) -> History:
@@ -85,55 +84,55 @@ class Forest:
         metrics = list(dict.fromkeys([*objectives, *self.limits]))
         return History(objectives, metrics, lambda trial: is_feasible(trial, self.limits))
 
-    def ranked(self, options: Sequence[Option], trials: Sequence[Trial], seed: int) -> list[int]:
-        """Return the options' positions, the most promising first; none while there is too little to learn from.
+    def ranked(
+        self, options: Sequence[Option], trials: Sequence[Trial], seed: int, paused: Sequence[Trial] = ()
+    ) -> list[int]:
+        """Return positions, the most promising first; none while there is too little to learn from.
 
         Args:
-            options: What could be tried, at least one, with the same costs each.
+            options: What could be tried.
             trials: What was tried, in order; running ones count by what they promise.
             seed: Seed of this proposal.
+            paused: Those of the trials that could go on. Their positions come after those of the options.
         """
         told = self._history.of(trials)
-        if len(told.learnt) < _LEAST_TRIALS:
+        if len(told.learnt) < (_LEAST_TRIALS if len(self.objectives) == 1 else _LEAST_ROWS):
             return []
-        costs, ended = list(options[0].costs), telling_failures(trials)
-        recent, running = told.learnt[-_MOST_ROWS:], told.running
-        rows, on_the_way, settled = ([self._row(one, costs) for one in some] for some in (recent, running, ended))
-        offered = [one.numbers for one in options]
-        columns = Columns([*rows, *on_the_way, *settled, *offered])
-        known, unfinished, asked = (columns.matrix(some) for some in (rows, on_the_way, offered))
-        limited = [metric for metric in self.limits if metric not in costs]
+        ended, recent = telling_failures(trials), told.learnt[-_MOST_ROWS:]
+        offered = [*options, *map(self._option, paused)]
+        groups = [[self._option(one) for one in some] for some in (recent, told.running, ended)]
+        numbers = [[one.numbers for one in some] for some in (*groups, options, offered)]
+        matrix = Columns([one for some in numbers for one in some]).matrix
+        lesson = Lesson(told, recent, paused, *map(matrix, (numbers[0], numbers[1], numbers[3])))
+        asked, limited = matrix(numbers[4]), [metric for metric in self.limits if metric not in self.costs]
         odds = Odds.learnt(
-            known, {metric: ends(recent, metric, told.means(metric)) for metric in limited}, self.limits,
-            columns.matrix(settled), [one.state == "failed" for one in ended], seed,
+            lesson.known, {metric: ends(recent, metric, told.means(metric)) for metric in limited}, self.limits,
+            matrix(numbers[2]), [one.state == "failed" for one in ended], seed,
         )  # fmt: skip
         if odds.limits and not told.reached:
-            return _in_order(odds.weighed(np.zeros(len(options)), asked, nothing_kept=True))
-        promised: dict[str, FloatArray] = {}
-        expected: dict[str, FloatArray] = {}
-        for at, metric in enumerate(one.metric for one in self.objectives if one.metric not in costs):
-            places, values = measured(ends(recent, metric, told.means(metric)))
-            if len(places) < _LEAST_ROWS:
+            return _in_order(odds.weighed(np.zeros(len(offered)), asked, nothing_kept=True))
+        learn = lesson.by_ranks if len(self.objectives) == 1 else lesson.by_courses
+        promises: dict[str, Promise] = {}
+        for at, metric in enumerate(one.metric for one in self.objectives if one.metric not in self.costs):
+            promise = learn(metric, seed, derived_seed(seed, at))
+            if promise is None:
                 return []
-            scale = scale_of(values, len(self.objectives))
-            trees = fitted(known[places], scale.of(values), seed, _TREES)
-            promised[metric] = scale.back(outcomes(trees, asked, derived_seed(seed, at)))
-            if running:
-                expected[metric] = scale.back(predicted(trees, unfinished).mean(axis=0))
-        box = Box(self.objectives, self.worst, _least(self.objectives, self.worst, told.least, options))
-        front = self._front(box, told.reached.values, running, expected, odds.keeps(unfinished))
-        gains = expected_gains(box, options, promised, front)
+            promises[metric] = promise
+        box = Box(self.objectives, self.worst, _least(self.objectives, self.worst, told.least, offered))
+        expected = {metric: one.running for metric, one in promises.items()}
+        front = self._front(box, told.reached.values, told.running, expected, odds.keeps(lesson.unfinished))
+        gains = expected_gains(box, offered, {metric: one.offered for metric, one in promises.items()}, front)
         return _in_order(odds.weighed(gains, asked, nothing_kept=not told.reached))
 
-    def _row(self, trial: Trial, costs: Sequence[str]) -> Numbers:
-        """Return the numbers of a trial's candidate; they are asked for again with each proposal."""
+    def _option(self, trial: Trial) -> Option:
+        """Return a trial's candidate as an option; they are asked for again with each proposal."""
         key = trial.candidate.sha256
-        if key not in self._numbers:
+        if key not in self._options:
             assert trial.cost is not None
             known = trial.cost.values
-            told = {name: known[name] for name in costs if name in known}
-            self._numbers[key] = Option.of(trial.candidate, self.n_layers, told).numbers
-        return self._numbers[key]
+            told = {name: known[name] for name in self.costs if name in known}
+            self._options[key] = Option.of(trial.candidate, self.n_layers, told)
+        return self._options[key]
 
     def _front(
         self, box: Box, reached: FloatArray, running: Sequence[Trial], expected: Mapping[str, FloatArray],
@@ -173,6 +172,35 @@ def expected_gains(
     boxed = np.minimum(box.of(np.stack(columns, axis=-1)), 1.0)
     gains = added_volume(boxed.reshape(-1, boxed.shape[-1]), front).reshape(outcomes_each, -1)
     return np.asarray(gains.mean(axis=0))
+
+
+def calibrated(known: FloatMatrix, values: FloatArray, asked: FloatMatrix, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Return mean and standard deviation of what each row may come to, shape [asked] each.
+
+    On few rows trees know little, and a search that trusts them looks at the same kind again and again. So what they
+    say is shrunk to the mean, and spread, as the errors on the rows that each of them left out ask for.
+
+    Args:
+        known: What is learnt from, shape [rows, columns].
+        values: What these came to, shape [rows].
+        asked: Shape [asked, columns].
+        seed: Of the trees.
+    """
+    trees = fitted(known, values, seed, OUTCOMES)
+    means, deviations = moments(trees, asked)
+    if len(values) < _LEAST_CALIBRATED:
+        return means, deviations
+    middle, outside = values.mean(), out_of_bag(trees, known, values)
+    slope = _slope(outside - middle, values - middle)
+    errors = values - middle - slope * (outside - middle)
+    spread = np.sqrt((errors**2).sum() / (len(values) - 2))
+    return middle + slope * (means - middle), np.full_like(means, spread)
+
+
+def _slope(said: FloatArray, was: FloatArray) -> float:
+    """Return by how much predictions, less the mean, are to be multiplied, from 0 to 1."""
+    spread = float(said @ said)
+    return min(max(float(said @ was) / spread, 0.0), 1.0) if spread > 0 else 0.0
 
 
 def _in_order(worth: FloatArray) -> list[int]:
@@ -254,6 +282,71 @@ def ends(trials: Sequence[Trial], metric: str, gains: Mapping[float, float]) -> 
 
 def _last_with(metric: str, trial: Trial) -> Score | None:
     return next((score for score in reversed(trial.scores) if metric in score.values), None)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What candidates may come to in one metric.
+
+    Attributes:
+        offered: Options, then paused trials: equally likely outcomes, shape [outcomes, offered].
+        running: What running trials are expected to come to, shape [running].
+    """
+
+    offered: FloatArray
+    running: FloatArray
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What trials teach about options.
+
+    Attributes:
+        told: What the trials tell.
+        recent: Those of them that the trees learn from.
+        paused: Those of them that could go on.
+        known: Numbers of the recent ones, shape [recent, columns].
+        unfinished: Numbers of the running ones, shape [running, columns].
+        options: Numbers of the options, shape [options, columns].
+    """
+
+    told: Told
+    recent: Sequence[Trial]
+    paused: Sequence[Trial]
+    known: FloatMatrix
+    unfinished: FloatMatrix
+    options: FloatMatrix
+
+    def by_ranks(self, metric: str, seed: int, draws: int) -> Promise | None:
+        """Learn the one objective by its ranks; None where too few have it. Nobody pauses there.
+
+        Args:
+            metric: Of the objective.
+            seed: Of the trees.
+            draws: Seed of what is drawn for this objective.
+        """
+        places, values = measured(ends(self.recent, metric, self.told.means(metric)))
+        if len(places) < _LEAST_ROWS:
+            return None
+        scale = scale_of(values, objectives=1)
+        trees = fitted(self.known[places], scale.of(values), seed, OUTCOMES)
+        running = predicted(trees, self.unfinished).mean(axis=0) if len(self.unfinished) else np.empty(0)
+        return Promise(scale.back(outcomes(trees, self.options, draws)), scale.back(running))
+
+    def by_courses(self, metric: str, seed: int, draws: int) -> Promise | None:
+        """Learn one of several objectives by where others came to from the same rungs; else as `by_ranks`."""
+        coming = Ends(metric, self.told.learnt).outcomes(draws)
+        values = coming.mean(axis=0)
+        recent = values[-len(self.recent) :]
+        places = np.flatnonzero(np.isfinite(recent))
+        if len(places) < _LEAST_ROWS:
+            return None
+        at = {one.number: place for place, one in enumerate(self.told.learnt)}
+        promised = [coming[:, [at[one.number] for one in self.paused]]]
+        if len(self.options):
+            means, deviations = calibrated(self.known[places], recent[places], self.options, seed)
+            promised.insert(0, normal_outcomes(means, deviations, draws))
+        return Promise(np.hstack(promised), values[[at[one.number] for one in self.told.running]])
 
 
 def outcomes(trees: Sequence[Any], numbers: FloatMatrix, seed: int) -> FloatArray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from evaluators.evaluation import Evaluator, EvaluatorSpec, build_evaluator
 from evaluators.score import Score
 from orchestrator import study
-from orchestrator.crew import CrewTraining
+from orchestrator.crew import CrewTraining, at_rung, finished, started
 from orchestrator.home import Home
 from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.spec import ResourcesSpec, StudySpec, parse
@@ -93,17 +92,16 @@ def run_crew(work: Work, evaluator: Evaluator, job: Job) -> None:
 
 
 def _run(work: Work, evaluator: Evaluator, job: Job) -> bool:
-    run = evaluator.start(job.candidate, job.seed, job.accumulation)
-    for step in job.rungs:
+    run = started(evaluator, job)
+    for rung in range(len(job.rungs)):
         if work.should_stop():
             return False
-        goes_on = work.on_score(job, run.advance(step))
-        if step == job.rungs[-1]:
-            if job.folder:
-                run.save(Path(job.folder))
-            if job.test:
-                work.on_score(job, run.test(Path(job.folder) if job.folder else None))
-        elif not goes_on:
+        last = rung == len(job.rungs) - 1
+        report = finished(run, job) if last else at_rung(run, job, rung)
+        goes_on = work.on_score(job, Score.from_json(report["score"]))
+        if "test" in report:
+            work.on_score(job, Score.from_json(report["test"]))
+        if not goes_on:
             break
     return True
 

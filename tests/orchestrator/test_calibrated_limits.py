@@ -7,7 +7,7 @@ import pytest
 
 from evaluators.score import METRICS
 from orchestrator.front import front_of, is_feasible, reference_point
-from orchestrator.rungs import rungs_of
+from orchestrator.reach import Reach
 from orchestrator.spec import EarlyStopping, parse
 from search_space.errors import SpecError
 from tests.orchestrator.made_up import make_score, make_spec, make_trial
@@ -85,7 +85,7 @@ def test_the_loss_stops_and_picks_by_what_is_left_after_calibration(objective: s
     values = {name: measured(name) for name in ("sure", "dull")}
     other = "dull" if preferred == "sure" else "sure"
     for ended, then, goes_on in ((preferred, other, False), (other, preferred, True)):
-        rungs = rungs_of(EarlyStopping(eta=2.0, grace=1), spec.objectives, 90)
+        rungs = Reach(EarlyStopping(eta=2.0, grace=1), spec.objectives, 90)
         rungs.record(0, make_score(values[ended], step=rungs.steps[0]))
         rungs.record(0, make_score(values[ended], step=90))
         assert rungs.goes_on(1, make_score(values[then], step=rungs.steps[0])) is goes_on

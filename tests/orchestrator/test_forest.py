@@ -158,7 +158,7 @@ class _Asked(SyntheticCoster):
 
 
 def test_memory_is_predicted_of_what_is_promising_only_and_what_is_over_the_budget_is_passed_over() -> None:
-    spec = spec_of(search={"sampler": "forest"})
+    spec = spec_of(search={"sampler": "forest", "early_stopping": {"rungs": 1}})
     prepared = tabulated(spec, space_of(spec), table_of(80))
     trials = simulate(spec, space_of(spec), table_of(80)).trials()
 

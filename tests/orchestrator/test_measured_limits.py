@@ -12,10 +12,10 @@ import pytest
 
 from evaluators.synthetic import synthetic_params
 from evaluators.tabulated import Table
+from orchestrator.early_stopping import rungs_of
 from orchestrator.front import front_of, is_over_for_good
 from orchestrator.jobs import Job
 from orchestrator.projection import run_of
-from orchestrator.rungs import rungs_of
 from orchestrator.search_work import SearchWork
 from orchestrator.simulation import Unwatched, simulate, tabulated
 from orchestrator.spec import StudySpec
@@ -145,7 +145,7 @@ def test_references_are_trained_to_the_end(table: Table, limit: float) -> None:
     store = Storage(IN_MEMORY).create(spec)
     prepared = tabulated(spec, space_of(spec), table)
     bench = Bench(store, prepared, Path("none"), Unwatched(), Stop(store, None, 0.0), lambda _trial: None)
-    work = SearchWork(bench, [], rungs_of(spec.search.early_stopping, spec.objectives, RUNGS[-1]))
+    work = SearchWork(bench, [], rungs_of(spec, RUNGS[-1]))
     row = next(one for one in table.main() if one.measured["latency_ms"] > limit)
     number = store.add("references", row.candidate, row.cost, 0, "full")
     job = Job(f"references/{number}", row.candidate, 0, RUNGS)

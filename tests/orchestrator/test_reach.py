@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.score import Score
+from orchestrator.early_stopping import rungs_of
+from orchestrator.freeze_thaw import FreezeThaw
 from orchestrator.halving import Halving
 from orchestrator.reach import Reach
-from orchestrator.rungs import rungs_of
-from orchestrator.spec import EarlyStopping, Objective
+from orchestrator.spec import EarlyStopping, Objective, parse
+from tests.orchestrator.in_process import spec_of
 
 ACCURACY = Objective(metric="accuracy", direction="maximize")
 SIZE = Objective(metric="trainable_params", direction="minimize")
@@ -38,8 +41,21 @@ def ended(
 
 
 def test_a_study_file_chooses_the_rule() -> None:
-    chosen = [EarlyStopping(), EarlyStopping(rule="halving")]
-    assert [type(rungs_of(one, (ACCURACY,), FULL)) for one in chosen] == [Reach, Halving]
+    rules: list[dict[str, Any]] = [{}, {"rule": "reach"}, {"rule": "halving"}]
+    specs = [spec_of(search={"sampler": "forest", "early_stopping": one}) for one in rules]
+    assert [type(rungs_of(one, FULL)) for one in specs] == [FreezeThaw, Reach, Halving]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "objectives"), [("tpe", ["accuracy", "trainable_params"]), ("forest", ["accuracy"])]
+)
+def test_candidates_pause_for_fronts_and_the_forest_alone(sampler: str, objectives: list[str]) -> None:
+    data = {**spec_of().to_json(), "search": {"sampler": sampler}}
+    data["objectives"] = [one for one in data["objectives"] if set(one.values()) & set(objectives)]
+    spec = parse(data)
+    assert spec.search.early_stopping.rule == "freeze_thaw"
+    assert type(rungs_of(spec, FULL)) is Reach
+    assert (spec.pauses, spec.startup_trials) == (False, 5)
 
 
 def test_nobody_is_stopped_before_some_were_trained_to_the_end() -> None:

@@ -147,7 +147,7 @@ def test_every_member_counts_in_the_budgets(home: Home, crews: Crews, budgets: d
 def test_a_member_that_diverges_fails_alone_and_one_is_stopped(
     home: Home, crews: Crews, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance, kept = SyntheticRun.advance, Reach._is_kept
+    advance, kept = SyntheticRun.advance, Reach.is_kept
 
     def failing(self: SyntheticRun, step: int) -> Any:
         if self.candidate == spoilt[0]:
@@ -163,7 +163,7 @@ def test_a_member_that_diverges_fails_alone_and_one_is_stopped(
 
     watched.at_change = spoil
     monkeypatch.setattr(SyntheticRun, "advance", failing)
-    monkeypatch.setattr(Reach, "_is_kept", lambda self, number, score: number != 2 and kept(self, number, score))
+    monkeypatch.setattr(Reach, "is_kept", lambda self, number, score: number != 2 and kept(self, number, score))
     store = run(home, "one-fails", watched, budgets={"trials": 6})
     assert crews[0] == ["search/0", "search/1", "search/2"]
     first = [(one.state, one.cause, one.steps) for one in store.trials()[:3]]
@@ -297,10 +297,10 @@ class TestTrained:
                 raise EvaluationError("diverged", "told to")
             descend(self)
 
-        kept = Reach._is_kept
+        kept = Reach.is_kept
         monkeypatch.setattr(packing.Pack, "_step", counted)
         monkeypatch.setattr(TrainedRun, "descend", failing)
-        monkeypatch.setattr(Reach, "_is_kept", lambda self, number, score: number != 1 and kept(self, number, score))
+        monkeypatch.setattr(Reach, "is_kept", lambda self, number, score: number != 1 and kept(self, number, score))
         spec, spoilt = tiny_study(tmp_path, "tiny"), None
         watched = Watched()
 

@@ -36,7 +36,7 @@ def score(step: int = 90, accuracy: float = 0.9, split: Any = "validation", seed
 
 def begin(store: StudyStore, fixed: Candidate | None = None) -> tuple[int, Candidate]:
     """Draw a trial and start it, as a driver does."""
-    sampler = build_sampler(store.spec.search, len(store.trials()))
+    sampler = build_sampler(store.spec, len(store.trials()))
     number, candidate = store.ask(SPACE, sampler, fixed)
     store.start(number, candidate, COST, 7, {"trainable_params": -0.5})
     return number, candidate

@@ -426,7 +426,7 @@ class _One:
 
 def enter(store: StudyStore, candidate: Candidate) -> None:
     """Leave a candidate running, as a driver does that is killed."""
-    number, _ = store.ask(_One(candidate), build_sampler(store.spec.search, 0), candidate)  # type: ignore[arg-type]
+    number, _ = store.ask(_One(candidate), build_sampler(store.spec, 0), candidate)  # type: ignore[arg-type]
     store.start(number, candidate, None, 0, {})
 
 
