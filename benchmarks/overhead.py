@@ -109,7 +109,7 @@ class _Ends:
         pass
 
     def changed(self, trial: Trial) -> None:
-        if trial.state not in ("running", "infeasible"):
+        if trial.is_settled and trial.state != "infeasible":
             self._meter.mark()
 
 

@@ -130,7 +130,7 @@ class Drivers:
                 return
         self._children[one.name] = child
         self._told_to_end.discard(one.name)
-        self.queue.begun(one.name, child.pid, self._settled(one.name))
+        self.queue.begun(one.name, child.pid, self._progress(one.name))
         _LOG.info("study %s runs as process %d", one.name, child.pid)
 
     def _spawn(self, name: str, lock: IO[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -182,7 +182,7 @@ class Drivers:
             self._restart(one, code)
 
     def _restart(self, one: Submission, code: int | None) -> None:
-        progressed = self._settled(one.name) > one.settled_trials
+        progressed = self._progress(one.name) > one.settled_trials
         attempts = 0 if progressed else one.attempts
         reason = self._reason(one.name, code)
         if attempts >= self.attempts:
@@ -206,8 +206,10 @@ class Drivers:
             self._told_to_end.add(one.name)
             _signal(one.pid, signal.SIGTERM)
 
-    def _settled(self, name: str) -> int:
-        return sum(one.state != "running" for one in self.queue.storage.open(name).trials())
+    def _progress(self, name: str) -> int:
+        """Count what the next driver need not do again: settled trials, and rungs of those that paused at one."""
+        trials = self.queue.storage.open(name).trials()
+        return sum(one.is_settled + (len(one.scores) if one.has_paused else 0) for one in trials)
 
     def _reason(self, name: str, code: int | None) -> str:
         how = "its driver was gone" if code is None else f"its driver ended with {_words(code)}"

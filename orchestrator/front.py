@@ -315,7 +315,7 @@ def _history(
     rows = {one.number: row for row, one in enumerate(candidates)}
     history: list[tuple[int, float]] = []
     front: list[int] = []
-    for settled, one in enumerate(sorted(filter(_is_settled, trials), key=_settled_at), 1):
+    for settled, one in enumerate(sorted((one for one in trials if one.is_settled), key=_settled_at), 1):
         if one.number not in rows:
             continue
         grown = [*front, rows[one.number]]
@@ -357,10 +357,6 @@ def _samples(spec: StudySpec, member: Member) -> list[list[float]]:
 
 def _named(interval: tuple[float, float, float] | None) -> dict[str, float] | None:
     return None if interval is None else dict(zip(("value", "low", "high"), interval, strict=True))
-
-
-def _is_settled(trial: Trial) -> bool:
-    return trial.state != "running"
 
 
 def _settled_at(trial: Trial) -> tuple[datetime, int]:

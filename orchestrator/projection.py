@@ -32,6 +32,7 @@ MOST_CHARACTERS = 5_000
 MOST_NAME = 120
 _TRIAL_STATUS: Mapping[State, RunStatus] = {
     "running": "RUNNING",
+    "paused": "RUNNING",
     "complete": "FINISHED",
     "partial": "KILLED",
     "infeasible": "KILLED",
@@ -67,9 +68,9 @@ class Run:
         name: For people.
         status: What became of it.
         started_ms: When it began, milliseconds since 1970.
-        finished_ms: When it was settled; None while it runs.
+        finished_ms: When it was settled; None while it runs or waits at a rung.
         params: What it was.
-        points: What was measured; empty while it runs.
+        points: What was measured; empty until it is settled.
         tags: What it counts as. `pareto` is left out as long as nobody knows.
     """
 
@@ -94,7 +95,7 @@ class Run:
 def run_of(trial: Trial, tag: Tag | None = None) -> Run:
     """Return the run of a trial; `tag` is what the front says of it, where that is known."""
     started = _milliseconds(trial.started)
-    finished = None if trial.state == "running" else max(_milliseconds(trial.finished), started)
+    finished = max(_milliseconds(trial.finished), started) if trial.is_settled else None
     return Run(
         key=trial.key,
         name=_name(trial),
@@ -203,7 +204,7 @@ def _tags(trial: Trial, tag: Tag | None) -> dict[str, str]:
 
 def _pareto(trial: Trial, tag: Tag | None) -> str | None:
     """Say what a trial counts as. Complete references and finalists stand beside the front, and are called so."""
-    if trial.state == "running":
+    if not trial.is_settled:
         return None
     if trial.state == "partial":
         return tag or trial.state

@@ -59,8 +59,8 @@ class Submission:
         digest: SHA-256 of the whole spec, budgets and resources included.
         state: Where it stands.
         reason: Why it failed, or waits.
-        attempts: Starts of its driver since a trial was last settled.
-        settled_trials: Trials that had been settled at its last start.
+        attempts: Starts of its driver since a trial was last settled, or paused at a rung.
+        settled_trials: Trials that had been settled at its last start, and rungs of those that had been paused.
         pid: Process, and process group, of its driver; None while there is none, or none of ours.
         submitted: When it was submitted last.
         not_before: When it may start again after its driver died.

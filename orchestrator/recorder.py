@@ -230,7 +230,8 @@ class Recorder:
         self._front = front
         self._study_waits = True
         self._files |= {name: data.encode() if isinstance(data, str) else data for name, data in files.items()}
-        self._tags = {f"search/{number}": tag for number, tag in front.tags.items() if tag != "running"}
+        known = {number: tag for number, tag in front.tags.items() if tag not in ("running", "paused")}
+        self._tags = {f"search/{number}": tag for number, tag in known.items()}
         for key in self._tags.keys() & self._runs.keys():
             self._runs[key] = self._runs[key].tagged(self._tags[key])
 

@@ -59,12 +59,13 @@ class Trial:
         cost: What was known before training.
         scores: One per rung passed, in order.
         test: Score on the test split; finalists only.
-        state: What became of it.
+        state: What became of it. A paused one was trained to a rung and waits there; it may go on.
         cause: Why it failed.
         message: Cause, reason or limit in words.
         origin: For finalists the number of the search trial; for references their name; in the search what proposed it.
         started: When it was drawn.
         finished: When its state was settled.
+        has_paused: Whether it was ever paused, also where it went on since.
     """
 
     phase: Phase
@@ -80,6 +81,12 @@ class Trial:
     origin: str
     started: datetime | None
     finished: datetime | None
+    has_paused: bool = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its state is final: it neither runs nor may go on."""
+        return self.state not in ("running", "paused")
 
     @property
     def score(self) -> Score | None:
@@ -400,5 +407,6 @@ def _read(phase: Phase, one: FrozenTrial) -> Trial:
         origin=about["origin"],
         started=one.datetime_start,
         finished=one.datetime_complete,
+        has_paused="paused" in one.user_attrs,
         **settled,
     )

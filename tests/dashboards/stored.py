@@ -137,6 +137,21 @@ def end_trial(store: StudyStore, number: int, one: Candidate, rng: random.Random
     store.finish("search", number, "complete" if rungs == 3 else "partial")
 
 
+def pause_trial(store: StudyStore, one: Candidate, rungs: int = 1) -> int:
+    """Add a trial that was trained to a rung and waits there."""
+    number = start_trial(store, one)
+    rng = random.Random(number)
+    for step in (33, 100)[:rungs]:
+        store.report("search", number, score_of(one, step, rng))
+    set_paused(store, number, True)
+    return number
+
+
+def set_paused(store: StudyStore, number: int, paused: bool) -> None:
+    """Let a trial wait where it is, or go on."""
+    store.storage.optuna.set_trial_user_attr(store._id("search", number), "paused", paused)
+
+
 def fill(store: StudyStore, count: int, seed: int = 0) -> None:
     """Add trials of all kinds to a study."""
     rng = random.Random(seed)

@@ -82,7 +82,9 @@ def enter(store: StudyStore, trial: Trial) -> int:
     number = store.add(trial.phase, trial.candidate, trial.cost, trial.seed, trial.origin)
     for score in (*trial.scores, *([trial.test] if trial.test else [])):
         store.report(trial.phase, number, score)
-    if trial.state != "running":
+    if trial.state == "paused":
+        store.storage.optuna.set_trial_user_attr(store._id(trial.phase, number), "paused", True)
+    elif trial.state != "running":
         store.finish(trial.phase, number, trial.state, trial.cause, trial.message)
     return number
 

@@ -50,11 +50,12 @@ def test_what_is_not_complete_feasible_and_whole_is_never_a_member():
         make_trial(5, None, state="infeasible"),
         make_trial(6, values(0.99, 1), state="failed", cause="diverged"),
         make_trial(7, None, scores=partial, state="running"),
+        make_trial(8, None, scores=partial, state="paused"),
     ]
     front = front_of(make_spec(), trials, LIMITS)
     assert front.tags == {
         0: "front", 1: "partial", 2: "partial", 3: "infeasible", 4: "infeasible", 5: "infeasible", 6: "failed",
-        7: "running",
+        7: "running", 8: "paused",
     }  # fmt: skip
 
 
@@ -117,7 +118,9 @@ def test_the_history_replays_the_search_in_the_order_in_which_trials_ended():
         make_trial(3, values(0.55, 600)),
     ]
     reference = {"accuracy": 0.5, "trainable_params": 1000.0}
-    front = front_of(make_spec(), trials, LIMITS, [], reference)
+    early = (make_score(values(0.4, 300), step=30),)
+    waiting = make_trial(4, None, scores=early, state="paused")  # whatever its times say, it is not settled
+    front = front_of(make_spec(), [*trials, waiting], LIMITS, [], reference)
     assert front.history == ((1, pytest.approx(0.2 * 0.5)), (4, pytest.approx(0.5 * 0.75)))
     assert front.hypervolume == front.history[-1][1]
 

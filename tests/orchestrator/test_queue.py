@@ -20,7 +20,7 @@ from orchestrator.drivers import Drivers, driver_environment, resume_command
 from orchestrator.queue import Queue
 from orchestrator.storage import Storage
 from search_space.errors import StudyExistsError, StudyLockedError, StudyNotFoundError
-from tests.dashboards.stored import add_settled, candidate, empty_home, spec_of
+from tests.dashboards.stored import add_settled, candidate, empty_home, score_of, set_paused, spec_of, start_trial
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -321,6 +321,23 @@ class TestDrivers:
         os.kill(pid, signal.SIGKILL)
         _until(drivers, lambda: stage.queue.find("first").pid not in (pid, None))  # type: ignore[union-attr]
         assert stage.state() == "running"
+
+    def test_a_rung_is_progress_once_its_candidate_was_paused(self, stage: Stage) -> None:
+        drivers = stage.drivers()
+        store = stage.queue.storage.open("first")
+        one = candidate("ia3")
+        number = start_trial(store, one)
+        store.report("search", number, score_of(one, 33, random.Random(0)))
+        assert drivers._progress("first") == 0, "it is trained again"
+        set_paused(store, number, True)
+        assert drivers._progress("first") == 1
+        set_paused(store, number, False)
+        assert drivers._progress("first") == 1
+        store.report("search", number, score_of(one, 100, random.Random(0)))
+        set_paused(store, number, True)
+        assert drivers._progress("first") == 2
+        store.finish("search", number, "partial")
+        assert drivers._progress("first") == 3
 
     def test_bad_input_fails_at_once_with_its_reason_and_without_secrets(self, stage: Stage) -> None:
         stage.script = "import sys; print('no model at https://me:hunter22@hub.example hf_abcdefghijkl'); sys.exit(2)"

@@ -253,10 +253,11 @@ def test_killed_between_any_two_calls_nothing_doubles_and_nothing_is_missing(
         assert artifacts(uri) == FILES
 
 
-def test_metrics_of_a_running_trial_wait_until_it_is_settled(uri, store, tmp_path):
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_metrics_of_a_trial_wait_until_it_is_settled(uri, store, tmp_path, state):
     recorder = Recorder(uri, tmp_path / "artifacts", store)
     done = make_trial(50, {"accuracy": 0.7, "trainable_params": 10.0})
-    recorder.record_trial(replace(done, state="running", finished=None))
+    recorder.record_trial(replace(done, state=state, finished=None))
     run = rows(uri)["search/50"]
     assert (run.info.status, run.data.metrics) == ("RUNNING", {})
     assert "pareto" not in run.data.tags
@@ -264,6 +265,20 @@ def test_metrics_of_a_running_trial_wait_until_it_is_settled(uri, store, tmp_pat
     run = rows(uri)["search/50"]
     assert (run.info.status, run.data.metrics["validation_accuracy"]) == ("FINISHED", 0.7)
     assert run.data.tags["pareto"] == "dominated"
+
+
+def test_a_paused_trial_is_not_tagged_before_it_is_settled(uri, tmp_path):
+    store = make_store(tmp_path, "waiting", 0)
+    early = (make_score({"accuracy": 0.4, "trainable_params": 10.0}, step=10),)
+    number = enter(store, make_trial(0, None, scores=early, state="paused"))
+    record(uri, store, tmp_path)
+    run = rows(uri, "waiting")[f"search/{number}"]
+    assert run.info.status == "RUNNING"
+    assert "pareto" not in run.data.tags
+    store.finish("search", number, "partial")
+    record(uri, store, tmp_path)
+    run = rows(uri, "waiting")[f"search/{number}"]
+    assert (run.info.status, run.data.tags["pareto"]) == ("KILLED", "partial")
 
 
 def test_a_moving_front_retags_what_changed_and_nothing_else(uri, tmp_path):

@@ -140,6 +140,24 @@ class StorageContract:
         assert stored.state == optuna_state
         assert stored.values == ([0.9, 100.0] if state == "complete" else None)
 
+    def test_a_trial_that_waits_at_a_rung_is_paused_and_may_go_on(self, store: StudyStore, url: str) -> None:
+        number, _ = begin(store)
+        store.report("search", number, score(10))
+        other = Storage(url)
+        trial_id = store._id("search", number)
+        seen = []
+        for paused in (None, True, False):
+            if paused is not None:
+                store.storage.optuna.set_trial_user_attr(trial_id, "paused", paused)
+            (trial,) = StudyStore(other, "demo").trials()
+            seen.append((trial.state, trial.is_settled, trial.has_paused))
+        store.finish("search", number, "partial")
+        (trial,) = StudyStore(other, "demo").trials()
+        seen.append((trial.state, trial.is_settled, trial.has_paused))
+        assert seen == [
+            ("running", False, False), ("paused", False, True), ("running", False, True), ("partial", True, True),
+        ]  # fmt: skip
+
     def test_what_is_measured_of_limits_is_kept_and_told_to_samplers(self, store: StudyStore, url: str) -> None:
         number, _ = begin(store)
         resumed = StudyStore(Storage(url), "demo")  # whose driver has asked for nothing yet
