@@ -41,14 +41,15 @@ def list_studies(json: Json = False) -> None:
     if not data:
         console.print(Text.assemble("No studies yet. Start one with: ", (f"{command()} run STUDY_FILE", "bold")))
         return
+    states = [state for state in _STATES if any(one["trials"][state] for one in data)]
     rows = [
-        [one["name"], one["status"], *(str(one["trials"].get(s, 0)) for s in _STATES), one["objectives"]]
+        [one["name"], one["status"], *(str(one["trials"][state]) for state in states), one["objectives"]]
         for one in data
     ]
-    console.print(table(["study", "status", *_STATES, "objectives"], rows, right=range(2, 2 + len(_STATES))))
+    console.print(table(["study", "status", *states, "objectives"], rows, right=range(2, 2 + len(states))))
 
 
-_STATES = ("complete", "partial", "infeasible", "failed", "running")
+_STATES = ("complete", "partial", "infeasible", "failed", "paused", "running")
 
 
 def _summary(store: StudyStore, home: Home) -> dict[str, Any]:

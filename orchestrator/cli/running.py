@@ -67,8 +67,9 @@ def _drive(store: StudyStore, home: Home, json: bool) -> None:
 def _announce(store: StudyStore) -> None:
     trials = store.trials()
     if trials:
-        done = sum(one.state not in ("running", "infeasible") for one in trials)
-        said = "Continuing study ", f": {done} trials are done."
+        done = sum(one.is_settled and one.state != "infeasible" for one in trials)
+        paused = sum(one.state == "paused" for one in trials)
+        said = "Continuing study ", f": {done} trials are done{f', {paused} are paused' if paused else ''}."
     else:
         said = "Study ", f": {store.spec.budgets.trials} trials, sampler {store.spec.search.sampler}."
     errors.print(Text.assemble(said[0], (store.name, "bold"), said[1]))

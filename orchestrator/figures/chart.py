@@ -25,6 +25,7 @@ WORDS = {
     "partial": "stopped early",
     "infeasible": "over budget",
     "failed": "failed",
+    "paused": "paused at a rung",
     "running": "still training",
     "reference": "not searched",
     "predictor": "another predictor",

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 INK, GREY, FAINT, GRID = "#1f2430", "#5b6270", "#9aa1ad", "#eceef2"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_FAINT_TAGS = {"partial": "circle-open", "infeasible": "x-thin-open", "failed": "x-thin-open", "running": "circle-dot"}
+_FAINT_TAGS = {
+    "partial": "circle-open",
+    "infeasible": "x-thin-open",
+    "failed": "x-thin-open",
+    "paused": "square-open",
+    "running": "circle-dot",
+}
 _PREDICTOR_MARKERS = {
     "seeds": ("triangle-up-open", "ensemble of seeds"),
     "front": ("triangle-down-open", "ensemble of the front"),

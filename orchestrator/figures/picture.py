@@ -31,7 +31,7 @@ _STYLE = {
     "axes.spines.right": False,
     "svg.hashsalt": "paretune",
 }
-_FAINT_MARKERS = {"partial": "o", "infeasible": "x", "failed": "x", "running": "."}
+_FAINT_MARKERS = {"partial": "o", "infeasible": "x", "failed": "x", "paused": "s", "running": "."}
 _REFERENCES = {"head": ("s", "head only"), "full": ("*", "full fine-tuning")}
 _OTHER_REFERENCE = ("p", "")
 _PREDICTORS = {
@@ -107,7 +107,7 @@ def _draw_axes(axes: Axes, chart: Chart) -> None:
 
 def _draw_faint(axes: Axes, chart: Chart) -> None:
     for tag, marker in _FAINT_MARKERS.items():
-        look = {"facecolors": "none", "edgecolors": FAINT} if marker == "o" else {"color": FAINT}
+        look = {"facecolors": "none", "edgecolors": FAINT} if marker in ("o", "s") else {"color": FAINT}
         _scatter(axes, chart.tagged(tag), marker=marker, s=26, linewidths=0.9, zorder=2, **look)
     axes.scatter(chart.untrained, [chart.y.low] * len(chart.untrained), marker="|", s=90, color=FAINT, zorder=2)
 

@@ -15,6 +15,7 @@ import typer
 from evaluators.builtin import minilm_l6, trec
 from evaluators.trained import TrainedEvaluator
 from orchestrator import cli
+from orchestrator.cli.running import _announce
 from orchestrator.home import Home
 from orchestrator.storage import Storage
 from search_space.errors import InstallationError
@@ -244,6 +245,24 @@ class TestReading:
         assert phases.count("references") == 2
         assert set(phases) == {"search", "references", "finalists"}
         assert "rejected untrained" in paretune("show", "trec-minilm")[1]
+
+    def test_paused_trials_are_counted_and_shown(self, paretune, tmp_path: Path, monkeypatch, capsys) -> None:
+        home = stored.empty_home(tmp_path / "home")
+        monkeypatch.setenv("PARETUNE_HOME", str(home.root))
+        store = stored.begin(Storage(home.storage_url), stored.spec_of("frozen"))
+        stored.add_settled(store, stored.candidate("ia3"))
+        stored.pause_trial(store, stored.candidate("bitfit"))
+        (one,) = told(paretune("ls", "--json"))
+        counted = {"complete": 1, "partial": 0, "infeasible": 0, "failed": 0, "paused": 1, "running": 0}
+        assert one["trials"] == counted
+        assert "paused" in paretune("ls")[1]
+        rows = told(paretune("show", "frozen", "--json"))["rows"]
+        assert [row["state"] for row in rows] == ["complete", "paused"]
+        row = next(line for line in paretune("show", "frozen")[1].splitlines() if "bitfit" in line)
+        assert row.split()[-1] == "paused"
+        assert paretune("show", "frozen", "--trial", "1")[1].startswith("trial 1 paused")
+        _announce(store)
+        assert "1 trials are done, 1 are paused." in capsys.readouterr().err
 
     def test_show_one_trial(self, paretune) -> None:
         one = told(paretune("show", "trec-minilm", "--trial", "0", "--json"))

@@ -17,6 +17,7 @@ from PIL import Image
 from evaluators.score import METRICS
 from orchestrator.figures import pareto_csv, pareto_figure, pareto_files, pareto_html, pareto_json, pareto_png
 from orchestrator.figures.chart import Axis, _powers, _x_axis, chart_of
+from orchestrator.figures.picture import _faint_entries
 from orchestrator.front import front_of
 from tests.orchestrator.made_up import BACKBONE, make_spec, make_trial, plausible
 
@@ -62,6 +63,24 @@ def test_the_legend_names_what_there_is(study):
     assert expected <= set(found)
     assert [one for one in found if one.startswith("stopped early (")]
     assert {one.candidate.method for one in trials if front.tags[one.number] in ("front", "dominated")} <= set(found)
+
+
+def test_what_is_paused_is_a_group_of_its_own(study):
+    _, trials, references = study
+    early = [one.number for one in trials if one.state == "partial"][:2]
+    waiting = [replace(one, state="paused", finished=None) if one.number in early else one for one in trials]
+    front = front_of(make_spec(), waiting, LIMITS)
+    (trace,) = (
+        one for one in pareto_figure(front.to_json(), waiting, references).data if one.name == "paused at a rung (2)"
+    )
+    assert list(trace.customdata) == early
+    assert all("(paused at a rung)</b>" in text for text in trace.text)
+    symbols = {one.name.split(" (")[0]: one.marker.symbol for one in pareto_figure(front.to_json(), waiting).data}
+    assert symbols["paused at a rung"] != symbols["stopped early"]
+    entries = {one.get_label(): one for one in _faint_entries(chart_of(front.to_json(), waiting))}
+    rest = next(name for name in entries if name.startswith("stopped early"))
+    assert entries["paused at a rung (2)"].get_marker() != entries[rest].get_marker()
+    assert pareto_png(front.to_json(), waiting) != pareto_png(front_of(make_spec(), trials, LIMITS).to_json(), trials)
 
 
 def test_hovering_shows_the_candidate_and_its_metrics(study):
