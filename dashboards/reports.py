@@ -50,9 +50,18 @@ class Report:
         return self.spec.name
 
     @property
-    def settled(self) -> int:
-        """Trials of the search that came to an end, as budgets count them: those that were trained."""
-        return sum(one.state != "running" and bool(one.scores or one.cause) for one in self.trials["search"])
+    def done(self) -> int:
+        """Trials of the search that came to an end or to a pause, as budgets count them: those that were trained.
+
+        One that paused and went on stays counted, so that the number never falls.
+        """
+        search = self.trials["search"]
+        return sum((one.is_settled or one.has_paused) and bool(one.scores or one.cause) for one in search)
+
+    @property
+    def paused(self) -> int:
+        """Trials of the search that wait at a rung now."""
+        return sum(one.state == "paused" for one in self.trials["search"])
 
     @property
     def started(self) -> datetime | None:

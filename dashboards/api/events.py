@@ -57,5 +57,5 @@ async def _stream(context: Context, name: str, known: str | None) -> AsyncIterat
 
 
 def _event(report: Report) -> str:
-    data = json.dumps({"version": report.version, "state": report.state, "trials": report.settled})
+    data = json.dumps({"version": report.version, "state": report.state, "trials": report.done})
     return f"id: {report.version}\nevent: change\ndata: {data}\n\n"

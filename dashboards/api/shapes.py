@@ -76,9 +76,10 @@ class StudySummary(Shape):
     model: str
     data: str
     objectives: list[MetricShape]
-    trials: int = Field(description="trials that the search has trained and settled")
+    trials: int = Field(description="trials that the search has trained and settled, or has paused at a rung")
     trials_budget: int = Field(description="trials that the search may train")
     running: int = Field(description="trials that are running now, in any phase")
+    paused: int = Field(description="trials of the search that wait at a rung and may go on")
     best: Best | None
     submitted: datetime | None
     started: datetime | None
@@ -94,7 +95,7 @@ class StudyDetail(StudySummary):
     """A study with its spec."""
 
     position: int | None = Field(description="its place in the queue")
-    attempts: int = Field(description="starts of its driver since a trial was last settled")
+    attempts: int = Field(description="starts of its driver since a trial was last settled, or paused")
     spec: dict[str, Any]
     mlflow_url: str | None
 
@@ -128,7 +129,9 @@ class TrialShape(Shape):
     notation: str
     method: str
     state: str
-    tag: str = Field(description="pareto: front, dominated, infeasible, partial, failed, running; else the phase")
+    tag: str = Field(
+        description="pareto: front, dominated, infeasible, partial, failed, paused, running; else the phase"
+    )
     cause: str | None
     message: str
     origin: str
@@ -215,9 +218,10 @@ def _summary(report: Report) -> dict[str, Any]:
         "model": report.spec.model.name,
         "data": " and ".join(one.dataset or "files" for one in report.spec.task.sources.values()),
         "objectives": [MetricShape.of(one.metric) for one in report.spec.objectives],
-        "trials": report.settled,
+        "trials": report.done,
         "trials_budget": report.spec.budgets.trials,
         "running": running if report.state == "running" else 0,
+        "paused": report.paused,
         "best": _best(report),
         "submitted": report.submitted,
         "started": report.started,

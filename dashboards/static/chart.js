@@ -5,8 +5,8 @@ const Chart = (() => {
   const box = document.getElementById("chart");
   const nothing = document.getElementById("nothing");
   const [x, y] = [document.getElementById("x"), document.getElementById("y")];
-  const GROUPS = [["partial", "stopped early", "circle-open"], ["running", "running", "circle-open"],
-    ["infeasible", "over budget", "x-thin-open"], ["dominated", "dominated", "circle"]];
+  const GROUPS = [["partial", "stopped early", "circle-open"], ["paused", "paused at a rung", "square-open"],
+    ["running", "running", "circle-open"], ["infeasible", "over budget", "x-thin-open"], ["dominated", "dominated", "circle"]];
   const state = { trials: [], front: null, objectives: [], least: {}, drawn: false, chosen: null, hovered: null };
 
   function update(trials, front, objectives) {

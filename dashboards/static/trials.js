@@ -27,7 +27,7 @@ function scaled(value, sizes, plain) {
 const Trials = (() => {
   const SHOWN = 200;
   const USUAL = ["trainable_params", "peak_memory_bytes", "latency_ms", "ece", "calibrated_ece"];
-  const ORDER = ["front", "dominated", "partial", "infeasible", "failed", "running", "references"];
+  const ORDER = ["front", "dominated", "partial", "infeasible", "failed", "paused", "running", "references"];
   const table = document.getElementById("trials");
   const filters = document.getElementById("filters");
   const more = document.getElementById("more");

@@ -17,7 +17,17 @@ import pytest
 from dashboards.pages.rendering import EXAMPLE
 from orchestrator.study_file import read_text
 from tests.dashboards.conftest import Served
-from tests.dashboards.stored import add_settled, begin, candidate, complete, fill, spec_of, start_trial
+from tests.dashboards.stored import (
+    add_settled,
+    begin,
+    candidate,
+    complete,
+    fill,
+    pause_trial,
+    set_paused,
+    spec_of,
+    start_trial,
+)
 
 API = "/paretune/api/v1"
 YAML = {"Content-Type": "application/yaml"}
@@ -227,6 +237,25 @@ class TestReading:
         assert one["trials_budget"] == 24
         assert one["best"]["metric"] == "accuracy"
         assert one["spec"]["name"] == "first"
+
+    def test_a_paused_trial_counts_once_and_for_good(self, served: Served, client: httpx.Client) -> None:
+        store = begin(served.storage, spec_of("frozen"))
+        add_settled(store, candidate("ia3"))
+        number = pause_trial(store, candidate("bitfit"))
+        seen = []
+        for paused in (True, False, True):
+            set_paused(store, number, paused)
+            served.context.reports.forget("frozen")
+            one = client.get(f"{API}/studies/frozen").json()
+            seen.append((one["trials"], one["paused"]))
+        assert seen == [(2, 1), (2, 0), (2, 1)]
+        trial = client.get(f"{API}/studies/frozen/trials").json()["trials"][number]
+        assert (trial["state"], trial["tag"], trial["finished"]) == ("paused", "paused", None)
+        assert client.get(f"{API}/studies/frozen/front").json()["front"]["counts"] == {"front": 1, "paused": 1}
+        store.finish("search", number, "partial")
+        served.context.reports.forget("frozen")
+        one = client.get(f"{API}/studies/frozen").json()
+        assert (one["trials"], one["paused"]) == (2, 0)
 
     def test_studies_are_listed_the_newest_first_and_by_pages(self, served: Served, client: httpx.Client) -> None:
         whole = client.get(f"{API}/studies?limit=1000").json()

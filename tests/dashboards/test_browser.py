@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.dashboards.conftest import SECRET, Served
-from tests.dashboards.stored import add_settled, begin, candidate, complete, fill, spec_of, start_trial
+from tests.dashboards.stored import add_settled, begin, candidate, complete, fill, pause_trial, spec_of, start_trial
 
 pytestmark = pytest.mark.browser
 FLAGS = [
@@ -125,6 +125,25 @@ def test_a_running_study_grows_without_a_reload(visit: Visit) -> None:
     served.context.queue.settle("live", "complete")
     page.wait_for_selector("#head .pill.complete")
     assert page.evaluate("window.untouched") is True
+    assert visit.is_clean()
+
+
+def test_paused_trials_are_a_group_of_their_own_also_when_the_study_was_stopped(visit: Visit) -> None:
+    store = begin(visit.served.storage, spec_of("frozen"))
+    fill(store, 6)
+    for text in ("bitfit", "ln_tuning"):
+        pause_trial(store, candidate(text))
+    cut_off = start_trial(store, candidate("lora(r=8)"))
+    store.note("status", "stopped")
+    page = visit.go("/paretune/studies/frozen")
+    page.wait_for_selector("#chart .scatterlayer path.point")
+    assert page.locator('[data-tag="paused"]').text_content() == "paused 2"
+    assert page.locator(f'tr[data-key="search/{cut_off}"] .tag').text_content() == "cut off"
+    traces = page.evaluate("chart.data.map((one) => [one.name, one.marker.symbol, one.x.length])")
+    assert [one for one in traces if one[0] == "paused at a rung"] == [["paused at a rung", "square-open", 2]]
+    page.click('[data-tag="paused"]')
+    assert page.locator("#trials tbody .tag").all_text_contents() == ["paused", "paused"]
+    assert "2 paused" in page.locator("#head .facts").text_content()
     assert visit.is_clean()
 
 

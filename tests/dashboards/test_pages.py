@@ -15,7 +15,7 @@ from dashboards.pages.rendering import EXAMPLE
 from dashboards.pages.views import ago
 from orchestrator.study_file import read_text
 from tests.dashboards.conftest import Served
-from tests.dashboards.stored import begin, candidate, complete, fill, spec_of, start_trial
+from tests.dashboards.stored import begin, candidate, complete, fill, pause_trial, spec_of, start_trial
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -140,6 +140,19 @@ class TestStudy:
         assert "stopped before it started" in text
         client.post("/paretune/studies/waits/resume")
         assert served.context.queue.find("waits").state == "queued"  # type: ignore[union-attr]
+
+    def test_it_says_how_many_wait_beside_those_that_run(self, served: Served, client: httpx.Client) -> None:
+        store = begin(served.storage, spec_of("frozen"))
+        for text in ("ia3", "bitfit"):
+            pause_trial(store, candidate(text))
+        start_trial(store, candidate("lora(r=4)"))
+        with served.context.queue.home.drive("frozen"):
+            text = client.get("/paretune/studies/frozen").text
+        assert '<span class="sub">1 running, 2 paused</span>' in text
+        assert "2 of 24 trials" in text
+        store.note("status", "stopped")
+        served.context.reports.forget("frozen")
+        assert '<span class="sub">2 paused</span>' in client.get("/paretune/studies/frozen").text
 
     def test_a_study_without_scores_has_a_page(self, served: Served, client: httpx.Client) -> None:
         start_trial(begin(served.storage, spec_of("young")), candidate("ia3"))
