@@ -63,7 +63,7 @@ def mistrusted(
     So it is once two of its candidates have ended and none of them is among the non-dominated that were trained to the
     end and keep the limits: they were stopped early, failed, broke a limit, or are dominated.
     """
-    ended = [one for one in trials if _source(one.origin) == source and one.state not in ("running", "paused")]
+    ended = [one for one in trials if _source(one.origin) == source and one.is_settled]
     ended_whole = [one for one in trials if one.state == "complete" and one.score is not None]
     whole = [one for one in ended_whole if is_feasible(one, limits)]
     if len(ended) < _LEAST_TO_JUDGE or not whole:

@@ -80,9 +80,9 @@ class SearchWork(PhaseWork):
         return max(0, self._budgets.trials - self._trained) if self._steps.pays else 0
 
     @property
-    def has_work(self) -> bool:
-        """Whether there is anything to train, or anything that pauses."""
-        return bool(self.waiting or self.left or self._paused())
+    def planned(self) -> int:
+        """Trials that wait, that pause, and that the budgets still pay for."""
+        return len(self.waiting) + len(self._paused()) + self.left
 
     def next_job(self) -> Job | None:
         """Return a job that waits, or what the sampler wants while the budgets last; trial 0 goes before all."""
@@ -101,7 +101,7 @@ class SearchWork(PhaseWork):
             return self._begin(self._job(self.bench.store.resume(chosen.number)))
         if chosen is None:
             return None
-        self._steps.begins(chosen.key)
+        self._steps.begins(chosen.key, pauses=chosen.keeps)
         return self._begin(self._with_siblings(chosen))
 
     def more_later(self) -> bool:
@@ -151,7 +151,7 @@ class SearchWork(PhaseWork):
     def _is_paid_for(self, job: Job) -> bool:
         """Reserve the steps of a job that was cut off. Returns whether the budget pays for them."""
         if not job.goes_on:
-            return self._steps.begins(job.key)
+            return self._steps.begins(job.key, pauses=job.keeps)
         trial = self._tried[place_of(job)[1]]
         paid = self._steps.pays_for(trial)
         if paid:
@@ -181,13 +181,13 @@ class SearchWork(PhaseWork):
             self._refusals.note(trial)
             self._siblings.note(trial)
             self._count_steps(trial)
-            if trial.state not in ("running", "paused"):
+            if trial.is_settled:
                 (self._folder(trial.number) / PAUSED_FILE).unlink(missing_ok=True)
 
     def _count_steps(self, trial: Trial) -> None:
         if trial.state == "paused":
             self._steps.pauses(trial)
-        elif trial.state != "running":
+        elif trial.is_settled:
             self._steps.settled(trial)
 
     def _paused(self) -> list[Trial]:
@@ -250,7 +250,10 @@ class SearchWork(PhaseWork):
                 mates.append(replace(other, keeps=False))
             else:
                 self.waiting.append(other)
-        return replace(job, mates=tuple(mates), keeps=job.keeps and not mates)
+        if not mates:
+            return job
+        self._steps.begins(job.key)
+        return replace(job, mates=tuple(mates), keeps=False)
 
     def _refuse(self, nearest: tuple[float, str] | None) -> None:
         """Refuse a space that gave nothing to train, by the nearest to its budgets or the commonest reason."""

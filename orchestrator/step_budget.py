@@ -32,29 +32,34 @@ class StepBudget:
     def __init__(self, most: int | None, rungs: Sequence[int], *, pauses: bool = False) -> None:
         self.most, self.rungs, self._may_pause = most, tuple(rungs), pauses
         self._counted: dict[str, int] = {}
-        self._running: set[str] = set()
+        self._on_their_way: set[str] = set()
         self._sum = 0
 
-    def begins(self, key: str) -> bool:
-        """Reserve a trial's first rung. Returns whether the budget pays for it."""
+    def begins(self, key: str, *, pauses: bool = False) -> bool:
+        """Reserve a trial's first rung. Returns whether the budget pays for it.
+
+        Args:
+            key: The trial's.
+            pauses: Whether it pauses there; else the rest of its training is kept free of what begins after it.
+        """
         if not self._pays(self.rungs[0]):
             return False
-        self._running.add(key)
+        if not pauses:
+            self._on_their_way.add(key)
         self._count(key, self.rungs[0])
         return True
 
     def pauses(self, trial: Trial) -> None:
         """Count a trial that waits at a rung, or was cut off and may go on from one."""
-        self._running.discard(trial.key)
+        self._on_their_way.discard(trial.key)
         self._count(trial.key, trial.steps)
 
     def pays_for(self, trial: Trial) -> bool:
         """Whether it pays for the way of a trial that waits at a rung to its end."""
-        return self._pays(self.rungs[-1] - self._counted[trial.key])
+        return self._pays(self._ahead + self.rungs[-1] - self._counted[trial.key])
 
     def resumes(self, trial: Trial) -> None:
         """Reserve what follows the rung that a trial waits at."""
-        self._running.add(trial.key)
         self._count(trial.key, self._after(trial.score))
 
     def goes_on(self, key: str, score: Score) -> bool:
@@ -71,7 +76,7 @@ class StepBudget:
 
     def settled(self, trial: Trial) -> None:
         """Count a trial that has ended."""
-        self._running.discard(trial.key)
+        self._on_their_way.discard(trial.key)
         if trial.state == "infeasible" or (trial.cause == "unsupported" and not trial.scores):
             self._count(trial.key, 0)
         elif trial.cause is None or (trial.score is not None and trial.score.full):
@@ -82,7 +87,7 @@ class StepBudget:
     @property
     def pays(self) -> bool:
         """Whether it pays for one more candidate: its first rung, or all of it where candidates pause."""
-        return self._pays(self.rungs[-1 if self._may_pause else 0])
+        return self._pays(self._of_one_more)
 
     @property
     def holds(self) -> bool:
@@ -90,10 +95,16 @@ class StepBudget:
 
         Else many at once would spend all on first rungs, and none of them would be trained to the end.
         """
-        if self.most is None or self._may_pause or not self._running:
-            return False
-        ahead = sum(self.rungs[-1] - self._counted[key] for key in self._running)
-        return self._sum + ahead + self.rungs[0] > self.most
+        return bool(self._on_their_way) and not self._pays(self._ahead + self._of_one_more)
+
+    @property
+    def _ahead(self) -> int:
+        """Steps that running trials that do not pause ask for beyond what is reserved."""
+        return sum(self.rungs[-1] - self._counted[key] for key in self._on_their_way)
+
+    @property
+    def _of_one_more(self) -> int:
+        return self.rungs[-1 if self._may_pause else 0]
 
     def _pays(self, steps: int) -> bool:
         return self.most is None or self._sum + steps <= self.most
@@ -109,7 +120,7 @@ class StepBudget:
 
 
 def check_steps(spec: StudySpec, full: int) -> None:
-    """Refuse a budget of steps that no candidate's first rung fits into.
+    """Refuse a budget of steps that no candidate's first rung fits into, or where candidates pause no candidate.
 
     Args:
         spec: The study's spec.
@@ -119,6 +130,7 @@ def check_steps(spec: StudySpec, full: int) -> None:
         SpecError: It is such a budget.
     """
     most, first = spec.budgets.steps, spec.search.early_stopping.steps(full)[0]
-    if most is not None and first > most:
-        why = f"{most} training steps of the whole search do not pay for the first rung of one candidate, {first} steps"
+    what, least = ("full training", full) if spec.pauses else ("first rung", first)
+    if most is not None and least > most:
+        why = f"{most} training steps of the whole search do not pay for the {what} of one candidate, {least} steps"
         raise SpecError([Problem("budgets.steps", f"{why}; raise them, or lower training.steps")], spec.name)

@@ -354,7 +354,7 @@ class StudyStore:
         return self._settled[key]
 
     def _set_paused(self, number: int, state: Literal["running", "paused"]) -> Trial:
-        trial = self._running["search", number] = replace(self.trial("search", number), state=state)
+        trial = self._running["search", number] = replace(self.trial("search", number), state=state, has_paused=True)
         self._set("search", number, _PAUSED, state == "paused")
         return trial
 
@@ -407,6 +407,6 @@ def _read(phase: Phase, one: FrozenTrial) -> Trial:
         origin=about["origin"],
         started=one.datetime_start,
         finished=one.datetime_complete,
-        has_paused="paused" in one.user_attrs,
+        has_paused=_PAUSED in one.user_attrs,
         **settled,
     )

@@ -123,7 +123,7 @@ class _Driver:
         search = SearchWork(self.bench, self._references(), rungs)
         finalists_cut_off = self._cut_off("finalists", rungs.steps[-1:])
         with cluster(self.resources) as at_once:
-            if search.has_work:
+            if search.planned:
                 self._search(search, at_once)
             if self.bench.stop.by_user:
                 return
@@ -135,7 +135,7 @@ class _Driver:
             self._run(finalists, at_once)
 
     def _search(self, work: SearchWork, at_once: int) -> None:
-        self.bench.watcher.phase("search", work.left + len(work.waiting))
+        self.bench.watcher.phase("search", work.planned)
         self._began = time.monotonic()
         self.bench.stop.begin()
         try:

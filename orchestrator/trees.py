@@ -111,4 +111,5 @@ def moments(trees: Sequence[Any], numbers: FloatMatrix) -> tuple[FloatArray, Flo
     leaves = [tree.tree_.apply(numbers) for tree in trees]
     means = np.stack([tree.tree_.value[at, 0, 0] for tree, at in zip(trees, leaves, strict=True)])
     within = np.stack([tree.tree_.impurity[at] for tree, at in zip(trees, leaves, strict=True)])
-    return means.mean(axis=0), np.sqrt(means.var(axis=0) + within.mean(axis=0))
+    variances = means.var(axis=0) + within.mean(axis=0)  # rounding makes that of equal values less than 0
+    return means.mean(axis=0), np.sqrt(np.maximum(variances, 0.0))

@@ -10,17 +10,20 @@ from types import SimpleNamespace
 import pytest
 
 from evaluators.score import Cost, Score
+from evaluators.tabulated import Table
 from orchestrator.cli.dry_run import _costed
+from orchestrator.early_stopping import rungs_of
 from orchestrator.front import limits_of
 from orchestrator.jobs import Job
 from orchestrator.preparation import Prepared
 from orchestrator.screening import MemoryFactor, foreseen
 from orchestrator.search_work import SearchWork
-from orchestrator.simulation import simulate
+from orchestrator.simulation import Unwatched, simulate, tabulated
 from orchestrator.storage import IN_MEMORY, Storage
+from orchestrator.work import Bench, Stop
 from search_space.errors import SpecError
 from tests.orchestrator.made_up import make_spec, make_trial
-from tests.orchestrator.tables import space_of, spec_of, table_of
+from tests.orchestrator.tables import RUNGS, space_of, spec_of, table_of
 
 
 def after(ratios: list[float]) -> float:
@@ -70,12 +73,12 @@ def test_steps_are_divided_under_the_limit_and_the_factor() -> None:
 
 
 def test_a_job_has_its_steps_divided_as_its_trial_was_costed() -> None:
-    trial = replace(make_trial(3), cost=Cost(1, 1, 500, accumulation=4))
-    store = SimpleNamespace(trial=lambda phase, number: trial, spec=make_spec())
-    work = SimpleNamespace(
-        bench=SimpleNamespace(store=store, folder=Path("study")), rungs=SimpleNamespace(steps=(1, 3))
-    )
-    job = SearchWork._job(work, 3, trial.candidate)  # type: ignore[arg-type]
+    spec, table = spec_of(), table_of(20)
+    rows = {key: replace(row, cost=replace(row.cost, accumulation=4)) for key, row in table.rows.items()}
+    prepared, store = tabulated(spec, space_of(spec), Table(table.header, rows)), Storage(IN_MEMORY).create(spec)
+    bench = Bench(store, prepared, Path("study"), Unwatched(), Stop(store, None, 0.0), lambda _trial: None)
+    job = SearchWork(bench, [], rungs_of(spec, RUNGS[-1])).next_job()
+    assert job is not None
     assert job.accumulation == 4
     assert Job.from_json(job.to_json()) == job
 
