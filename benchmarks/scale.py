@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,14 @@ from evaluators.evaluation import EvaluatorSpec
 from evaluators.score import Score
 from evaluators.synthetic import SyntheticCoster, synthetic_params
 from orchestrator.early_stopping import rungs_of
+from orchestrator.jobs import Job
 from orchestrator.preparation import Prepared
 from orchestrator.proposals import FOREST
 from orchestrator.search_work import SearchWork
 from orchestrator.simulation import Unwatched
 from orchestrator.spec import SearchSpec, StudySpec, parse
-from orchestrator.storage import Storage, StudyStore
-from orchestrator.work import Bench, Stop
+from orchestrator.storage import Storage, StudyStore, Trial
+from orchestrator.work import Bench, Stop, place_of
 from search_space.candidate import Candidate
 from search_space.space import bind
 
@@ -48,6 +49,8 @@ STEPS = 90
 PARTS = ("proposal", "draw", "storage", "rungs", "the rest")
 """What a model promises; what a sampler draws, brought within the budgets; writing; early stopping; screening."""
 _STUDY = "scale"
+_FILLED = ("random", FOREST)
+"""Studies are filled by random draws: where the forest searches candidates pause, elsewhere they do not."""
 _MARKS = (100, 200, 500, 1000, 2000, 5000, 10_000)
 _GROWING_FROM = 500
 _UNCOUNTED, _TIMED = 3, 20
@@ -58,10 +61,13 @@ _ALONE = 1.2
 class Side:
     """A study with one sampler, its jobs ended as soon as they begin.
 
+    A turn is a job that is asked for and what is told of it: a new trial, or one that pauses and goes on. It ends where
+    the trial ends or pauses.
+
     Attributes:
-        processor: Milliseconds of each trial, of the processor.
+        processor: Milliseconds of each turn, of the processor.
         clock: The same by the clock.
-        parts: Milliseconds of the processor for each part, of all trials together.
+        parts: Milliseconds of the processor for each part, of all turns together.
     """
 
     def __init__(self, store: StudyStore, folder: Path) -> None:
@@ -75,20 +81,22 @@ class Side:
         self._forget()
         self._watch(self.work._proposals, "proposal", "propose")
         self._watch(store, "draw", "ask")
-        self._watch(store, "storage", "start", "report", "constrain", "finish")
-        self._watch(self.work.rungs, "rungs", "goes_on", "record")
+        self._watch(store, "storage", "start", "report", "constrain", "pause", "resume", "finish")
+        self._watch(self.work.rungs, "rungs", "goes_on", "pauses", "record")
 
-    def run(self, trials: int) -> None:
-        """Run so many trials, all of which count."""
-        for _ in range(trials):
-            self._trial()
+    def fill(self, trials: int) -> None:
+        """Run until there are so many trials: drawn at random, and of those that pause one in four goes on."""
+        self.work._proposals.propose = _at_random  # type: ignore[method-assign]
+        while len(self.work._known) < trials:
+            self._turn()
 
     def timed(self) -> dict[str, Any]:
-        """Run some trials that do not count, then those that do. Returns their times as JSON data."""
-        self.run(_UNCOUNTED)
+        """Run some turns that do not count, then those that do. Returns their times as JSON data."""
+        for _ in range(_UNCOUNTED):
+            self._turn()
         self._forget()
-        self.run(_TIMED)
-        self._check()
+        jobs = [self._turn() for _ in range(_TIMED)]
+        self._check(jobs)
         parts = {name: self.parts[name] / _TIMED for name in PARTS}
         return {
             "processor": statistics.median(self.processor),
@@ -119,14 +127,14 @@ class Side:
 
         return counted
 
-    def _check(self) -> None:
+    def _check(self, jobs: Sequence[Job]) -> None:
         """Refuse to tell the time of random draws as that of the forest."""
         store = self.work.bench.store
-        origins = [one.origin for one in store.trials()[-_TIMED:]]
-        if store.spec.search.sampler == FOREST and 2 * origins.count(FOREST) < len(origins):
-            raise RuntimeError(f"of the last {len(origins)} trials the forest proposed {origins.count(FOREST)}")
+        chosen = [one for one in jobs if one.goes_on or store.trial(*place_of(one)).origin == FOREST]
+        if store.spec.search.sampler == FOREST and 2 * len(chosen) < len(jobs):
+            raise RuntimeError(f"of the last {len(jobs)} jobs the forest chose {len(chosen)}")
 
-    def _trial(self) -> None:
+    def _turn(self) -> Job:
         began, on_the_clock = time.process_time(), time.perf_counter()
         job = self.work.next_job()
         if job is None:
@@ -137,6 +145,14 @@ class Side:
         self.work.on_end(job, None)
         self.processor.append(1e3 * (time.process_time() - began))
         self.clock.append(1e3 * (time.perf_counter() - on_the_clock))
+        return job
+
+
+def _at_random(
+    number: int, trials: Sequence[Trial], taken: Collection[str], paused: Sequence[Trial] = ()
+) -> Trial | None:
+    """Let the last one go on that pauses if its number is one in four; else let Optuna's sampler draw."""
+    return next((one for one in reversed(paused) if one.number % 4 == 0), None)
 
 
 def main() -> None:
@@ -155,22 +171,23 @@ def measured(marks: Sequence[int], samplers: Sequence[str]) -> dict[str, dict[in
     found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in samplers}
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
-        filled = Side(Storage(_url(at / "filled.db")).create(_spec("random")), at)
+        filled = {name: Side(Storage(_url(at / f"like-{name}.db")).create(_spec(name)), at) for name in _FILLED}
         for mark in marks:
-            filled.run(mark - len(filled.work._known))
             for name in samplers:
-                found[name][mark] = Side(_copied(at, name), at).timed()
-                print(f"{name:10} {mark:6,} trials: {found[name][mark]['processor']:7.1f} ms a trial", flush=True)
+                like = FOREST if name == FOREST else "random"
+                filled[like].fill(mark)
+                found[name][mark] = Side(_copied(at, name, like), at).timed()
+                print(f"{name:10} {mark:6,} trials: {found[name][mark]['processor']:7.1f} ms a turn", flush=True)
     return found
 
 
-def _copied(folder: Path, sampler: str) -> StudyStore:
-    """Return a copy of the study that is filled, with another sampler."""
+def _copied(folder: Path, sampler: str, like: str) -> StudyStore:
+    """Return a copy of a study that is filled, with another sampler."""
     path = folder / f"{sampler}.db"
     for old in folder.glob(f"{path.name}*"):
         old.unlink()
-    for part in folder.glob("filled.db*"):
-        shutil.copyfile(part, folder / part.name.replace("filled", sampler))
+    for part in folder.glob(f"like-{like}.db*"):
+        shutil.copyfile(part, folder / part.name.replace(f"like-{like}", sampler))
     store, spec = StudyStore(Storage(_url(path)), _STUDY), _spec(sampler)
     store.studies["search"].set_user_attr("paretune", {"spec": spec.to_json(), "sha256": spec.sha256})
     return store
@@ -209,7 +226,7 @@ def exponent(times: Mapping[int, float]) -> float | None:
 def _result(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
     goal = {"milliseconds": GOAL_MS, "trials": GOAL_TRIALS}
     by_name = {name: {str(mark): one for mark, one in marks.items()} for name, marks in found.items()}
-    return {"milliseconds_per_trial": by_name, "goal": goal}
+    return {"milliseconds_per_turn": by_name, "goal": goal}
 
 
 def markdown(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
@@ -220,8 +237,9 @@ def markdown(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     lines += [_line([name, *(f"{by[mark]:.1f}" for mark in marks), _power(by)]) for name, by in times.items()]
     lines += [
         "",
-        f"Milliseconds of the processor for one trial in a study (draw, screen, write, rungs, tell) by its trials so "
-        f"far, medians of {_TIMED}. Grows as: from {_GROWING_FROM} trials on, as this power of their number.",
+        f"Milliseconds of the processor for one turn in a study (draw, screen, write, rungs, tell) by its trials so "
+        f"far, medians of {_TIMED}: of a new trial, or where the forest searches of one that pauses and goes on. Three "
+        f"of four trials pause there. Grows as: from {_GROWING_FROM} trials on, as this power of their number.",
     ]
     default = SearchSpec().sampler
     if at_goal := times.get(default, {}).get(GOAL_TRIALS):
