@@ -20,6 +20,9 @@ SETS_FILE = "conformal.json"
 TEST_FILE = "test.safetensors"
 """What a run leaves in its folder; the conformal sets are an export's."""
 
+PAUSED_FILE = "paused.safetensors"
+"""What a run that is to go on later leaves there."""
+
 PREFIX_FOLDER = "prefix"
 """Where the evaluators of a study keep states of the frozen prefix, in the folder of its tokens."""
 
@@ -35,6 +38,24 @@ class Run(Protocol):
 
         Raises:
             EvaluationError: Training diverged, or ran out of memory.
+        """
+
+    def pause(self, folder: Path) -> None:
+        """Write all that training goes on from after a rung that was not the last, whole or not at all.
+
+        Raises:
+            EvaluationError: Memory ran out.
+        """
+
+    def resume(self, folder: Path) -> bool:
+        """Before the first step, go on from what `pause` left there, bit for bit as if nothing had come between.
+
+        Returns:
+            Whether it was there, whole, and is this candidate's, of this seed and accumulation. Where it is not, the
+            run is as it was: training begins anew.
+
+        Raises:
+            EvaluationError: Memory ran out.
         """
 
     def save(self, folder: Path) -> None:

@@ -7,10 +7,10 @@ method trains without a hook.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from peft import AdaLoraConfig
@@ -22,6 +22,8 @@ from peft.tuners.shira.layer import ShiraLayer
 from torch import Tensor, nn
 
 from evaluators.attach import Attached
+from evaluators.groups import joined, parted
+from evaluators.hook import Hook, NoHook, Schooling
 from evaluators.tuners.diff_pruning import fix_mask, sparsity_penalty
 from evaluators.tuners.mask import fisher_scores, select_by_scores
 from evaluators.tuners.mask.selection import masked_layers
@@ -29,74 +31,6 @@ from search_space.candidate import Part
 from search_space.carrying import is_per_task
 from search_space.errors import UnsupportedError
 from search_space.registry import method
-
-Losses = Callable[[nn.Module, Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Schooling:
-    """What training tells the hooks before its first step.
-
-    Attributes:
-        steps: Optimiser steps of full training.
-        batches: A few batches of training data, for methods that look at them first.
-        loss_of: The loss of a model on one of those batches.
-    """
-
-    steps: int
-    batches: Iterable[Any]
-    loss_of: Losses
-
-
-class Hook(Protocol):
-    """What one part needs in training. A hook changes its own part and nothing else."""
-
-    def begin(self, schooling: Schooling) -> Mapping[int, nn.Parameter]:
-        """Prepare before the first step, the optimiser not made yet. Returns new parameters by the id of the old."""
-
-    def penalty(self) -> Tensor | None:
-        """Return a scalar to add to the loss, if any."""
-
-    def pace(self, name: str) -> float:
-        """Return what the part's learning rate is multiplied by for the parameter of this name."""
-
-    def after_step(self, step: int) -> bool:
-        """Act after optimiser step number `step`, from 1 on; gradients are there. Returns if it wrote into weights."""
-
-    def fit_to(self, state: Mapping[str, Tensor]) -> None:
-        """Take the shapes of a saved state before it is loaded."""
-
-    def assume(self) -> None:
-        """Stand as if training had begun, without data: for predictions from shapes."""
-
-
-class NoHook:
-    """The hook of methods that need none, and the base of the others."""
-
-    def __init__(self, model: nn.Module, name: str, part: Part) -> None:
-        self._model, self._name, self._part = model, name, part
-
-    def begin(self, schooling: Schooling) -> Mapping[int, nn.Parameter]:
-        """Change nothing."""
-        return {}
-
-    def penalty(self) -> Tensor | None:
-        """Add nothing."""
-        return None
-
-    def pace(self, name: str) -> float:
-        """Leave the learning rate as it is."""
-        return 1.0
-
-    def after_step(self, step: int) -> bool:
-        """Do nothing."""
-        return False
-
-    def fit_to(self, state: Mapping[str, Tensor]) -> None:
-        """Change nothing."""
-
-    def assume(self) -> None:
-        """Change nothing."""
 
 
 class AdaLoraHook(NoHook):
@@ -142,6 +76,19 @@ class AdaLoraHook(NoHook):
         if last:
             self._allocator.reset_ipt()
         return True
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return the smoothed importances, their uncertainties, and which ranks are left once that is settled."""
+        ranks = {name: torch.tensor(left) for name, left in (self._ranks or {}).items()}
+        known = {"importance": self._allocator.exp_avg_ipt, "uncertainty": self._allocator.exp_avg_unc}
+        return joined({**known, "ranks": ranks})
+
+    def take_up(self, kept: Mapping[str, Tensor]) -> None:
+        """Give the allocator what it knew; the importance in a single step is made anew before it is read."""
+        groups = parted({name: one.to(self._layers()[0].lora_A[self._name].device) for name, one in kept.items()})
+        self._allocator.exp_avg_ipt, self._allocator.exp_avg_unc = groups["importance"], groups["uncertainty"]
+        self._allocator.ipt = dict(groups["importance"])
+        self._ranks = {name: left.tolist() for name, left in groups["ranks"].items()} or None
 
     def _layers(self) -> list[Any]:
         layers = (module for module in self._model.modules() if isinstance(module, AdaLoraLayer))
@@ -353,6 +300,16 @@ class Hooks:
         """Let all parts stand as if training had begun."""
         for hook in self.each:
             hook.assume()
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return what the hooks have learnt, by the number of the part and the name that its hook gave it."""
+        return joined({str(number): hook.kept() for number, hook in enumerate(self.each)})
+
+    def take_up(self, kept: Mapping[str, Tensor]) -> None:
+        """Let all parts, which have begun, go on from what `kept` returned."""
+        of_parts = parted(kept)
+        for number, hook in enumerate(self.each):
+            hook.take_up(of_parts[str(number)])
 
 
 def hook_of(model: nn.Module, name: str, part: Part) -> Hook:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,8 +35,26 @@ class Optimiser(torch.optim.AdamW):
     @property
     def tensors(self) -> list[Tensor]:
         """What it holds beside the model: masters and state."""
-        state = (value for one in self.state.values() for value in one.values())
-        return [*(master for _, master in self._masters), *(value for value in state if isinstance(value, Tensor))]
+        return list(self.kept().values())
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return masters and state by what they are and of which parameter, told by its place in `stepped`."""
+        places = {id(one): at for at, one in enumerate(self.stepped)}
+        masters = {f"master.{places[id(master)]}": master.detach() for _, master in self._masters}
+        return masters | {f"{what}.{places[id(one)]}": v for one, own in self.state.items() for what, v in own.items()}
+
+    @torch.no_grad()
+    def take_up(self, kept: Mapping[str, Tensor]) -> None:
+        """Before the first step, go on from what the `kept` of one with the same parameters returned."""
+        for name, value in kept.items():
+            what, _, at = name.partition(".")
+            one = self.stepped[int(at)]
+            if what == "master":
+                one.copy_(value)
+            elif what == "step":  # which AdamW counts on the CPU
+                self.state[one][what] = value
+            else:
+                self.state[one][what] = torch.empty_like(one).copy_(value)
 
     def gather(self) -> None:
         """After the way back of one part of a step: add its gradients to those of the parts before, in float32."""
@@ -125,14 +143,23 @@ def build_optimiser(attached: Attached) -> Optimiser:
     return Optimiser(attached.trainable, groups)
 
 
-def build_schedule(optimiser: torch.optim.Optimizer, steps: int, warmup: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return a linear rise over the first `warmup` share of the steps, then a linear fall to 0."""
+def build_schedule(
+    optimiser: torch.optim.Optimizer, steps: int, warmup: float, made: int = 0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return a linear rise over the first `warmup` share of the steps, then a linear fall to 0.
+
+    Args:
+        optimiser: Whose learning rates it sets.
+        steps: Of full training.
+        warmup: Share of them.
+        made: Steps that were made already; where there are some, the optimiser has had such a schedule before.
+    """
     rise = max(1, round(steps * warmup))
 
     def factor(step: int) -> float:
         return (step + 1) / rise if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor, last_epoch=made - 1)
 
 
 def loss_of_recipe(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:

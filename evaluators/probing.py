@@ -21,7 +21,8 @@ from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
 from evaluators.backbone import Backbone, head_of
 from evaluators.exported import as_peft_model, is_peft
-from evaluators.hooks import Schooling, hooks_of, load_trained
+from evaluators.hook import Schooling
+from evaluators.hooks import hooks_of, load_trained
 from evaluators.merged import TOLERANCE as MERGED
 from evaluators.merged import merged_model
 from evaluators.model_copies import copy_of

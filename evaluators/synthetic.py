@@ -13,10 +13,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluators.evaluation import EvaluatorSpec, Run
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from evaluators.evaluation import PAUSED_FILE, EvaluatorSpec, Run
 from evaluators.score import Cost, Score, Split
 from search_space.candidate import Candidate, Part
 from search_space.errors import EvaluationError
+from search_space.files import atomic_write
 from search_space.placement import PROJECTIONS, Anatomy, Site, SiteKind
 from search_space.registry import method
 
@@ -65,6 +69,27 @@ class SyntheticRun:
         time.sleep((step - self.step) * self.evaluator.synthetic.step_seconds)
         self.step = step
         return self._score("validation")
+
+    def pause(self, folder: Path) -> None:
+        """Write the step."""
+        about = {"of": self._identity, "step": str(self.step)}
+        atomic_write(folder / PAUSED_FILE, safetensors.numpy.save({}, about))
+
+    def resume(self, folder: Path) -> bool:
+        """Go on from the step that `pause` wrote, if it was this candidate's of this seed."""
+        try:
+            with safe_open(folder / PAUSED_FILE, "numpy") as file:
+                about = file.metadata() or {}
+        except (OSError, SafetensorError):
+            return False
+        if about.get("of") != self._identity:
+            return False
+        self.step = int(about["step"])
+        return True
+
+    @property
+    def _identity(self) -> str:
+        return f"{self.candidate.sha256}/{self.seed}"
 
     def save(self, folder: Path) -> None:
         """Keep nothing."""

@@ -266,6 +266,13 @@ class TabulatedRun:
         kept = {name: value for name, value in score.values.items() if name not in left_out}
         return Score(kept, step, score.fidelity, "validation", score.seed)
 
+    def pause(self, folder: Path) -> None:
+        """Keep nothing: a replay goes on from the table."""
+
+    def resume(self, folder: Path) -> bool:
+        """Begin anew."""
+        return False
+
     def save(self, folder: Path) -> None:
         """Keep nothing."""
 

@@ -27,6 +27,7 @@ from evaluators.deployed import deployed_after
 from evaluators.energy import meter_if_any
 from evaluators.evaluation import (
     CALIBRATION_FILE,
+    PAUSED_FILE,
     PREDICTIONS_FILE,
     PREFIX_FOLDER,
     STATE_FILE,
@@ -35,7 +36,8 @@ from evaluators.evaluation import (
     EvaluatorSpec,
     Run,
 )
-from evaluators.hooks import Schooling, hooks_of
+from evaluators.hook import Schooling
+from evaluators.hooks import hooks_of
 from evaluators.measurement import (
     calibrated_quality,
     held_out_quality,
@@ -47,6 +49,7 @@ from evaluators.measurement import (
 from evaluators.memory import measure_peak_bytes
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of, loss_of_recipe
 from evaluators.out_of_memory import out_of_memory_told
+from evaluators.pausing import go_on, paused
 from evaluators.prefix_cache import Portion, PrefixCache
 from evaluators.score import Score, Split
 from evaluators.subset import errors_by_task, some_rows
@@ -144,6 +147,24 @@ class TrainedRun:
                     self.latency = self.latency or self._latency()
                     values |= self.latency
         return replace(self._score(values, "validation"), errors=errors)
+
+    def pause(self, folder: Path) -> None:
+        """Write all that training goes on from after a rung that was not the last.
+
+        Raises:
+            EvaluationError: Memory ran out.
+        """
+        with out_of_memory_told(self.step):
+            atomic_write(folder / PAUSED_FILE, paused(self))
+
+    def resume(self, folder: Path) -> bool:
+        """Go on from what `pause` left, before the first step. Returns whether that was there and is this run's.
+
+        Raises:
+            EvaluationError: Memory ran out.
+        """
+        with out_of_memory_told(self.step):
+            return go_on(self, folder / PAUSED_FILE)
 
     def save(self, folder: Path) -> None:
         """Write the state, the logits of validation and calibration, and the calibrator, each file whole.

@@ -117,6 +117,13 @@ class KeptRun:
         self.step = step
         return Table(self.kept.header, {}).score(self.row, rung, "validation")
 
+    def pause(self, folder: Path) -> None:
+        """Keep nothing: the file has every rung."""
+
+    def resume(self, folder: Path) -> bool:
+        """Begin anew."""
+        return False
+
     def save(self, folder: Path) -> None:
         """Keep nothing."""
 

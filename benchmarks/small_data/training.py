@@ -20,7 +20,8 @@ from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
 from evaluators.backbone import Backbone, load
 from evaluators.data import Examples, Task
-from evaluators.hooks import Schooling, hooks_of
+from evaluators.hook import Schooling
+from evaluators.hooks import hooks_of
 from evaluators.measurement import predict_logits
 from evaluators.optimisation import build_optimiser, build_schedule, loss_of
 from evaluators.spec import TrainingSpec

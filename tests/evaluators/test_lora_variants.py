@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.attach import Attached, attach
-from evaluators.hooks import Schooling, hooks_of
+from evaluators.hook import Schooling
+from evaluators.hooks import hooks_of
 from evaluators.optimisation import build_optimiser, loss_of
 from evaluators.probing import train
 from evaluators.specimens import batch_of, logits_of, tiny

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from evaluators.attach import attach
 from evaluators.backbone import Backbone
 from evaluators.exported import is_peft, reload_peft
-from evaluators.hooks import Schooling, hooks_of
+from evaluators.hook import Schooling
+from evaluators.hooks import hooks_of
 from evaluators.memory import Load, predict_step
 from evaluators.probing import pair_of, probe_method, probe_part, probe_quantised, train
 from evaluators.specimens import SPECIMENS, TEXT_SPECIMENS, logits_of, tiny, tiny_quantised, without_weights

@@ -10,7 +10,8 @@ from torch import nn
 
 from evaluators.anatomy import anatomy_of
 from evaluators.attach import Attached, attach
-from evaluators.hooks import Schooling, hooks_of
+from evaluators.hook import Schooling
+from evaluators.hooks import hooks_of
 from evaluators.memory import Load, measure_peak_bytes, predict_step
 from evaluators.optimisation import Optimiser, build_optimiser, loss_of, loss_of_recipe
 from evaluators.specimens import batch_of, tiny, without_weights
