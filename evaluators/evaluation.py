@@ -15,7 +15,6 @@ from search_space.candidate import Candidate
 STATE_FILE = "state.safetensors"
 PREDICTIONS_FILE = "predictions.safetensors"
 CALIBRATION_FILE = "calibration.json"
-PAUSED_FILE = "paused.safetensors"
 SETS_FILE = "conformal.json"
 TEST_FILE = "test.safetensors"
 """What a run leaves in its folder; the conformal sets are an export's."""

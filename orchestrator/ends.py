@@ -52,7 +52,7 @@ class Ends:
         Args:
             seed: Of the draws.
         """
-        draws, measured = np.random.RandomState(seed), self._measured(self.metric)
+        draws, measured = np.random.RandomState(seed), self._own
         if self.metric in UNTRAINED:
             return np.tile(_last(measured), (OUTCOMES, 1))
         reached = np.tile(measured[:, -1], (OUTCOMES, 1))
@@ -90,14 +90,21 @@ class Ends:
     @cached_property
     def _values(self) -> FloatArray:
         """The metric at each rung on the open scale, less is better, shape [trials, rungs]; NaN where not measured."""
-        return self._open(self._measured(self.metric))
+        return self._open(self._own)
+
+    @cached_property
+    def _own(self) -> FloatArray:
+        """The metric at each rung, shape [trials, rungs]; NaN where it was not measured."""
+        return self._measured(self.metric)
 
     @cached_property
     def _signals(self) -> FloatArray:
         """What tells of the end at each rung, less is better, shape [trials, rungs]; NaN where not measured."""
         base, *task = self.metric.split("/")
-        losses = self._measured("/".join([_TOLD_BY.get(base, base), *task]))
-        return losses if base in _TOLD_BY and np.isfinite(losses[np.isfinite(self._values)]).all() else self._values
+        if base not in _TOLD_BY:
+            return self._values
+        losses = self._measured("/".join([_TOLD_BY[base], *task]))
+        return losses if np.isfinite(losses[np.isfinite(self._values)]).all() else self._values
 
     @property
     def _ends(self) -> FloatArray:

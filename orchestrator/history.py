@@ -2,7 +2,7 @@
 
 A sampler that learns is asked before each trial. What it needs of all trials (who was trained to the end, what was
 gained between rungs) would be read again each time, which takes a time that grows with the study. Trials that are
-settled or pause do not change, so those that the list of trials begins with are read once, until one goes on.
+settled do not change, so each of them is read once, when it is settled.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Told:
         learnt: Trials with a score and a cost, in order.
         running: Those of them that run.
         reached: Objectives of those that were trained to the end and keep every limit, shape [trials, objectives].
-        gains: By metric and fidelity what those that were trained to the end gained from there on, in order.
-        least: By metric the least value above 0 of any last score.
+        gains: By metric that is asked for and by fidelity what those that were trained to the end gained from there on.
+        least: By objective the least value above 0 of any last score.
     """
 
     learnt: list[Trial]
@@ -43,47 +43,53 @@ class History:
 
     Attributes:
         objectives: Names of the objectives.
-        metrics: Names of all metrics that are asked for, the objectives among them.
+        gained: Names of the metrics whose gains are asked for.
         keeps: Whether a trial that was trained to the end keeps every limit.
     """
 
     objectives: Sequence[str]
-    metrics: Sequence[str]
+    gained: Sequence[str]
     keeps: Callable[[Trial], bool]
-    _read: list[Trial] = field(default_factory=list)
+    _read: dict[int, Trial] = field(default_factory=dict)
     _told: Told | None = None
 
     def of(self, trials: Sequence[Trial]) -> Told:
-        """Return what trials tell, in their order."""
-        if self._told is None or self._read != trials[: len(self._read)]:  # lists of the same objects, so this is fast
-            self._read, self._told = [], self._nothing()
-        for one in trials[len(self._read) :]:
-            if one.state == "running":
-                break
-            self._read.append(one)
-            self._take(self._told, one)
+        """Return what trials tell, in their order; what settled ones tell, in the order in which they were settled."""
+        settled = [one for one in trials if one.is_settled]
+        known = sum(self._read.get(one.number) is one for one in settled)
+        if self._told is None or known < len(self._read):
+            self._read, self._told = {}, self._nothing()
+        for one in settled if len(settled) > len(self._read) else ():
+            if one.number not in self._read:
+                self._read[one.number] = one
+                self._take(self._told, one)
         told = _copied(self._told)
-        for one in trials[len(self._read) :]:
-            self._take(told, one)
+        told.learnt = [one for one in trials if _teaches(one)]
+        told.running = [one for one in told.learnt if one.state == "running"]
+        for one in told.learnt:
+            if not one.is_settled:
+                self._take(told, one)
         return told
 
     def _nothing(self) -> Told:
-        return Told([], [], Rows(len(self.objectives)), {metric: {} for metric in self.metrics}, {})
+        return Told([], [], Rows(len(self.objectives)), {metric: {} for metric in self.gained}, {})
 
     def _take(self, told: Told, trial: Trial) -> None:
-        if not trial.scores or trial.cost is None:
+        """Add up what a trial tells."""
+        if not _teaches(trial):
             return
-        told.learnt.append(trial)
         last = trial.scores[-1]
-        for metric in self.metrics:
+        for metric in self.objectives:
             if (value := last.values.get(metric, 0.0)) > 0:
                 told.least[metric] = min(value, told.least.get(metric, value))
-        if trial.state == "running":
-            told.running.append(trial)
         if last.full:
             add_gains(told.gains, trial)
         if trial.state == "complete" and self.keeps(trial):
             told.reached.append(*(last[metric] for metric in self.objectives))
+
+
+def _teaches(trial: Trial) -> bool:
+    return bool(trial.scores) and trial.cost is not None
 
 
 def add_gains(gains: dict[str, dict[float, Rows]], trial: Trial) -> None:

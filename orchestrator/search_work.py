@@ -174,7 +174,6 @@ class SearchWork(PhaseWork):
 
     def _note(self, trial: Trial) -> None:
         """Keep what was tried, for what is proposed next."""
-        super()._note(trial)
         if trial.phase == "search":
             self._tried[trial.number] = trial
             self._memory.note(trial)
@@ -183,6 +182,7 @@ class SearchWork(PhaseWork):
             self._count_steps(trial)
             if trial.is_settled:
                 (self._folder(trial.number) / PAUSED_FILE).unlink(missing_ok=True)
+        super()._note(trial)
 
     def _count_steps(self, trial: Trial) -> None:
         if trial.state == "paused":

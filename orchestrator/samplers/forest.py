@@ -81,8 +81,14 @@ class Forest:
     @cached_property
     def _history(self) -> History:
         objectives = [one.metric for one in self.objectives]
-        metrics = list(dict.fromkeys([*objectives, *self.limits]))
-        return History(objectives, metrics, lambda trial: is_feasible(trial, self.limits))
+        ranked = objectives if len(objectives) == 1 else []
+        gained = dict.fromkeys([*ranked, *self._limited])
+        return History(objectives, list(gained), lambda trial: is_feasible(trial, self.limits))
+
+    @property
+    def _limited(self) -> list[str]:
+        """Limits on what only training tells."""
+        return [metric for metric in self.limits if metric not in self.costs]
 
     def ranked(
         self, options: Sequence[Option], trials: Sequence[Trial], seed: int, paused: Sequence[Trial] = ()
@@ -104,7 +110,7 @@ class Forest:
         numbers = [[one.numbers for one in some] for some in (*groups, options, offered)]
         matrix = Columns([one for some in numbers for one in some]).matrix
         lesson = Lesson(told, recent, paused, *map(matrix, (numbers[0], numbers[1], numbers[3])))
-        asked, limited = matrix(numbers[4]), [metric for metric in self.limits if metric not in self.costs]
+        asked, limited = matrix(numbers[4]), self._limited
         odds = Odds.learnt(
             lesson.known, {metric: ends(recent, metric, told.means(metric)) for metric in limited}, self.limits,
             matrix(numbers[2]), [one.state == "failed" for one in ended], seed,

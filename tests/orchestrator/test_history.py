@@ -29,17 +29,26 @@ def history(seen: list[int] | None = None) -> History:
 
 
 def course(random: Random, number: int) -> list[Trial]:
-    """What a trial is from its start to its end."""
+    """What a trial is from its start to its end; some pause at rungs."""
     steps = (10, 30, 90)[: random.randint(1, 3)]
     scores = tuple(make_score({"accuracy": random.random(), "latency_ms": 1 + random.random()}, at) for at in steps)
     begun = make_trial(number, state="running", cost=Cost(1, 1))
     rungs = [replace(begun, scores=scores[:passed]) for passed in range(1, len(scores) + 1)]
-    return [begun, *rungs, replace(rungs[-1], state="complete" if scores[-1].full else "partial")]
+    ended = replace(rungs[-1], state="complete" if scores[-1].full else "partial")
+    pauses = random.random() < 0.5
+    between = [[replace(one, state="paused"), one] if pauses else [one] for one in rungs]
+    return [begun, *(one for some in between for one in some), ended]
 
 
 def plain(told: Told) -> tuple[object, ...]:
-    gains = {metric: {at: one.values.tolist() for at, one in found.items()} for metric, found in told.gains.items()}
-    return told.learnt, told.running, told.reached.values.tolist(), gains, told.least
+    gains = {metric: {at: _sorted(one) for at, one in found.items()} for metric, found in told.gains.items()}
+    return told.learnt, told.running, _sorted(told.reached), gains, told.least
+
+
+def _sorted(rows: Rows) -> list[list[float]]:
+    """Rows in an order of their own: settled trials tell in the order in which they were settled."""
+    found: list[list[float]] = rows.values.tolist()
+    return sorted(found)
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
