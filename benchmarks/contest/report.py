@@ -28,7 +28,7 @@ from benchmarks.contest.measures import (
     spread,
     steps_to,
 )
-from benchmarks.contest.searches import BASELINE, BOUND, DESIGN, OURS, RIVAL
+from benchmarks.contest.searches import BASELINE, BOUND, OURS, RIVAL
 from benchmarks.report import write
 from benchmarks.table.plan import Stage
 from benchmarks.table.tasks import table_path
@@ -45,10 +45,6 @@ OF_AUTOPEFT = (
 IS_BOUND = (
     "is no search: for each candidate a forest is fitted to how all others end, what it makes of that gives the order, "
     "and candidates are stopped as ours are."
-)
-IS_DESIGN = (
-    "is on trial on the tables and no part of the product yet: no stop is final, and of paused and new candidates the "
-    "one goes on that is expected to add most (`benchmarks/contest/thaw.py`)."
 )
 _OF_THE_TABLE = "share of the table's hypervolume"
 _COLOURS = 10
@@ -157,16 +153,8 @@ def _goals(
     arena: Arena, by_search: Mapping[str, list[Entry]], courses: Mapping[str, list[Course]], steps: int
 ) -> dict[str, Any]:
     """Return when ours is where each other search ends, and what was to be reached: a third, and never below random."""
-
-    def rivalled(name: str) -> dict[str, Any]:
-        return asdict(reached(arena, found[name], {RIVAL: courses[RIVAL]}, steps)[RIVAL])
-
     goals: dict[str, Any] = {}
-    found = {
-        name: [one.finished(arena) for one in by_search[name]]
-        for name in (OURS, DESIGN, RIVAL, BOUND)
-        if name in courses
-    }
+    found = {name: [one.finished(arena) for one in by_search[name]] for name in (OURS, RIVAL, BOUND) if name in courses}
     if OURS in courses:
         others = {name: one for name, one in courses.items() if name not in (OURS, BOUND)}
         goals["reached"] = {name: asdict(one) for name, one in reached(arena, found[OURS], others, steps).items()}
@@ -178,12 +166,9 @@ def _goals(
             if name != BOUND
         }
     if {RIVAL, BOUND} <= set(courses):
-        goals["bound"] = rivalled(BOUND)
+        goals["bound"] = asdict(reached(arena, found[BOUND], {RIVAL: courses[RIVAL]}, steps)[RIVAL])
     if {OURS, RIVAL} <= set(courses):
         goals["by_test"] = _by_test(arena, goals["reached"][RIVAL]["final"])
-    if {DESIGN, RIVAL, BASELINE} <= set(courses):
-        goals["design"] = rivalled(DESIGN)
-        goals["design_below_random"] = _below(courses[DESIGN], courses[BASELINE])
     if {OURS, BASELINE} <= set(courses):
         goals["checkpoints_below_random"] = _below(courses[OURS], courses[BASELINE])
     return goals
@@ -221,12 +206,6 @@ def _said(goals: Mapping[str, Any]) -> str:
         lines.append(
             f"One who trains the candidates in the order of what each adds on test to those before it is there after "
             f"{goals['by_test']} trainings. To be there sooner takes luck with the validation split."
-        )
-    if "design" in goals:
-        reach, nearly, below = goals["design"], goals["nearly_there"][DESIGN], goals["design_below_random"]
-        lines.append(
-            f"*{DESIGN}* gets there in {said_share(reach['share'])}; {reach['never']} seeds never do. To {_NEARLY:.0%} "
-            f"of it: {said_share(nearly)}. Below random's mean at {below} of {CHECKPOINTS} checkpoints."
         )
     if "bound" in goals:
         lines.append(
@@ -285,8 +264,6 @@ def _legend(courses: Mapping[str, list[Course]]) -> str:
             " Optuna's NSGA-II crosses what all trials have in common. That is the method alone here, and one "
             "parameter is always mutated: it draws at random."
         )
-    if DESIGN in courses:
-        legend += f" *{DESIGN}* {IS_DESIGN}"
     if BOUND in courses:
         legend += f" *{BOUND}* {IS_BOUND}"
     return legend + (f" {OF_AUTOPEFT}" if RIVAL in courses else "")

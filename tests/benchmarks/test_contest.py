@@ -18,8 +18,7 @@ from benchmarks.contest.contests import Contest, contests
 from benchmarks.contest.informed import in_order_of_test
 from benchmarks.contest.journal import Entry, digest, read, write
 from benchmarks.contest.measures import course_of, interval, reached, said, said_share, spread, steps_to
-from benchmarks.contest.searches import BASELINE, BOUND, DESIGN, OURS, RIVAL, SEARCHES, UNDER_BUDGET
-from benchmarks.contest.thaw import cross_validated
+from benchmarks.contest.searches import BASELINE, BOUND, OURS, RIVAL, SEARCHES, UNDER_BUDGET
 from benchmarks.table.baselines import BASELINES, baselines
 from evaluators.score import Cost
 from evaluators.tabulated import Row, Table
@@ -51,7 +50,7 @@ def test_every_search_keeps_the_rules(arena: Arena, name: str) -> None:
     assert all(one.at <= STEPS for one in found)
     assert [one.at for one in found] == sorted(one.at for one in found)
     assert all(one.at >= many * RUNGS[-1] for many, one in enumerate(found, start=1))
-    apart = RUNGS[-1] - RUNGS[-2] if name == DESIGN else RUNGS[-1]
+    apart = RUNGS[-1] - RUNGS[-2] if name == OURS else RUNGS[-1]
     assert all(late.at - early.at >= apart for early, late in pairwise(found))
 
 
@@ -80,26 +79,6 @@ def test_in_order_of_test_all_come_once_and_its_front_first(arena: Arena) -> Non
     inside = (values[:, 0] > 1 / arena.classes) & (values[:, 1] < np.log10(arena.limit))
     front = {tuple(one) for one in values[non_dominated(values, DIRECTIONS) & inside]}
     assert {tuple(one) for one in arena.values(ordered[: len(front)], "test")} == front
-
-
-def test_what_an_isotonic_regression_says_has_the_errors_of_others() -> None:
-    before, draws = np.linspace(0.0, 1.0, 40), np.random.RandomState(0)
-    noise = 0.05 * np.where(np.arange(40) % 2, 1.0, -1.0)
-    asked = np.tile([0.2, 0.8], (64, 1))
-    found = cross_validated(before, 3.0 * before + noise, asked, draws)
-    assert found.shape == asked.shape
-    assert np.allclose(found.mean(axis=0), [0.6, 2.4], atol=0.05)
-    assert np.all((found.std(axis=0) > 0.02) & (found.std(axis=0) < 0.15))
-
-
-def test_no_stop_is_final(arena: Arena) -> None:
-    """Given enough steps, freeze-thaw trains every candidate to its end, and none of them twice."""
-    full, many = RUNGS[-1], len([row for row in arena.rows if not row.cause])
-    found = SEARCHES[DESIGN](arena, full * len(arena.rows), 1)
-    assert len(found) == many
-    assert found[0].at == full
-    ends = [one.at for one in found]
-    assert min(late - early for early, late in pairwise(ends)) < full
 
 
 def test_the_whole_table_is_one(arena: Arena) -> None:
@@ -308,7 +287,7 @@ def test_a_report_tells_every_contest_and_what_is_missing(
     written: dict[str, str] = {}
     journal = tmp_path / "journal.jsonl"
     for one in (front, under_budget):
-        for at, name in enumerate((BASELINE, OURS, RIVAL, BOUND, DESIGN)):
+        for at, name in enumerate((BASELINE, OURS, RIVAL, BOUND)):
             rows = one.arena.rows[at : at + 12]
             found = tuple(((place + 1) * one.arena.full, row.candidate.sha256) for place, row in enumerate(rows))
             write(Entry(one.arena.name, digest(one.arena), name, 0, one.steps, found), journal)
@@ -326,7 +305,6 @@ def test_a_report_tells_every_contest_and_what_is_missing(
     )
     assert re.search(r"\| random \| 0\.\d{3} \| (never|\d\.\d\d) \[-\] \| [01] \|", text)
     assert f"*{BOUND}* gets there in" in text
-    assert f"*{DESIGN}* gets there in" in text
     assert re.search(r"in the order of what each adds on test .* is there after \d+ trainings", text)
     assert f"| {BOUND} | 0." not in text  # nobody has to be where it ends
     assert f"(*{BOUND}*) is there after" in text

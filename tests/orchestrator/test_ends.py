@@ -94,6 +94,16 @@ def test_who_got_to_the_end_was_chosen_and_does_not_promise_too_much() -> None:
     assert found[stopped].mean() < min(one.scores[-1]["accuracy"] for one in trials if len(one.scores) == 3) + 0.05
 
 
+def test_what_an_isotonic_regression_says_has_the_errors_of_others() -> None:
+    before, draws = np.linspace(0.0, 1.0, 40), np.random.RandomState(0)
+    noise = 0.05 * np.where(np.arange(40) % 2, 1.0, -1.0)
+    asked = np.tile([0.2, 0.8], (64, 1))
+    found = cross_validated(before, 3.0 * before + noise, asked, draws)
+    assert found.shape == asked.shape
+    assert np.allclose(found.mean(axis=0), [0.6, 2.4], atol=0.05)
+    assert np.all((found.std(axis=0) > 0.02) & (found.std(axis=0) < 0.15))
+
+
 def test_nine_of_ten_outcomes_hold() -> None:
     draw, held = np.random.RandomState(0), []
     for seed in range(40):
