@@ -400,3 +400,78 @@ def test_nothing_is_kept_by_ray(tmp_path: Path) -> None:
     one = actor(request(job_of()))
     one.save_checkpoint(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+class TestWhatPauses:
+    """A job that keeps what it has at a rung, and goes on from there: on the same actor, on another, or anew."""
+
+    def first(self, folder: Path) -> Job:
+        return job_of(folder=str(folder), keeps=True)
+
+    def later(self, folder: Path) -> Job:
+        return job_of(folder=str(folder), keeps=True, goes_on=True, rungs=(30, 90))
+
+    @pytest.fixture
+    def begun(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """At which step each run began that was started, once it trains."""
+        steps: list[int] = []
+        start, advance = SyntheticEvaluator.start, SyntheticRun.advance
+
+        def started(self: SyntheticEvaluator, *given: Any) -> SyntheticRun:
+            run = start(self, *given)
+            run.__dict__["is_new"] = True
+            return run
+
+        def advanced(self: SyntheticRun, step: int) -> Score:
+            if self.__dict__.pop("is_new", False):
+                steps.append(self.step)
+            return advance(self, step)
+
+        monkeypatch.setattr(SyntheticEvaluator, "start", started)
+        monkeypatch.setattr(SyntheticRun, "advance", advanced)
+        return steps
+
+    def scores(self, one: CandidateTrainable) -> list[int]:
+        return [Score.from_json(json.loads(report["report"])["score"]).step for report in reports(one)]
+
+    def test_on_its_actor_it_goes_on_where_it_stands(self, tmp_path: Path, begun: list[int]) -> None:
+        one = actor(request(self.first(tmp_path)))
+        one.step()
+        one.reset_config(request(self.later(tmp_path)))
+        assert self.scores(one) == [30, 90]
+        assert begun == [0]
+
+    @pytest.mark.parametrize("meanwhile", [True, False])
+    def test_elsewhere_or_after_another_it_goes_on_from_its_folder(
+        self, tmp_path: Path, begun: list[int], meanwhile: bool
+    ) -> None:
+        one = actor(request(self.first(tmp_path)))
+        one.step()
+        if meanwhile:
+            one.reset_config(request(job_of(key="search/4")))
+            one.step()
+            one.reset_config(request(self.later(tmp_path)))
+        else:
+            one = actor(request(self.later(tmp_path)))
+        assert self.scores(one) == [30, 90]
+        assert begun == [0, 0, 10] if meanwhile else begun == [0, 10]
+
+    def test_where_what_was_kept_is_lost_it_begins_anew(self, tmp_path: Path, begun: list[int]) -> None:
+        assert self.scores(actor(request(self.later(tmp_path)))) == [30, 90]
+        assert begun == [0]
+
+    def test_nothing_is_kept_of_a_job_that_does_not_pause(self, tmp_path: Path) -> None:
+        reports(actor(request(job_of(folder=str(tmp_path)))))
+        assert not list(tmp_path.iterdir())
+
+    def test_the_time_of_a_trial_is_that_of_all_its_turns(self, tmp_path: Path) -> None:
+        work = Taking(search_3=10)
+        jobs = _Jobs(work, 10.0, {}, tmp_path)  # type: ignore[arg-type]
+        jobs.held["t"] = (self.first(tmp_path), 0.0)
+        result = actor(request(self.first(tmp_path), seconds=10.0)).step()
+        decision = _RungScheduler(jobs).on_trial_result(None, SimpleNamespace(trial_id="t"), result)
+        assert decision == TrialScheduler.STOP
+        left = jobs.limit_of(self.later(tmp_path))
+        assert left is not None
+        assert 0 < left < 10.0
+        assert jobs.limit_of(job_of(key="search/4")) == 10.0
