@@ -11,7 +11,7 @@ logarithm: both then have no ends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.special import expit
 
-from evaluators.score import METRICS, UNTRAINED
+from evaluators.score import METRICS, UNTRAINED, Score
 from orchestrator.dominance import FloatArray
 from orchestrator.scales import OUTCOMES, QUANTILES, log_odds
 from orchestrator.storage import Trial
@@ -160,3 +160,27 @@ def cross_validated(
         errors = after - np.interp(before, known, rising)
         found[rows] = np.interp(asked[rows], known, rising) + errors[taken[rows], None]
     return found
+
+
+def by_mean_gains(trials: Sequence[Trial], metric: str, gains: Mapping[float, float]) -> list[float | None]:
+    """Return what each trial came to in a metric; for one that did not get to its end, what it would have come to.
+
+    That is what it has at its last rung and the mean of what others gained from there to their end; nothing is gained
+    where training changes nothing. None where nothing tells: the metric was not measured, or nobody who passed that
+    rung was trained to the end.
+
+    Args:
+        trials: With scores.
+        metric: Its name.
+        gains: These means, by fidelity; that of full training is 0.
+    """
+    found: list[float | None] = []
+    for one in trials:
+        last = one.scores[-1] if metric in one.scores[-1].values else _last_with(metric, one)
+        gain = 0.0 if metric in UNTRAINED else gains.get(last.fidelity) if last is not None else None
+        found.append(last.values[metric] + gain if last is not None and gain is not None else None)
+    return found
+
+
+def _last_with(metric: str, trial: Trial) -> Score | None:
+    return next((score for score in reversed(trial.scores) if metric in score.values), None)

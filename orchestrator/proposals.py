@@ -9,10 +9,11 @@ from functools import cached_property
 
 from evaluators.score import Cost
 from orchestrator.beginnings import Beginning, mistrusted
+from orchestrator.expected_volume import Option
 from orchestrator.front import reference_point
 from orchestrator.preparation import Prepared
 from orchestrator.samplers import derived_seed
-from orchestrator.samplers.forest import Forest, Option
+from orchestrator.samplers.forest import Forest
 from orchestrator.spec import StudySpec
 from orchestrator.storage import Trial
 from search_space.candidate import Candidate

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evaluators.tabulated import Row, Table
 from orchestrator.dominance import non_dominated, normalized_hypervolume
-from orchestrator.samplers.forest import Box, Option
+from orchestrator.expected_volume import Box, Option
 from orchestrator.spec import Objective
 from search_space.candidate import Candidate
 from search_space.points import Points

@@ -15,8 +15,9 @@ import numpy as np
 from benchmarks.contest.arena import DIRECTIONS, Arena, Finished, Search
 from evaluators.tabulated import Row
 from orchestrator.dominance import FloatArray, non_dominated
+from orchestrator.expected_volume import Option, expected_gains
 from orchestrator.reach import Reach
-from orchestrator.samplers.forest import Option, expected_gains, outcomes
+from orchestrator.samplers.forest import outcomes
 from orchestrator.scales import scale_of
 from orchestrator.spec import EarlyStopping, Objective
 from orchestrator.trees import Columns, fitted

@@ -14,10 +14,11 @@ from evaluators.score import Cost
 from evaluators.synthetic import SyntheticCoster
 from evaluators.tabulated import Table
 from orchestrator.dominance import hypervolume, non_dominated
+from orchestrator.ends import by_mean_gains
+from orchestrator.expected_volume import Box, Option, added_volume, least_known
 from orchestrator.history import History, Told
 from orchestrator.preparation import Prepared
 from orchestrator.proposals import Proposals
-from orchestrator.samplers.forest import Box, Option, _least, added_volume, ends
 from orchestrator.simulation import simulate, tabulated
 from orchestrator.spec import Objective, StudySpec
 from orchestrator.storage import Trial
@@ -77,7 +78,9 @@ def test_what_was_stopped_counts_as_what_it_would_have_come_to() -> None:
     stopped, late, elsewhere = trial(2, 0.4), trial(3, 0.4, 0.6), trial(4, 0.4, steps=(20,))
     assert _came_to([*done, stopped, late, elsewhere]) == pytest.approx([0.9, 0.9, 0.75, 0.75, None])
     assert _came_to([stopped, late]) == [None, None]
-    assert ends([stopped, late], "accuracy", _told([*done, stopped]).means("accuracy")) == pytest.approx([0.75, 0.75])
+    assert by_mean_gains([stopped, late], "accuracy", _told([*done, stopped]).means("accuracy")) == pytest.approx(
+        [0.75, 0.75]
+    )
     assert _came_to(done, "latency_ms") == [None, None]
 
 
@@ -93,7 +96,7 @@ def _told(trials: list[Trial], metric: str = "accuracy") -> Told:
 
 
 def _came_to(trials: list[Trial], metric: str = "accuracy") -> list[float | None]:
-    return ends(trials, metric, _told(trials, metric).means(metric))
+    return by_mean_gains(trials, metric, _told(trials, metric).means(metric))
 
 
 def test_what_it_proposes_follows_from_the_history_alone() -> None:
@@ -236,7 +239,7 @@ def test_costs_are_told_apart_whatever_their_unit(metric: str, scale: float, wor
     """Latencies below a millisecond were all alike while the axis of each cost began at 1."""
     objective = Objective(metric=metric, direction="minimize")
     trials = [make_trial(number, {metric: scale * value}) for number, value in enumerate((1.0, 5.0, 9.0))]
-    least = _least([objective], {metric: worst}, _told(trials, metric).least, [Option(Numbers({}), {})])
+    least = least_known([objective], {metric: worst}, _told(trials, metric).least, [Option(Numbers({}), {})])
     box = Box([objective], {metric: worst}, least)
     values = box.of(np.array([[0.0], [scale], [5 * scale], [9 * scale], [worst]]))[:, 0]
     assert values[0] == 0.0
@@ -246,5 +249,5 @@ def test_costs_are_told_apart_whatever_their_unit(metric: str, scale: float, wor
 
 def test_parameters_count_from_one() -> None:
     size = Objective(metric="trainable_params", direction="minimize")
-    box = Box([size], {size.metric: 1e4}, _least([size], {size.metric: 1e4}, {}, [Option(Numbers({}), {})]))
+    box = Box([size], {size.metric: 1e4}, least_known([size], {size.metric: 1e4}, {}, [Option(Numbers({}), {})]))
     assert box.of(np.array([[0.0], [1.0], [100.0], [1e4]]))[:, 0] == pytest.approx([0.0, 0.0, 0.5, 1.0])

@@ -17,8 +17,9 @@ from evaluators.score import Cost, Score
 from evaluators.synthetic import SyntheticRun
 from evaluators.tabulated import Table, TabulatedEvaluator, TabulatedRun
 from orchestrator import search_work
+from orchestrator.expected_volume import Option
 from orchestrator.home import Home
-from orchestrator.samplers.forest import Forest, Option
+from orchestrator.samplers.forest import Forest
 from orchestrator.simulation import simulate, simulate_with, tabulated
 from orchestrator.spec import Objective, StudySpec
 from orchestrator.step_budget import SPENT
