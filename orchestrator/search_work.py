@@ -70,9 +70,11 @@ class SearchWork(PhaseWork):
             self._siblings.note(trial)
             self._count_steps(trial)
         cut_off = [one for one in trials if one.state == "running"]
-        self.waiting = deque([*map(self._job, cut_off), *self.waiting])
-        for trial in cut_off if self._pauses else ():
-            self._steps.pauses(trial)
+        jobs = [self._job(one) for one in cut_off]
+        self.waiting = deque([*jobs, *self.waiting])
+        for trial, job in zip(cut_off, jobs, strict=True):
+            if job.goes_on:
+                self._steps.pauses(trial)
 
     @property
     def left(self) -> int:
@@ -324,13 +326,16 @@ class SearchWork(PhaseWork):
         return "over budget: " + ", ".join(over) if over else "", max(excess.values(), default=0.0)
 
     def _job(self, trial: Trial) -> Job:
-        """Return the job of a trial: all of its training, or what follows the rung that it came to."""
+        """Return the job of a trial: all of its training, or what follows the rung that it came to.
+
+        One that was cut off behind its last rung is trained again: it has its end, and does not pause on its way there.
+        """
         reached = round(trial.score.fidelity * self.rungs.steps[-1]) if self._pauses and trial.score is not None else 0
         rungs = tuple(step for step in self.rungs.steps if step > reached)
         return Job(
             trial.key, trial.candidate, trial.seed, rungs or self.rungs.steps, str(self._folder(trial.number)),
             accumulation=trial.cost.accumulation if trial.cost else None,
-            keeps=self._pauses and self._can_be_kept(trial), goes_on=bool(reached and rungs),
+            keeps=bool(self._pauses and rungs and self._can_be_kept(trial)), goes_on=bool(reached and rungs),
         )  # fmt: skip
 
     def _can_be_kept(self, trial: Trial) -> bool:

@@ -23,7 +23,7 @@ from orchestrator.samplers.forest import Forest
 from orchestrator.simulation import simulate, simulate_with, tabulated
 from orchestrator.spec import Objective, StudySpec
 from orchestrator.step_budget import SPENT
-from orchestrator.storage import Phase, State, Storage, StudyStore, Trial
+from orchestrator.storage import IN_MEMORY, Phase, State, Storage, StudyStore, Trial
 from orchestrator.study import run_study
 from search_space.candidate import Candidate
 from tests.orchestrator import in_process
@@ -169,6 +169,48 @@ def test_a_killed_search_goes_on_with_what_paused(table: Table, tmp_path: Path, 
 
 def _is_over(turns: Iterator[int], most: int) -> bool:
     return next(turns) > most
+
+
+class Killed(Exception):
+    """Ends a simulation in the middle of a turn."""
+
+
+class KilledAt(Told):
+    """Ends the simulation as a trial of some number, or above, is told to have come so far."""
+
+    def __init__(self, number: int, steps: int) -> None:
+        super().__init__()
+        self.number, self.steps = number, steps
+
+    def changed(self, trial: Trial) -> None:
+        super().changed(trial)
+        if trial.number >= self.number and trial.steps == self.steps and trial.state == "running":
+            raise Killed
+
+
+def killed(table: Table, spec: StudySpec, number: int, steps: int, at_once: int = 1) -> StudyStore:
+    """Search until a driver is killed between a score and what becomes of its trial; return the study, read again."""
+    store = Storage(IN_MEMORY).create(spec)
+    with pytest.raises(Killed):
+        simulate(spec, space_of(spec), table, store=store, at_once=at_once, watcher=KilledAt(number, steps))
+    return StudyStore(store.storage, spec.name)
+
+
+def test_who_was_killed_at_its_end_is_trained_again_once(table: Table) -> None:
+    spec = study(budgets={"trials": 15, "steps": 1000})
+    store, turns = killed(table, spec, 4, FULL), count()
+    cut_off = next(one.number for one in store.trials() if one.state == "running")
+    told = Told()
+    simulate(spec, space_of(spec), table, store=store, watcher=told, until=partial(_is_over, turns, 100))
+    assert told.states(cut_off) == ["running", "complete"]
+    assert not [one for one in store.trials() if not one.is_settled]
+
+
+def test_the_steps_of_who_was_killed_at_its_end_do_not_count_beside_its_second_try(table: Table) -> None:
+    spec = study(budgets={"trials": 15, "steps": FULL})
+    store = killed(table, spec, 0, FULL)
+    searched(table, spec, store=store)
+    assert [one.state for one in store.trials()] == ["complete"]
 
 
 def test_what_a_rung_does_not_measure_is_waited_for(table: Table) -> None:
