@@ -99,8 +99,9 @@ class SearchWork(PhaseWork):
         if chosen is None:
             chosen = self._last_to_go_on()
         if isinstance(chosen, Trial):
-            self._steps.resumes(chosen)
-            return self._begin(self._job(self.bench.store.resume(chosen.number)))
+            job = self._job(self.bench.store.resume(chosen.number))
+            self._steps.resumes(chosen, pauses=job.keeps)
+            return self._begin(job)
         if chosen is None:
             return None
         self._steps.begins(chosen.key, pauses=chosen.keeps)
@@ -157,7 +158,7 @@ class SearchWork(PhaseWork):
         trial = self._tried[place_of(job)[1]]
         paid = self._steps.pays_for(trial)
         if paid:
-            self._steps.resumes(trial)
+            self._steps.resumes(trial, pauses=job.keeps)
         return paid
 
     def _leave(self, job: Job, score: Score) -> None:

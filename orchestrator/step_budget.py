@@ -33,6 +33,7 @@ class StepBudget:
         self.most, self.rungs, self._may_pause = most, tuple(rungs), pauses
         self._counted: dict[str, int] = {}
         self._on_their_way: set[str] = set()
+        self._have_paused = False
         self._sum = 0
 
     def begins(self, key: str, *, pauses: bool = False) -> bool:
@@ -40,17 +41,18 @@ class StepBudget:
 
         Args:
             key: The trial's.
-            pauses: Whether it pauses there; else the rest of its training is kept free of what begins after it.
+            pauses: Whether it may pause there; else the rest of its training is kept free of what begins after it. So
+                it is until one has paused: rungs may not tell what is searched for, and then nobody does.
         """
         if not self._pays(self.rungs[0]):
             return False
-        if not pauses:
-            self._on_their_way.add(key)
+        self._keep_free(key, pauses=pauses)
         self._count(key, self.rungs[0])
         return True
 
     def pauses(self, trial: Trial) -> None:
         """Count a trial that waits at a rung, or was cut off and may go on from one."""
+        self._have_paused = self._have_paused or trial.has_paused
         self._on_their_way.discard(trial.key)
         self._count(trial.key, trial.steps)
 
@@ -58,15 +60,17 @@ class StepBudget:
         """Whether it pays for the way of a trial that waits at a rung to its end."""
         return self._pays(self._ahead + self.rungs[-1] - self._counted[trial.key])
 
-    def resumes(self, trial: Trial) -> None:
-        """Reserve what follows the rung that a trial waits at."""
+    def resumes(self, trial: Trial, *, pauses: bool) -> None:
+        """Reserve what follows the rung that a trial waits at; `pauses` as for `begins`."""
+        self._keep_free(trial.key, pauses=pauses)
         self._count(trial.key, self._after(trial.score))
 
     def goes_on(self, key: str, score: Score) -> bool:
-        """Reserve what follows a rung that a trial reached. Returns whether the budget pays for it."""
+        """Reserve what follows a rung that a trial reached and did not pause at. Returns whether it is paid for."""
         following = self._after(score)
         if not self._pays(following - self._counted.get(key, 0)):
             return False
+        self._on_their_way.add(key)
         self._count(key, following)
         return True
 
@@ -99,12 +103,16 @@ class StepBudget:
 
     @property
     def _ahead(self) -> int:
-        """Steps that running trials that do not pause ask for beyond what is reserved."""
+        """Steps that running trials ask for beyond what is reserved, but for those that pause at their next rung."""
         return sum(self.rungs[-1] - self._counted[key] for key in self._on_their_way)
 
     @property
     def _of_one_more(self) -> int:
         return self.rungs[-1 if self._may_pause else 0]
+
+    def _keep_free(self, key: str, *, pauses: bool) -> None:
+        if not (pauses and self._have_paused):
+            self._on_their_way.add(key)
 
     def _pays(self, steps: int) -> bool:
         return self.most is None or self._sum + steps <= self.most

@@ -83,6 +83,15 @@ def searched(table: Table, spec: StudySpec, **given: Any) -> tuple[StudyStore, T
     return simulate(spec, space_of(spec), table, watcher=told, **given), told
 
 
+TO_TIME = [{"maximize": "accuracy"}, {"minimize": "training_seconds"}]
+"""Objectives of which one is measured at the end alone."""
+
+
+def timed(table: Table) -> Table:
+    rows = {key: replace(row, measured={**row.measured, "training_seconds": 1.0}) for key, row in table.rows.items()}
+    return Table(table.header, rows)
+
+
 def trained(store: StudyStore) -> list[Trial]:
     return [one for one in store.trials() if one.state != "infeasible"]
 
@@ -126,6 +135,20 @@ def test_no_more_is_trained_than_the_budget_of_steps(table: Table, at_once: int,
     assert not [one for one in store.trials() if not one.is_settled]
     spent = [one for one in trained(store) if one.state == "partial"]
     assert {one.message for one in spent} <= {f"stopped at its rung: {SPENT}"}
+
+
+@pytest.mark.parametrize("at_once", [4, 16])
+def test_who_cannot_pause_for_what_rungs_do_not_measure_is_paid_for_to_the_end(table: Table, at_once: int) -> None:
+    spec = study(objectives=TO_TIME, budgets={"trials": 500, "steps": 5 * FULL})
+    store, _ = searched(timed(table), spec, at_once=at_once)
+    assert [(one.state, one.steps) for one in trained(store)] == 5 * [("complete", FULL)]
+
+
+def test_the_first_is_paid_for_to_the_end_after_a_kill_too(table: Table) -> None:
+    spec = study(budgets={"trials": 500, "steps": 3 * FULL})
+    store = killed(table, spec, range(1), RUNGS[0], at_once=16)
+    searched(table, spec, store=store, at_once=16)
+    assert store.trials()[0].state == "complete"
 
 
 def test_at_the_end_of_the_trials_who_is_within_reach_goes_on(table: Table) -> None:
@@ -176,29 +199,29 @@ class Killed(Exception):
 
 
 class KilledAt(Told):
-    """Ends the simulation as a trial of some number, or above, is told to have come so far."""
+    """Ends the simulation as one of some trials is told to have come so far."""
 
-    def __init__(self, number: int, steps: int) -> None:
+    def __init__(self, numbers: range, steps: int) -> None:
         super().__init__()
-        self.number, self.steps = number, steps
+        self.numbers, self.steps = numbers, steps
 
     def changed(self, trial: Trial) -> None:
         super().changed(trial)
-        if trial.number >= self.number and trial.steps == self.steps and trial.state == "running":
+        if trial.number in self.numbers and trial.steps == self.steps and trial.state == "running":
             raise Killed
 
 
-def killed(table: Table, spec: StudySpec, number: int, steps: int, at_once: int = 1) -> StudyStore:
+def killed(table: Table, spec: StudySpec, numbers: range, steps: int, at_once: int = 1) -> StudyStore:
     """Search until a driver is killed between a score and what becomes of its trial; return the study, read again."""
     store = Storage(IN_MEMORY).create(spec)
     with pytest.raises(Killed):
-        simulate(spec, space_of(spec), table, store=store, at_once=at_once, watcher=KilledAt(number, steps))
+        simulate(spec, space_of(spec), table, store=store, at_once=at_once, watcher=KilledAt(numbers, steps))
     return StudyStore(store.storage, spec.name)
 
 
 def test_who_was_killed_at_its_end_is_trained_again_once(table: Table) -> None:
     spec = study(budgets={"trials": 15, "steps": 1000})
-    store, turns = killed(table, spec, 4, FULL), count()
+    store, turns = killed(table, spec, range(4, 15), FULL), count()
     cut_off = next(one.number for one in store.trials() if one.state == "running")
     told = Told()
     simulate(spec, space_of(spec), table, store=store, watcher=told, until=partial(_is_over, turns, 100))
@@ -208,16 +231,13 @@ def test_who_was_killed_at_its_end_is_trained_again_once(table: Table) -> None:
 
 def test_the_steps_of_who_was_killed_at_its_end_do_not_count_beside_its_second_try(table: Table) -> None:
     spec = study(budgets={"trials": 15, "steps": FULL})
-    store = killed(table, spec, 0, FULL)
+    store = killed(table, spec, range(1), FULL)
     searched(table, spec, store=store)
     assert [one.state for one in store.trials()] == ["complete"]
 
 
 def test_what_a_rung_does_not_measure_is_waited_for(table: Table) -> None:
-    timed = {"training_seconds": 1.0}
-    measured = {key: replace(row, measured={**row.measured, **timed}) for key, row in table.rows.items()}
-    objectives = [{"maximize": "accuracy"}, {"minimize": "training_seconds"}]
-    store, told = searched(Table(table.header, measured), study(objectives=objectives, budgets={"trials": 8}))
+    store, told = searched(timed(table), study(objectives=TO_TIME, budgets={"trials": 8}))
     assert not [one for one in told.changes if one.state == "paused"]
     assert {one.state for one in trained(store)} == {"complete"}
 
