@@ -340,9 +340,14 @@ class SearchWork(PhaseWork):
         )  # fmt: skip
 
     def _can_be_kept(self, trial: Trial) -> bool:
-        """Whether a trial may pause: there is room for what it has, and it is not the first, which gives a front."""
+        """Whether a trial may pause: it is not the first, which gives a front, and there is room for what it has.
+
+        That is beside what pauses, and what runs and may pause as well.
+        """
         first = all(one.state == "infeasible" for one in self._tried.values() if one.number < trial.number)
-        return not first and sum(map(_kept_bytes, [*self._paused(), trial])) <= _MOST_KEPT_BYTES
+        kept = {one.key for one in self._paused()} | {one.key for one in self.running.values() if one.keeps}
+        others = [one for one in self._tried.values() if one.key in kept and one.number != trial.number]
+        return not first and sum(map(_kept_bytes, [*others, trial])) <= _MOST_KEPT_BYTES
 
     def _folder(self, number: int) -> Path:
         return self.bench.folder / "search" / str(number)

@@ -251,6 +251,20 @@ def test_where_there_is_no_room_for_what_pauses_it_is_decided_as_by_reach(
     assert {one.state for one in trained(store)} == {"complete", "partial"}
 
 
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_no_more_pauses_than_there_is_room_for(table: Table, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(search_work, "_MOST_KEPT_BYTES", 2)
+    monkeypatch.setattr(search_work, "_kept_bytes", lambda _trial: 1)
+    _, told = searched(table, study(budgets={"trials": 25}, search={"seed": 1}), at_once=at_once)
+    now, pauses = dict[int, str](), list[tuple[int, int]]()
+    for one in told.changes:
+        now[one.number] = one.state
+        if one.state == "paused":
+            pauses.append((one.steps, Counter(now.values())["paused"]))
+    assert {count for _, count in pauses} == {1, 2}
+    assert (RUNGS[1], 2) in pauses or at_once > 1, "who goes on has its own room again"
+
+
 def test_a_candidate_that_fails_when_it_goes_on_is_a_failure(table: Table) -> None:
     class Failing(TabulatedEvaluator):
         def start(self, candidate: Candidate, seed: int, accumulation: int | None = None) -> TabulatedRun:
