@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -160,7 +161,10 @@ class _Board:
 
 @dataclass
 class _Jobs:
-    """Jobs that Ray Tune holds, by its name for the trial; the seconds left to those that pause, by their own."""
+    """Jobs that Ray Tune holds, by its name for the trial, each with when its time is up by `time.monotonic`.
+
+    The seconds left to those that pause stand in `left`, by their own names.
+    """
 
     work: Work
     seconds: float | None
@@ -216,11 +220,10 @@ class _Jobs:
 
     def was_late(self, trial_id: str) -> bool:
         """Whether a process ended for that reason. An actor of another machine leaves no file: there the clock says."""
-        held, began = self.held.get(trial_id, (None, 0.0))
         if self.late(trial_id).exists():
             return True
-        limit = self.limit_of(held) if held is not None and os.environ.get("RAY_ADDRESS") else None
-        return limit is not None and time.monotonic() - began >= limit
+        _, over = self.held.get(trial_id, (None, math.inf))
+        return bool(os.environ.get("RAY_ADDRESS")) and time.monotonic() >= over
 
     def limit_of(self, job: Job) -> float | None:
         """Return the most seconds of a job and its mates together; None where there is no limit."""
@@ -238,8 +241,9 @@ class _JobSearcher(Searcher):
         job = self._jobs.work.next_job()
         if job is None:  # to None Ray Tune asks again, after FINISHED never
             return None if self._jobs.work.more_later() else str(Searcher.FINISHED)
-        self._jobs.held[trial_id] = (job, time.monotonic())
-        request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": self._jobs.limit_of(job)}
+        limit = self._jobs.limit_of(job)
+        self._jobs.held[trial_id] = (job, time.monotonic() + (math.inf if limit is None else limit))
+        request = {"job": job.to_json(), "evaluator": self._jobs.evaluator, "seconds": limit}
         names = {"late": str(self._jobs.late(trial_id)), "board": self._jobs.board}
         return {"request": json.dumps(request | names)}
 

@@ -475,3 +475,20 @@ class TestWhatPauses:
         assert left is not None
         assert 0 < left < 10.0
         assert jobs.limit_of(job_of(key="search/4")) == 10.0
+
+    @pytest.mark.parametrize(("seconds", "cause"), [(7.0, "crashed"), (11.0, "timeout")])
+    def test_on_a_cluster_the_clock_tells_who_was_late_from_where_the_turn_began(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, cause: str
+    ) -> None:
+        """What is left of the limit behind a rung is not counted from before that rung."""
+        monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
+        now, ends = [100.0], dict[str, Failure]()
+        monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        work = SimpleNamespace(next_job=job_of, on_end=lambda job, failure: ends.update({job.key: failure}))
+        jobs = _Jobs(work, 10.0, {}, tmp_path)  # type: ignore[arg-type]
+        searcher = _JobSearcher(jobs)
+        searcher.suggest("t")
+        jobs.left["search/3"] = 4.0
+        now[0] += seconds
+        searcher.on_trial_complete("t", error=True)
+        assert ends["search/3"].cause == cause
