@@ -215,7 +215,10 @@ class Lesson:
         return Promise(scale.back(outcomes(trees, self.options, draws)), scale.back(running))
 
     def by_courses(self, metric: str, seed: int, draws: int) -> Promise | None:
-        """Learn one of several objectives by where others came to from the same rungs; else as `by_ranks`."""
+        """Learn one of several objectives by where others came to from the same rungs; else as `by_ranks`.
+
+        What runs and does not have the metric at its rung is told by the trees.
+        """
         coming = Ends(metric, self.told.learnt).outcomes(draws)
         values = coming.mean(axis=0)
         recent = values[-len(self.recent) :]
@@ -227,7 +230,11 @@ class Lesson:
         if len(self.options):
             means, deviations = calibrated(self.known[places], recent[places], self.options, seed)
             promised.insert(0, normal_outcomes(means, deviations, draws))
-        return Promise(np.hstack(promised), values[[at[one.number] for one in self.told.running]])
+        running = values[[at[one.number] for one in self.told.running]]
+        if not np.isfinite(running).all():
+            foretold = calibrated(self.known[places], recent[places], self.unfinished, seed)[0]
+            running = np.where(np.isfinite(running), running, foretold)
+        return Promise(np.hstack(promised), running)
 
 
 def outcomes(trees: Sequence[Any], numbers: FloatMatrix, seed: int) -> FloatArray:

@@ -343,6 +343,31 @@ class TestForest:
         trials = self.trials()
         assert self.ranked(trials, [], trials[-2:]) == [1, 0]
 
+    def test_what_runs_counts_by_what_trees_say_where_its_rung_does_not_measure_an_objective(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else several at once would all be proposed for the same gap of the front."""
+        ended, running = self.trials()[:6], self._trial(6, 500, (0.3, 2.0), state="running")
+        timed = [
+            replace(one, scores=(one.scores[0], replace(last, values={**last.values, "training_seconds": 5.0 + at})))
+            for at, one in enumerate(ended)
+            for last in one.scores[1:]
+        ]
+        seen: list[dict[str, Any]] = []
+        front = Forest._front
+
+        def noted(forest: Forest, box: Any, reached: Any, running: Any, expected: Any, keeps: Any) -> Any:
+            seen.append(expected)
+            return front(forest, box, reached, running, expected, keeps)
+
+        monkeypatch.setattr(Forest, "_front", noted)
+        forest = Forest(
+            (self.objectives[0], Objective(metric="training_seconds", direction="minimize")),
+            {"accuracy": 0.1, "training_seconds": 100.0}, 6, ["trainable_params"],
+        )  # fmt: skip
+        forest.ranked([Option.of(make_trial(20).candidate, 6, {"trainable_params": 700.0})], [*timed, running], 0)
+        assert 5.0 <= seen[0]["training_seconds"][0] <= 10.0
+
     def test_options_come_before_what_pauses_in_positions(self) -> None:
         trials = self.trials()
         large = Option.of(make_trial(20).candidate, 6, {"trainable_params": 9e5})
