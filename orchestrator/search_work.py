@@ -104,7 +104,7 @@ class SearchWork(PhaseWork):
             return self._begin(job)
         if chosen is None:
             return None
-        self._steps.begins(chosen.key, pauses=chosen.keeps)
+        self._steps.begins(chosen.key, pauses=chosen.keeps and not self._siblings.wanted(chosen))
         return self._begin(self._with_siblings(chosen))
 
     def more_later(self) -> bool:
@@ -253,10 +253,7 @@ class SearchWork(PhaseWork):
                 mates.append(replace(other, keeps=False))
             else:
                 self.waiting.append(other)
-        if not mates:
-            return job
-        self._steps.begins(job.key)
-        return replace(job, mates=tuple(mates), keeps=False)
+        return replace(job, mates=tuple(mates), keeps=False) if mates else job
 
     def _refuse(self, nearest: tuple[float, str] | None) -> None:
         """Refuse a space that gave nothing to train, by the nearest to its budgets or the commonest reason."""

@@ -23,6 +23,7 @@ from orchestrator.preparation import prepare
 from orchestrator.reach import Reach
 from orchestrator.simulation import simulate
 from orchestrator.spec import StudySpec, parse
+from orchestrator.step_budget import SPENT
 from orchestrator.storage import StudyStore, Trial
 from orchestrator.study import run_study
 from search_space.errors import EvaluationError, SpecError
@@ -142,6 +143,16 @@ def test_every_member_counts_in_the_budgets(home: Home, crews: Crews, budgets: d
     assert sum(one.steps for one in trained) <= most
     assert all(one.state != "running" for one in store.trials())
     assert any(len(crew) > 1 for crew in crews)
+
+
+def test_beside_candidates_that_pause_every_member_is_paid_for_to_its_end(home: Home, crews: Crews) -> None:
+    search = {"sampler": "forest", "startup_trials": None}
+    objectives = [{"maximize": "accuracy"}, {"minimize": "trainable_params"}]
+    store = run(home, "paid", objectives=objectives, search=search, budgets={"trials": 100, "steps": 650})
+    trials = {one.key: one for one in store.trials()}
+    assert any(one.has_paused for one in trials.values())
+    members = [trials[key] for crew in crews if len(crew) > 1 for key in crew]
+    assert SPENT not in {one.message for one in members}
 
 
 def test_a_member_that_diverges_fails_alone_and_one_is_stopped(
