@@ -69,6 +69,7 @@ class SearchWork(PhaseWork):
             self._refusals.note(trial)
             self._siblings.note(trial)
             self._count_steps(trial)
+            self._let_go(trial)
         cut_off = [one for one in trials if one.state == "running"]
         jobs = [self._job(one) for one in cut_off]
         self.waiting = deque([*jobs, *self.waiting])
@@ -183,9 +184,13 @@ class SearchWork(PhaseWork):
             self._refusals.note(trial)
             self._siblings.note(trial)
             self._count_steps(trial)
-            if trial.is_settled:
-                (self._folder(trial.number) / PAUSED_FILE).unlink(missing_ok=True)
+            self._let_go(trial)
         super()._note(trial)
+
+    def _let_go(self, trial: Trial) -> None:
+        """Delete what is kept of a trial that is settled; a driver may have been killed before it did."""
+        if trial.is_settled:
+            (self._folder(trial.number) / PAUSED_FILE).unlink(missing_ok=True)
 
     def _count_steps(self, trial: Trial) -> None:
         if trial.state == "paused":

@@ -415,3 +415,14 @@ def test_in_a_study_what_pauses_is_in_its_folder_until_it_is_settled(
     ended = {one.state for one in store.trials() if one.number in kept}
     assert ended == {"complete", "partial"}
     assert not list(home.study(spec.name).glob(f"search/*/{PAUSED_FILE}"))
+
+
+def test_what_a_killed_driver_left_of_settled_trials_is_deleted(home: Home) -> None:
+    spec = in_process.spec_of(search={"sampler": "forest", "startup_trials": None}, budgets={"trials": 3})
+    run_study(in_process.store_of(home, spec), home, in_process.Watched())
+    left = home.study(spec.name) / "search" / "1" / PAUSED_FILE
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    more = in_process.spec_of(search={"sampler": "forest", "startup_trials": None}, budgets={"trials": 4})
+    run_study(in_process.store_of(home, more), home, in_process.Watched())
+    assert not left.exists()
