@@ -27,16 +27,18 @@ class Option:
     Attributes:
         numbers: Named numbers of the candidate, the logarithms of its costs among them.
         costs: What is known of it before training, by metric: trainable parameters, and objectives.
+        architecture: Identity of the candidate without its recipe.
     """
 
     numbers: Numbers
     costs: Mapping[str, float]
+    architecture: str
 
     @classmethod
     def of(cls, candidate: Candidate, n_layers: int, costs: Mapping[str, float]) -> Option:
         """Return a candidate in numbers."""
         logs = {f"log {name}": log10(max(1.0, value)) for name, value in costs.items()}
-        return cls(Numbers(features(candidate, n_layers) | logs), costs)
+        return cls(Numbers(features(candidate, n_layers) | logs), costs, candidate.architecture_sha256)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ QUANTILES = np.array([NormalDist().inv_cdf((at + 0.5) / OUTCOMES) for at in rang
 
 _LEAST_VALUES = 3
 """So many different values have a median between their ends."""
-_LEAST_SHARE = 0.01
+_LEAST_SHARE = 0.001
 """Shares count as no less than this and no more than the rest: log odds have no ends."""
 
 

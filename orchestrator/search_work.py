@@ -48,6 +48,7 @@ class SearchWork(PhaseWork):
         self._trained = sum(one.state != "infeasible" for one in trials)
         self._steps = StepBudget(self._budgets.steps, rungs.steps, pauses=bench.store.spec.pauses)
         self._pauses = bench.store.spec.pauses
+        self._grace = bench.store.spec.search.early_stopping.grace
         self._pausing: set[str] = set()
         self._unpaid: set[str] = set()
         self._lasting = {name: limit for name, limit in bench.prepared.limits.items() if name in LASTING}
@@ -93,10 +94,15 @@ class SearchWork(PhaseWork):
             job = self.waiting.popleft()
             if place_of(job)[0] != "search" or self._is_paid_for(job):
                 return self._begin(job)
-            self._interrupt(job, SPENT)
+            if job.keeps and job.goes_on:
+                self._note(self.bench.store.pause(place_of(job)[1]))
+            else:
+                self._interrupt(job, SPENT)
         if self._steps.holds:
             return None
-        chosen = self._propose() if self.left and not self._gave_up else None
+        chosen: Job | Trial | None = self._first_to_go_on()
+        if chosen is None and self.left and not self._gave_up:
+            chosen = self._propose()
         if chosen is None:
             chosen = self._last_to_go_on()
         if isinstance(chosen, Trial):
@@ -148,7 +154,8 @@ class SearchWork(PhaseWork):
         """At the end of the search: settle what was running and what pauses, as far as it came."""
         super().settle()
         for trial in self._paused():
-            why = self.bench.stop.reason or ("" if self._steps.pays_for(trial) else SPENT)
+            unpaid = self._is_within_reach(trial) and not self._steps.pays_for(trial)
+            why = self.bench.stop.reason or (SPENT if unpaid else "")
             message = ": ".join(filter(None, [STOPPED, why]))
             self._tell(self.bench.store.finish("search", trial.number, "partial", message=message))
 
@@ -200,6 +207,19 @@ class SearchWork(PhaseWork):
 
     def _paused(self) -> list[Trial]:
         return [one for one in self._tried.values() if one.state == "paused"]
+
+    def _first_to_go_on(self) -> Trial | None:
+        """Return who goes on before anything new begins: what is gained up to the end nobody knows before some ended.
+
+        None until one more was looked at than these are.
+        """
+        ended = sum(one.state == "complete" for one in self._tried.values())
+        searched = [one for one in self.running.values() if place_of(one)[0] == "search"]
+        on_their_way = sum(one.goes_on or not one.keeps for one in searched)
+        if self._trained <= self._grace or ended + on_their_way >= self._grace:
+            return None
+        paused = [one for one in self._paused() if self._steps.pays_for(one)]
+        return self._proposals.who_goes_on(self._asked, list(self._tried.values()), paused) if paused else None
 
     def _last_to_go_on(self) -> Trial | None:
         """Return who goes on of those that pause when nothing new is begun: who is within reach and paid for."""

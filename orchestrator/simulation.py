@@ -80,7 +80,7 @@ class Simulation:
         self.evaluator, self.clock, self.at_once, self.limit = evaluator, clock, at_once, limit
         self._running: list[_Running] = []
         self._mates: deque[Job] = deque()
-        self._kept: dict[str, TimedRun] = {}
+        self._kept: dict[str, tuple[TimedRun, float | None]] = {}
         self._started = 0
 
     def run(self, work: Work, until: Callable[[], bool] = lambda: False) -> bool:
@@ -99,13 +99,14 @@ class Simulation:
 
     def _fill(self, work: Work) -> None:
         while len(self._running) < self.at_once and (job := self._next_job(work)) is not None:
+            kept = self._kept.pop(job.key, None)
             try:
-                run = self._kept.pop(job.key, None) or self.evaluator.start(job.candidate, job.seed)
+                run, limit = kept or (self.evaluator.start(job.candidate, job.seed), self.limit)
             except Exception as error:  # noqa: BLE001  (whatever a candidate raises is its result)
                 work.on_end(job, failure_of(error))
                 continue
             now = self.clock.seconds
-            deadline = now + self.limit if self.limit is not None else float("inf")
+            deadline = now + limit if limit is not None else float("inf")
             self._started += 1
             one = _Running(now + run.seconds(job.rungs[0]), self._started, job, run, 0, deadline)
             self._running.append(one)
@@ -143,7 +144,8 @@ class Simulation:
             work.on_score(one.job, one.run.test())
         if last or not goes_on:
             if one.job.keeps and not last:
-                self._kept[one.job.key] = one.run
+                left = None if self.limit is None else one.deadline - self.clock.seconds
+                self._kept[one.job.key] = one.run, left
             work.on_end(one.job, None)
             return
         one.rung += 1

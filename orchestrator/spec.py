@@ -70,8 +70,8 @@ class EarlyStopping(Strict):
         rule: Who goes on. With `freeze_thaw` no stop is final: each candidate pauses at every rung, and of paused and
             new ones the one goes on that is expected to add most to the front. With `reach` who would be dominated even
             after a gain that few had stops for good, with `halving` who is not among the best 1 / eta at a rung and
-            dominated there (successive halving over several objectives). Where there is one objective, another sampler
-            than the forest, or an objective that rungs do not measure, `freeze_thaw` is `reach`.
+            dominated there (successive halving over several objectives). With one objective, or another sampler than
+            the forest, `freeze_thaw` is `reach`; where rungs do not measure an objective nobody pauses.
         eta: From one rung to the next training is this many times as long.
         rungs: Number of rungs, the last being full training; 1 trains every candidate to the end.
         grace: Candidates that are trained to the end (`reach`) or pass a rung (`halving`) before one is stopped there.

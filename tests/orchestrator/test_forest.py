@@ -239,7 +239,7 @@ def test_costs_are_told_apart_whatever_their_unit(metric: str, scale: float, wor
     """Latencies below a millisecond were all alike while the axis of each cost began at 1."""
     objective = Objective(metric=metric, direction="minimize")
     trials = [make_trial(number, {metric: scale * value}) for number, value in enumerate((1.0, 5.0, 9.0))]
-    least = least_known([objective], {metric: worst}, _told(trials, metric).least, [Option(Numbers({}), {})])
+    least = least_known([objective], {metric: worst}, _told(trials, metric).least, [Option(Numbers({}), {}, "")])
     box = Box([objective], {metric: worst}, least)
     values = box.of(np.array([[0.0], [scale], [5 * scale], [9 * scale], [worst]]))[:, 0]
     assert values[0] == 0.0
@@ -249,5 +249,5 @@ def test_costs_are_told_apart_whatever_their_unit(metric: str, scale: float, wor
 
 def test_parameters_count_from_one() -> None:
     size = Objective(metric="trainable_params", direction="minimize")
-    box = Box([size], {size.metric: 1e4}, least_known([size], {size.metric: 1e4}, {}, [Option(Numbers({}), {})]))
+    box = Box([size], {size.metric: 1e4}, least_known([size], {size.metric: 1e4}, {}, [Option(Numbers({}), {}, "")]))
     assert box.of(np.array([[0.0], [1.0], [100.0], [1e4]]))[:, 0] == pytest.approx([0.0, 0.0, 0.5, 1.0])

@@ -25,6 +25,7 @@ from orchestrator.spec import Objective, StudySpec
 from orchestrator.step_budget import SPENT
 from orchestrator.storage import IN_MEMORY, Phase, State, Storage, StudyStore, Trial
 from orchestrator.study import run_study
+from orchestrator.work import STOPPED
 from search_space.candidate import Candidate
 from tests.orchestrator import in_process
 from tests.orchestrator.made_up import make_score, make_trial
@@ -134,7 +135,7 @@ def test_no_more_is_trained_than_the_budget_of_steps(table: Table, at_once: int,
     assert [one for one in store.trials() if one.state == "complete"], "one is trained to its end in any case"
     assert not [one for one in store.trials() if not one.is_settled]
     spent = [one for one in trained(store) if one.state == "partial"]
-    assert {one.message for one in spent} <= {f"stopped at its rung: {SPENT}"}
+    assert {one.message for one in spent} <= {STOPPED, f"{STOPPED}: {SPENT}"}
 
 
 @pytest.mark.parametrize("at_once", [4, 16])
@@ -426,3 +427,11 @@ def test_what_a_killed_driver_left_of_settled_trials_is_deleted(home: Home) -> N
     more = in_process.spec_of(search={"sampler": "forest", "startup_trials": None}, budgets={"trials": 4})
     run_study(in_process.store_of(home, more), home, in_process.Watched())
     assert not left.exists()
+
+
+def test_the_time_of_a_trial_is_that_of_all_its_turns(table: Table) -> None:
+    """Half of what a whole training takes: nobody gets to an end by pausing on the way."""
+    half = min(FULL * table.step_seconds(row) for row in table.main()) / 2
+    store, _ = searched(table, study(budgets={"trials": 12, "trial_time": f"{half:.3f}s"}))
+    assert "complete" not in {one.state for one in store.trials()}
+    assert "timeout" in {one.cause for one in store.trials()}
