@@ -19,6 +19,7 @@ from orchestrator.expected_volume import Box, Option, added_volume, least_known
 from orchestrator.history import History, Told
 from orchestrator.preparation import Prepared
 from orchestrator.proposals import Proposals
+from orchestrator.samplers.forest import Described, calibrated
 from orchestrator.simulation import simulate, tabulated
 from orchestrator.spec import Objective, StudySpec
 from orchestrator.storage import Trial
@@ -82,6 +83,18 @@ def test_what_was_stopped_counts_as_what_it_would_have_come_to() -> None:
         [0.75, 0.75]
     )
     assert _came_to(done, "latency_ms") == [None, None]
+
+
+def test_candidates_of_one_architecture_have_in_common_what_trees_do_not_explain() -> None:
+    """Numbers say nothing here; of one architecture several were bad, of another one was good."""
+    draw = np.random.RandomState(0)
+    names = np.array([f"other {at}" for at in range(20)] + ["bad"] * 4 + ["good"])
+    values = np.concatenate([draw.normal(0.6, 0.1, 20), draw.normal(0.2, 0.02, 4), [0.9]])
+    known = Described(draw.uniform(size=(25, 3)).astype(np.float32), names)
+    asked = Described(draw.uniform(size=(3, 3)).astype(np.float32), np.array(["bad", "good", "new"]))
+    means, deviations = calibrated(known, values, asked, seed=0)
+    assert means[0] < 0.35 < 0.5 < means[2] < means[1]
+    assert deviations[0] < deviations[1] < deviations[2]
 
 
 def test_a_shorter_training_that_ended_counts_as_it_is() -> None:

@@ -112,6 +112,18 @@ def test_candidates_pause_and_go_on_later(table: Table) -> None:
     assert _others_ran_between(told, {one.number for one in late})
 
 
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_before_three_have_ended_who_pauses_goes_on_and_nothing_new_begins(table: Table, at_once: int) -> None:
+    grace = {"search": {"early_stopping": {"grace": 3}}}
+    _, told = searched(table, study(budgets={"trials": 30}, **grace), at_once=at_once)
+    begun, ended = list[int](), set[int]()
+    for one in told.changes:
+        if len(ended) < 3 and one.number not in begun:
+            begun.append(one.number)
+        ended |= {one.number} if one.state == "complete" else set()
+    assert 3 < len(begun) <= 3 + at_once
+
+
 def _others_ran_between(told: Told, numbers: set[int]) -> bool:
     """Whether anything else was trained while one of some trials paused."""
     order = [one.number for one in told.changes]
