@@ -34,7 +34,8 @@ from orchestrator.recorder import Recorder
 from orchestrator.runner import cluster
 from orchestrator.samplers import build_sampler
 from orchestrator.spec import StudySpec, parse
-from orchestrator.storage import Phase, Storage, Trial
+from orchestrator.storage import Storage
+from orchestrator.trial import Phase, Trial
 from search_space.space import Space, bind
 
 GOAL_MS, GOAL_RATIO, AT_ONCE = 100.0, 5.0, 2

@@ -39,7 +39,8 @@ from orchestrator.proposals import FOREST
 from orchestrator.search_work import SearchWork
 from orchestrator.simulation import Unwatched
 from orchestrator.spec import SearchSpec, StudySpec, parse
-from orchestrator.storage import Storage, StudyStore, Trial
+from orchestrator.storage import Storage, StudyStore
+from orchestrator.trial import Trial
 from orchestrator.work import Bench, Stop, place_of
 from search_space.candidate import Candidate
 from search_space.space import bind

@@ -15,7 +15,8 @@ from orchestrator.home import Home
 from orchestrator.pick import quality_of
 from orchestrator.queue import Queue, QueueState, Submission
 from orchestrator.spec import StudySpec
-from orchestrator.storage import PHASES, Phase, Storage, StudyStore, Trial
+from orchestrator.storage import Storage, StudyStore
+from orchestrator.trial import PHASES, Phase, Trial
 from search_space.errors import StudyError
 
 State = Literal["queued", "running", "complete", "failed", "stopped", "interrupted"]

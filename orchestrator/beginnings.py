@@ -14,7 +14,8 @@ from orchestrator.dominance import non_dominated
 from orchestrator.front import front_of_study, is_feasible
 from orchestrator.preparation import Prepared
 from orchestrator.spec import Objective, Proposal
-from orchestrator.storage import StudyStore, Trial
+from orchestrator.storage import StudyStore
+from orchestrator.trial import Trial
 from search_space.candidate import Candidate
 from search_space.published import lora, published
 

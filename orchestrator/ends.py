@@ -23,7 +23,7 @@ from scipy.special import expit
 from evaluators.score import METRICS, UNTRAINED, Score
 from orchestrator.dominance import FloatArray
 from orchestrator.scales import OUTCOMES, QUANTILES, log_odds
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 
 _TOLD_BY = {"accuracy": "nll", "macro_f1": "nll", "worst_subgroup_accuracy": "nll"}
 _FOLDS, _LEAST, _MOST_ROWS = 20, 3, 400

@@ -31,7 +31,8 @@ from search_space.budgets import within
 from search_space.errors import StudyError
 
 if TYPE_CHECKING:
-    from orchestrator.storage import StudyStore, Trial
+    from orchestrator.storage import StudyStore
+    from orchestrator.trial import Trial
 
 Tag = Literal["front", "dominated", "infeasible", "partial", "failed", "paused", "running"]
 SCHEMA_VERSION = 1

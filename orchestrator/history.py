@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.growing import Rows
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 
 
 @dataclass

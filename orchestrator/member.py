@@ -13,7 +13,7 @@ from evaluators.score import METRICS, Score, in_order
 from search_space.notation import write, write_parts
 
 if TYPE_CHECKING:
-    from orchestrator.storage import Trial
+    from orchestrator.trial import Trial
 
 CONFIDENCE = 0.95
 FIRM = 0.9

@@ -18,8 +18,8 @@ from scipy.special import log_ndtr
 
 from evaluators.score import METRICS
 from orchestrator.dominance import FloatArray
-from orchestrator.storage import Trial
 from orchestrator.trees import FloatMatrix, fitted, measured, moments, predicted
+from orchestrator.trial import Trial
 
 _TREES = 16
 _MOST_ROWS = 300

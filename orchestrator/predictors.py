@@ -39,7 +39,7 @@ from orchestrator.front import Front
 from orchestrator.member import Member
 
 if TYPE_CHECKING:
-    from orchestrator.storage import Trial
+    from orchestrator.trial import Trial
 
 Kind = Literal["single", "seeds", "front", "dropout", "laplace", "laplace_diagonal", "laplace_kronecker"]
 Logits = Mapping[str, NDArray[np.float64]]

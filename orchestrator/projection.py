@@ -24,7 +24,7 @@ from search_space.candidate import Candidate
 from search_space.notation import write, write_parts
 
 if TYPE_CHECKING:
-    from orchestrator.storage import State, Trial
+    from orchestrator.trial import State, Trial
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 STUDY_KEY = "study"

@@ -15,7 +15,7 @@ from orchestrator.preparation import Prepared
 from orchestrator.samplers import derived_seed
 from orchestrator.samplers.forest import Forest
 from orchestrator.spec import StudySpec
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 from search_space.candidate import Candidate
 from search_space.errors import PlacementError, UnsupportedError
 from search_space.fitting import Fitting

@@ -42,7 +42,8 @@ from orchestrator.projection import (
     study_files,
 )
 from orchestrator.redaction import redact
-from orchestrator.storage import PHASES, StudyStore, Trial
+from orchestrator.storage import StudyStore
+from orchestrator.trial import PHASES, Trial
 
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",

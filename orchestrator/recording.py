@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.front import Front
 from orchestrator.recorder import Recorder
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 
 
 class Recording:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from evaluators.device_memory import corrected_factor
 from evaluators.score import METRICS, Cost
 from orchestrator.pick import format_value
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 from search_space.budgets import violations, within
 
 _MEMORY = "peak_memory_bytes"

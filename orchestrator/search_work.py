@@ -19,7 +19,7 @@ from orchestrator.samplers import build_sampler, derived_seed
 from orchestrator.screening import MemoryFactor, Refusals, excesses, foreseen
 from orchestrator.siblings import Siblings
 from orchestrator.step_budget import SPENT, StepBudget
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 from orchestrator.work import STOPPED, Bench, PhaseWork, place_of
 from search_space.budgets import violations, within
 from search_space.candidate import Candidate

@@ -10,7 +10,7 @@ from evaluators.score import GAIN
 from orchestrator.jobs import Job
 from orchestrator.preparation import Prepared
 from orchestrator.spec import StudySpec, is_about
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 
 _LOG = logging.getLogger("paretune.search")
 _SHARED = ("training_seconds", "train_step_ms", "training_joules")

@@ -20,7 +20,8 @@ from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.preparation import Prepared
 from orchestrator.search_work import SearchWork
 from orchestrator.spec import StudySpec
-from orchestrator.storage import IN_MEMORY, Phase, Storage, StudyStore, Trial
+from orchestrator.storage import IN_MEMORY, Storage, StudyStore
+from orchestrator.trial import Phase, Trial
 from orchestrator.work import Bench, Stop, Watcher
 from search_space.candidate import Candidate
 from search_space.points import Points

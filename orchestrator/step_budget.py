@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from evaluators.score import Score
 from orchestrator.spec import StudySpec
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 from search_space.errors import Problem, SpecError
 
 SPENT = "the budget of steps is spent"

@@ -34,7 +34,8 @@ from orchestrator.recorder import Recorder
 from orchestrator.recording import Recording
 from orchestrator.runner import cluster, run_jobs
 from orchestrator.search_work import SearchWork
-from orchestrator.storage import Phase, StudyStore, Trial
+from orchestrator.storage import StudyStore
+from orchestrator.trial import Phase, Trial
 from orchestrator.work import Bench, PhaseWork, Stop, Watcher
 from search_space.errors import EvaluationError, PlacementError, UnsupportedError
 from search_space.files import atomic_write

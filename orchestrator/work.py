@@ -12,7 +12,8 @@ from typing import Protocol
 from evaluators.score import Score
 from orchestrator.jobs import Failure, Job
 from orchestrator.preparation import Prepared
-from orchestrator.storage import Phase, StudyStore, Trial
+from orchestrator.storage import StudyStore
+from orchestrator.trial import Phase, Trial
 
 _POLL_SECONDS = 1.0
 STOPPED = "stopped at its rung"

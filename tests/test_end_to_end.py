@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from orchestrator.export.folder import ROUNDED
-from orchestrator.storage import PHASES, Storage, StudyStore, Trial
+from orchestrator.storage import Storage, StudyStore
+from orchestrator.trial import PHASES, Trial
 
 pytest.importorskip("mlflow")
 STUDY = {

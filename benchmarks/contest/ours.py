@@ -9,7 +9,7 @@ from benchmarks.contest.arena import Arena, Finished, Search
 from evaluators.tabulated import Row
 from orchestrator.simulation import simulate
 from orchestrator.spec import parse
-from orchestrator.storage import Phase, Trial
+from orchestrator.trial import Phase, Trial
 from search_space.candidate import Candidate
 
 FRONT = ({"maximize": "accuracy"}, {"minimize": "trainable_params"})

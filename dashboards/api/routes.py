@@ -13,7 +13,7 @@ from dashboards.api.events import changes
 from dashboards.api.shapes import ErrorAnswer, FrontShape, StudyDetail, StudyList, StudySummary, TrialList, TrialShape
 from dashboards.context import Context, Here
 from dashboards.submissions import JSON_TYPES, YAML_TYPES, read_study
-from orchestrator.storage import PHASES, Phase
+from orchestrator.trial import PHASES, Phase
 
 Key = Annotated[
     str | None,

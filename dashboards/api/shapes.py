@@ -11,7 +11,7 @@ from dashboards.reports import Report, State
 from evaluators.score import METRICS, Direction, Score
 from orchestrator.front import Front
 from orchestrator.pick import quality_of
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 from search_space.notation import write, write_parts
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from orchestrator.cli.output import add_row, cell, known, short, table
 from orchestrator.spec import StudySpec
-from orchestrator.storage import Phase, Trial
+from orchestrator.trial import Phase, Trial
 from search_space.notation import write_parts
 from search_space.quantities import format_seconds
 

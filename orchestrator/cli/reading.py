@@ -14,7 +14,8 @@ from orchestrator.cli.output import Json, StudyName, cell, command, console, kno
 from orchestrator.front import Front, front_of_study
 from orchestrator.home import Home
 from orchestrator.member import FIRM
-from orchestrator.storage import Storage, StudyStore, Trial
+from orchestrator.storage import Storage, StudyStore
+from orchestrator.trial import Trial
 from search_space.notation import write, write_parts
 
 _WIDTH, _BINNED_WIDTH, _OTHERS_WIDTH = 9, 17, 44

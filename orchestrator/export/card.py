@@ -13,7 +13,8 @@ from evaluators.tokens import TokenFolder
 from evaluators.tuners.registration import TUNERS
 from orchestrator.front import Front
 from orchestrator.pick import format_value
-from orchestrator.storage import StudyStore, Trial
+from orchestrator.storage import StudyStore
+from orchestrator.trial import Trial
 from search_space.notation import write, write_parts
 from search_space.quantities import format_bytes, format_count
 

@@ -42,7 +42,8 @@ from orchestrator.export.script import TRAIN_SCRIPT
 from orchestrator.front import Front, front_of_study
 from orchestrator.home import Home
 from orchestrator.preparation import model_of
-from orchestrator.storage import StudyStore, Trial
+from orchestrator.storage import StudyStore
+from orchestrator.trial import Trial
 from search_space.errors import ExportError
 from search_space.notation import write
 

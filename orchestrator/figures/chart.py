@@ -14,7 +14,7 @@ from search_space.notation import write_parts
 from search_space.quantities import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from orchestrator.storage import Trial
+    from orchestrator.trial import Trial
 
 PALETTE = ("#332288", "#cc6677", "#117733", "#88ccee", "#aa4499", "#999933", "#44aa99", "#882255", "#ddaa33")
 """Paul Tol's muted colours, told apart by colour-blind eyes; the pale yellow is darkened to show on white."""

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from orchestrator.figures.chart import WORDS, Axis, Chart, Dot, chart_of
 
 if TYPE_CHECKING:
-    from orchestrator.storage import Trial
+    from orchestrator.trial import Trial
 
 INK, GREY, FAINT, GRID = "#1f2430", "#5b6270", "#9aa1ad", "#eceef2"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 from orchestrator.figures.chart import WORDS, Chart, Dot, chart_of
 
 if TYPE_CHECKING:
-    from orchestrator.storage import Trial
+    from orchestrator.trial import Trial
 
 INK, GREY, FAINT, GRID, RED = "#1f2430", "#5b6270", "#9aa1ad", "#eceef2", "#d1495b"
 _STYLE = {

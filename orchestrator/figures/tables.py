@@ -13,7 +13,7 @@ from orchestrator.figures.picture import pareto_png
 from orchestrator.front import Front
 
 if TYPE_CHECKING:
-    from orchestrator.storage import Trial
+    from orchestrator.trial import Trial
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 

@@ -31,8 +31,8 @@ from orchestrator.odds import Odds, telling_failures
 from orchestrator.samplers import derived_seed
 from orchestrator.scales import OUTCOMES, QUANTILES, scale_of
 from orchestrator.spec import Objective
-from orchestrator.storage import Trial
 from orchestrator.trees import Columns, FloatMatrix, fitted, measured, moments, out_of_bag, predicted
+from orchestrator.trial import Trial
 
 _MOST_ROWS = 800
 _LEAST_TRIALS, _LEAST_ROWS, _LEAST_CALIBRATED = 4, 2, 6

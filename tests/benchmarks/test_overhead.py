@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from benchmarks.overhead import Meter, _Ends
-from orchestrator.storage import State
+from orchestrator.trial import State
 from tests.orchestrator.made_up import make_trial
 
 

@@ -15,7 +15,8 @@ from orchestrator.crew import CrewTraining, at_rung, finished, started
 from orchestrator.home import Home
 from orchestrator.jobs import Failure, Job, Work, failure_of
 from orchestrator.spec import ResourcesSpec, StudySpec, parse
-from orchestrator.storage import Phase, Storage, StudyStore, Trial
+from orchestrator.storage import Storage, StudyStore
+from orchestrator.trial import Phase, Trial
 
 METHODS: dict[str, Any] = {"lora": {"r": [1, 2, 4, 8]}, "ia3": {}, "bitfit": {}, "ln_tuning": {}, "vera": {}}
 

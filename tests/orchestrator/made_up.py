@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from evaluators.score import Cost, Score
 from orchestrator import spec as study_spec
 from orchestrator.spec import StudySpec
-from orchestrator.storage import StudyStore, Trial
+from orchestrator.storage import StudyStore
+from orchestrator.trial import Trial
 from search_space.candidate import Candidate
 from search_space.notation import parse
 

@@ -19,7 +19,8 @@ from orchestrator.beginnings import beginnings, mistrusted
 from orchestrator.preparation import Prepared
 from orchestrator.simulation import simulate
 from orchestrator.spec import LOOKING
-from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
+from orchestrator.storage import IN_MEMORY, Storage, StudyStore
+from orchestrator.trial import Trial
 from search_space.errors import SpecError, StudyError, StudyNotFoundError
 from search_space.published import lora, published
 from search_space.space import bind

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orchestrator.ends import Ends, cross_validated
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 from tests.orchestrator.made_up import make_score, make_trial
 
 STEPS = (10, 30, 90)

@@ -22,8 +22,8 @@ from orchestrator.proposals import Proposals
 from orchestrator.samplers.forest import Described, calibrated
 from orchestrator.simulation import simulate, tabulated
 from orchestrator.spec import Objective, StudySpec
-from orchestrator.storage import Trial
 from orchestrator.trees import Numbers
+from orchestrator.trial import Trial
 from search_space.candidate import Candidate
 from search_space.knobs import RandomChooser
 from search_space.points import Points

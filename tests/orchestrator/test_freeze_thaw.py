@@ -23,8 +23,9 @@ from orchestrator.samplers.forest import Forest
 from orchestrator.simulation import simulate, simulate_with, tabulated
 from orchestrator.spec import Objective, StudySpec
 from orchestrator.step_budget import SPENT
-from orchestrator.storage import IN_MEMORY, Phase, State, Storage, StudyStore, Trial
+from orchestrator.storage import IN_MEMORY, Storage, StudyStore
 from orchestrator.study import run_study
+from orchestrator.trial import Phase, State, Trial
 from orchestrator.work import STOPPED
 from search_space.candidate import Candidate
 from tests.orchestrator import in_process

@@ -12,8 +12,8 @@ import pytest
 from evaluators.score import Cost
 from orchestrator.growing import Rows
 from orchestrator.history import History, Told
-from orchestrator.storage import Trial
 from orchestrator.trees import Columns, Numbers
+from orchestrator.trial import Trial
 from tests.orchestrator.made_up import make_score, make_trial
 
 METRICS = ("accuracy", "latency_ms")

@@ -19,7 +19,8 @@ from orchestrator.projection import run_of
 from orchestrator.search_work import SearchWork
 from orchestrator.simulation import Unwatched, simulate, tabulated
 from orchestrator.spec import StudySpec
-from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
+from orchestrator.storage import IN_MEMORY, Storage, StudyStore
+from orchestrator.trial import Trial
 from orchestrator.work import Bench, Stop
 from search_space.budgets import within
 from tests.orchestrator.made_up import make_score

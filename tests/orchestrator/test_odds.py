@@ -14,7 +14,7 @@ from evaluators.synthetic import synthetic_params
 from evaluators.tabulated import Table
 from orchestrator.odds import Odds, excess, telling_failures
 from orchestrator.simulation import simulate
-from orchestrator.storage import Trial
+from orchestrator.trial import Trial
 from tests.orchestrator.made_up import make_trial
 from tests.orchestrator.tables import space_of, spec_of, table_of
 

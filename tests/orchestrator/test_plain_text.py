@@ -14,7 +14,8 @@ from orchestrator import cli
 from orchestrator.cli.output import table
 from orchestrator.cli.progress import LiveTable
 from orchestrator.home import Home
-from orchestrator.storage import Storage, Trial
+from orchestrator.storage import Storage
+from orchestrator.trial import Trial
 from search_space.notation import write
 from tests.dashboards import stored
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.progress import LiveTable
-from orchestrator.storage import State, Trial
+from orchestrator.trial import State, Trial
 from tests.orchestrator.made_up import make_score, make_spec, make_trial
 
 

@@ -21,8 +21,9 @@ from orchestrator import recorder as module
 from orchestrator.front import front_of_study
 from orchestrator.projection import STUDY_KEY, run_of, run_of_study, span_of
 from orchestrator.recorder import Recorder
-from orchestrator.storage import PHASES, Storage, StudyStore
+from orchestrator.storage import Storage, StudyStore
 from orchestrator.study_file import read_text
+from orchestrator.trial import PHASES
 from tests.orchestrator.made_up import (
     BACKBONE,
     STARTED,

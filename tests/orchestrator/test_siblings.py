@@ -24,8 +24,9 @@ from orchestrator.reach import Reach
 from orchestrator.simulation import simulate
 from orchestrator.spec import StudySpec, parse
 from orchestrator.step_budget import SPENT
-from orchestrator.storage import StudyStore, Trial
+from orchestrator.storage import StudyStore
 from orchestrator.study import run_study
+from orchestrator.trial import Trial
 from search_space.errors import EvaluationError, SpecError
 from search_space.knobs import Holding, RandomChooser
 from search_space.notation import parse as candidate_of

@@ -18,7 +18,8 @@ from evaluators.tabulated import Fault, Table, TabulatedEvaluator
 from orchestrator.dominance import non_dominated
 from orchestrator.front import front_of
 from orchestrator.simulation import TimedRun, simulate, simulate_with, tabulated
-from orchestrator.storage import IN_MEMORY, Storage, StudyStore, Trial
+from orchestrator.storage import IN_MEMORY, Storage, StudyStore
+from orchestrator.trial import Trial
 from search_space.candidate import Candidate
 from search_space.errors import DataError
 from tests.orchestrator.tables import RUNGS, space_of, spec_of, table_of

@@ -15,7 +15,8 @@ from evaluators.score import Cost, Score
 from evaluators.synthetic import SyntheticCoster
 from orchestrator.samplers import build_sampler
 from orchestrator.spec import StudySpec, parse
-from orchestrator.storage import PHASES, Storage, StudyStore
+from orchestrator.storage import Storage, StudyStore
+from orchestrator.trial import PHASES
 from search_space.candidate import Candidate
 from search_space.errors import StudyExistsError, StudyNotFoundError
 from search_space.notation import parse as candidate_of

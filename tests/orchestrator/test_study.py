@@ -24,8 +24,9 @@ from orchestrator.front import Front
 from orchestrator.home import Home
 from orchestrator.samplers import build_sampler
 from orchestrator.spec import ResourcesSpec
-from orchestrator.storage import StudyStore, Trial
+from orchestrator.storage import StudyStore
 from orchestrator.study import run_study
+from orchestrator.trial import Trial
 from search_space.candidate import Candidate
 from search_space.errors import EmptySpaceError, SpecError, StudyLockedError
 from search_space.notation import parse as candidate_of
