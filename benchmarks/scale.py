@@ -258,7 +258,8 @@ def markdown(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         lines.append(_line([name, *(f"{one[marks[-1]]:.1f} ({_power(one)})" for one in parts)]))
     lines += [
         "",
-        "The forest fits 64 trees to its last 800 trials, which is most of its proposal and then grows no more. TPE "
+        "The forest fits 64 trees to its last 800 trials, which is most of its proposal up to 2,000 trials and then "
+        "grows no more; what grows is to tell what each of those that pause may come to, and may add to the front. TPE "
         "weighs all trials for each parameter that it draws. About half of what grows in the rest is the factor on "
         "predicted memory, a quantile over all trials.",
     ]
