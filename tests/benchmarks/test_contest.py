@@ -54,10 +54,12 @@ def test_every_search_keeps_the_rules(arena: Arena, name: str) -> None:
     assert all(late.at - early.at >= apart for early, late in pairwise(found))
 
 
-@pytest.mark.parametrize("name", ["forest", "forest, early stopping"])
-def test_the_default_search_finds_what_is_in_the_journal(name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"), [("budget", "forest"), ("budget", "forest, early stopping"), ("front", "forest, early stopping")]
+)
+def test_the_default_search_finds_what_is_in_the_journal(kind: str, name: str) -> None:
     """No limit there is on what is measured only, and next to nothing fails: neither may change what is proposed."""
-    contest = next(one for one in contests("movie") if one.kind == "budget")
+    contest = next(one for one in contests("movie") if one.kind == kind)
     known = {entry.key: entry for entry in read()}
     entry = known[contest.arena.name, digest(contest.arena), name, 0, contest.steps]
     found = contest.searches[name](contest.arena, contest.steps, 0)
