@@ -55,7 +55,12 @@ def test_every_search_keeps_the_rules(arena: Arena, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("budget", "forest"), ("budget", "forest, early stopping"), ("front", "forest, early stopping")]
+    ("kind", "name"),
+    [
+        ("budget", "forest"),
+        ("budget", "forest, early stopping"),
+        pytest.param("front", "forest, early stopping", marks=pytest.mark.slow),
+    ],
 )
 def test_the_default_search_finds_what_is_in_the_journal(kind: str, name: str) -> None:
     """No limit there is on what is measured only, and next to nothing fails: neither may change what is proposed."""
