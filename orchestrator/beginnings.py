@@ -61,10 +61,11 @@ def mistrusted(
 ) -> bool:
     """Whether what a source gave did no good here: a guard against negative transfer.
 
-    So it is once two of its candidates have ended and none of them is among the non-dominated that were trained to the
-    end and keep the limits: they were stopped early, failed, broke a limit, or are dominated.
+    So it is once two of its candidates have ended or pause and none of them is among the non-dominated that were
+    trained to the end and keep the limits: they were stopped early, failed, broke a limit, or are dominated. Where one
+    that paused gets there later, the source is trusted again.
     """
-    ended = [one for one in trials if _source(one.origin) == source and one.is_settled]
+    ended = [one for one in trials if _source(one.origin) == source and one.state != "running"]
     ended_whole = [one for one in trials if one.state == "complete" and one.score is not None]
     whole = [one for one in ended_whole if is_feasible(one, limits)]
     if len(ended) < _LEAST_TO_JUDGE or not whole:

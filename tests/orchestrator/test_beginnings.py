@@ -111,6 +111,14 @@ class TestTheGuard:
         assert mistrusted("study x", [trials[0], *stopped], spec_of().objectives, {})
         assert not mistrusted("published", [trials[0], *stopped], spec_of().objectives, {})
 
+    def test_two_that_pause_are_until_one_of_them_is_on_the_front(self, trials: list[Trial]) -> None:
+        first, second = [replace(one, origin=f"study x: trial {one.number}", state="paused") for one in trials[1:3]]
+        assert mistrusted("study x", [trials[0], first, second], spec_of().objectives, {})
+        assert not mistrusted("study x", [trials[0], first, replace(second, state="running")], spec_of().objectives, {})
+        values = {"accuracy": 0.99, "trainable_params": 1.0}
+        best = replace(second, state="complete", scores=(replace(second.scores[-1], values=values),))
+        assert not mistrusted("study x", [trials[0], first, best], spec_of().objectives, {})
+
     def test_one_on_the_front_is_trusted(self, trials: list[Trial]) -> None:
         best = max(trials, key=lambda one: one.scores[-1]["accuracy"])
         named = [replace(one, origin="study x: a") if one is best else one for one in trials]
