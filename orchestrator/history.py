@@ -63,9 +63,7 @@ class History:
             if one.number not in self._read:
                 self._read[one.number] = one
                 self._take(self._told, one)
-        told = _copied(self._told)
-        told.learnt = [one for one in trials if _teaches(one)]
-        told.running = [one for one in told.learnt if one.state == "running"]
+        told = _copied(self._told, [one for one in trials if _teaches(one)])
         for one in told.learnt:
             if not one.is_settled:
                 self._take(told, one)
@@ -101,6 +99,8 @@ def add_gains(gains: dict[str, dict[float, Rows]], trial: Trial) -> None:
                 found.setdefault(score.fidelity, Rows(1)).append(end[metric] - score.values[metric])
 
 
-def _copied(told: Told) -> Told:
+def _copied(told: Told, learnt: list[Trial]) -> Told:
+    """Return what was added up, apart from what is added later, with the trials that it is told of."""
     gains = {metric: {at: rows.copy() for at, rows in found.items()} for metric, found in told.gains.items()}
-    return Told([*told.learnt], [*told.running], told.reached.copy(), gains, dict(told.least))
+    running = [one for one in learnt if one.state == "running"]
+    return Told(learnt, running, told.reached.copy(), gains, dict(told.least))

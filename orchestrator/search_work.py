@@ -208,6 +208,14 @@ class SearchWork(PhaseWork):
     def _paused(self) -> list[Trial]:
         return [one for one in self._tried.values() if one.state == "paused"]
 
+    def _paid_for(self) -> list[Trial]:
+        """Return who pauses and has its way to the end paid for."""
+        return [one for one in self._paused() if self._steps.pays_for(one)]
+
+    def _best(self, paused: list[Trial]) -> Trial | None:
+        """Return who promises most of some that pause, or None of none."""
+        return self._proposals.who_goes_on(self._asked, list(self._tried.values()), paused) if paused else None
+
     def _first_to_go_on(self) -> Trial | None:
         """Return who goes on before anything new begins: what is gained up to the end nobody knows before some ended.
 
@@ -218,13 +226,11 @@ class SearchWork(PhaseWork):
         on_their_way = sum(one.goes_on or not one.keeps for one in searched)
         if self._trained <= self._grace or ended + on_their_way >= self._grace:
             return None
-        paused = [one for one in self._paused() if self._steps.pays_for(one)]
-        return self._proposals.who_goes_on(self._asked, list(self._tried.values()), paused) if paused else None
+        return self._best(self._paid_for())
 
     def _last_to_go_on(self) -> Trial | None:
         """Return who goes on of those that pause when nothing new is begun: who is within reach and paid for."""
-        kept = [one for one in self._paused() if self._steps.pays_for(one) and self._is_within_reach(one)]
-        return self._proposals.who_goes_on(self._asked, list(self._tried.values()), kept) if kept else None
+        return self._best([one for one in self._paid_for() if self._is_within_reach(one)])
 
     def _is_within_reach(self, trial: Trial) -> bool:
         assert trial.score is not None
@@ -293,8 +299,7 @@ class SearchWork(PhaseWork):
 
     def _ask(self) -> tuple[int, Candidate, str] | Trial:
         """Ask for a candidate, or for one of those that pause."""
-        paused = [one for one in self._paused() if self._steps.pays_for(one)]
-        proposed = self._proposals.propose(self._asked, list(self._tried.values()), self._known, paused)
+        proposed = self._proposals.propose(self._asked, list(self._tried.values()), self._known, self._paid_for())
         return proposed if isinstance(proposed, Trial) else self._enter(proposed)
 
     def _ask_sibling(self, held: Mapping[str, str | int | float]) -> tuple[int, Candidate, str]:
@@ -367,8 +372,8 @@ class SearchWork(PhaseWork):
         That is beside what pauses, and what runs and may pause as well.
         """
         first = all(one.state == "infeasible" for one in self._tried.values() if one.number < trial.number)
-        kept = {one.key for one in self._paused()} | {one.key for one in self.running.values() if one.keeps}
-        others = [one for one in self._tried.values() if one.key in kept and one.number != trial.number]
+        kept = {one.number for one in self._paused()} | {place_of(one)[1] for one in self.running.values() if one.keeps}
+        others = [self._tried[number] for number in kept - {trial.number}]
         return not first and sum(map(_kept_bytes, [*others, trial])) <= _MOST_KEPT_BYTES
 
     def _folder(self, number: int) -> Path:

@@ -18,11 +18,10 @@ from orchestrator.dominance import FloatArray, non_dominated
 from orchestrator.expected_volume import Option, expected_gains
 from orchestrator.reach import Reach
 from orchestrator.samplers.forest import outcomes
-from orchestrator.scales import scale_of
+from orchestrator.scales import OUTCOMES, scale_of
 from orchestrator.spec import EarlyStopping, Objective
 from orchestrator.trees import Columns, fitted
 
-_TREES = 64
 _NOTHING = 1e-12
 """A hypervolume that is no more than rounding."""
 
@@ -87,7 +86,7 @@ def _promised(options: Sequence[Option], accuracy: FloatArray, seed: int, object
     for at in range(len(options)):
         others = np.arange(len(options)) != at
         scale = scale_of(accuracy[others], objectives)
-        trees = fitted(columns[others], scale.of(accuracy[others]), seed * len(options) + at, _TREES)
+        trees = fitted(columns[others], scale.of(accuracy[others]), seed * len(options) + at, OUTCOMES)
         found.append(scale.back(outcomes(trees, columns[at : at + 1], seed)[:, 0]))
     return np.stack(found, axis=1)
 

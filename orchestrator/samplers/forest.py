@@ -164,33 +164,48 @@ class Described:
         return len(self.numbers)
 
 
-def calibrated(known: Described, values: FloatArray, asked: Described, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Return mean and standard deviation of what each candidate may come to, shape [asked] each.
+@dataclass(frozen=True)
+class Calibrated:
+    """Trees that know how much they know.
 
     On few rows trees know little, and a search that trusts them looks at the same kind again and again. So what they
     say is shrunk to the mean, and spread, as the errors on the rows that each of them left out ask for. What they do
     not explain, candidates of one architecture have in common (best linear unbiased prediction of a random intercept;
     Robinson 1991, Statistical Science 6).
 
-    Args:
+    Attributes:
         known: What is learnt from, at least two.
         values: What these came to, shape [known].
-        asked: What is asked of.
         seed: Of the trees.
     """
-    trees = fitted(known.numbers, values, seed, OUTCOMES)
-    means, deviations = moments(trees, asked.numbers)
-    if len(values) < _LEAST_CALIBRATED:
-        return means, deviations
-    middle, outside = values.mean(), out_of_bag(trees, known.numbers, values)
-    slope = _slope(outside - middle, values - middle)
-    errors = values - middle - slope * (outside - middle)
-    spread = np.sqrt((errors**2).sum() / (len(values) - 2))
-    alike = asked.architectures[:, None] == known.architectures
-    count = alike.sum(axis=1)
-    trust = _IN_COMMON * count / (1.0 + _IN_COMMON * (count - 1))
-    intercepts = trust * (alike @ errors) / np.maximum(count, 1)
-    return middle + slope * (means - middle) + intercepts, spread * np.sqrt(1.0 - _IN_COMMON * trust)
+
+    known: Described
+    values: FloatArray
+    seed: int
+
+    def moments(self, asked: Described) -> tuple[FloatArray, FloatArray]:
+        """Return mean and standard deviation of what each candidate may come to, shape [asked] each."""
+        means, deviations = moments(self._trees, asked.numbers)
+        if len(self.values) < _LEAST_CALIBRATED:
+            return means, deviations
+        middle, slope, errors = self._errors
+        spread = np.sqrt((errors**2).sum() / (len(errors) - 2))
+        alike = asked.architectures[:, None] == self.known.architectures
+        count = alike.sum(axis=1)
+        trust = _IN_COMMON * count / (1.0 + _IN_COMMON * (count - 1))
+        intercepts = trust * (alike @ errors) / np.maximum(count, 1)
+        return middle + slope * (means - middle) + intercepts, spread * np.sqrt(1.0 - _IN_COMMON * trust)
+
+    @cached_property
+    def _trees(self) -> list[Any]:
+        return fitted(self.known.numbers, self.values, self.seed, OUTCOMES)
+
+    @cached_property
+    def _errors(self) -> tuple[float, float, FloatArray]:
+        """The values' mean, what predictions less it are multiplied by, and the errors then, shape [known]."""
+        middle, outside = self.values.mean(), out_of_bag(self._trees, self.known.numbers, self.values)
+        slope = _slope(outside - middle, self.values - middle)
+        return middle, slope, self.values - middle - slope * (outside - middle)
 
 
 def _slope(said: FloatArray, was: FloatArray) -> float:
@@ -265,14 +280,13 @@ class Lesson:
         if len(places) < _LEAST_ROWS:
             return None
         at = {one.number: place for place, one in enumerate(self.told.learnt)}
+        trees = Calibrated(self.known[places], recent[places], seed)
         promised = [coming[:, [at[one.number] for one in self.paused]]]
         if len(self.options):
-            means, deviations = calibrated(self.known[places], recent[places], self.options, seed)
-            promised.insert(0, normal_outcomes(means, deviations, draws))
+            promised.insert(0, normal_outcomes(*trees.moments(self.options), draws))
         running = values[[at[one.number] for one in self.told.running]]
         if not np.isfinite(running).all():
-            foretold = calibrated(self.known[places], recent[places], self.unfinished, seed)[0]
-            running = np.where(np.isfinite(running), running, foretold)
+            running = np.where(np.isfinite(running), running, trees.moments(self.unfinished)[0])
         return Promise(np.hstack(promised), running)
 
 

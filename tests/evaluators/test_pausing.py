@@ -20,7 +20,6 @@ from evaluators.packing import Pack
 from evaluators.spec import ModelSpec, SyntheticSpec, TrainingSpec
 from evaluators.trained import TrainedEvaluator, TrainedRun
 from search_space.candidate import Candidate
-from search_space.errors import EvaluationError
 from search_space.notation import parse
 from search_space.registry import methods
 from search_space.space import at_defaults
@@ -313,20 +312,6 @@ def test_a_pause_that_fails_leaves_the_one_before(
             run.pause(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [PAUSED_FILE]
     assert (tmp_path / PAUSED_FILE).read_bytes() == before
-
-
-def test_memory_that_runs_out_is_called_so(pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = pairs["bert"][0].start(parse("lora(r=4) | lr=0.02"), 3)
-    run.advance(4)
-
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(safetensors.torch, "save", fail)
-    with pytest.raises(EvaluationError) as raised:
-        run.pause(tmp_path)
-    assert raised.value.cause == "out_of_memory"
-    assert list(tmp_path.iterdir()) == []
 
 
 class TestWithoutTraining:

@@ -267,19 +267,21 @@ def test_only_memory_that_runs_out_is_called_so(
         assert getattr(raised.value, "cause", None) == cause
 
 
-def test_memory_that_runs_out_while_a_run_is_saved_is_called_so(
-    evaluator: TrainedEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "step"), [("save", 12), ("pause", 4)])
+def test_memory_that_runs_out_while_a_run_is_written_is_called_so(
+    evaluator: TrainedEvaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, step: int
 ) -> None:
     run = run_of(evaluator)
-    run.advance(12)
+    run.advance(step)
 
     def fail(*_: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(safetensors.torch, "save", fail)
     with pytest.raises(EvaluationError) as raised:
-        run.save(tmp_path)
+        getattr(run, kind)(tmp_path)
     assert raised.value.cause == "out_of_memory"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_model_cannot_carry_is_told_at_the_start(evaluator: TrainedEvaluator) -> None:

@@ -19,7 +19,7 @@ from orchestrator.expected_volume import Box, Option, added_volume, least_known
 from orchestrator.history import History, Told
 from orchestrator.preparation import Prepared
 from orchestrator.proposals import Proposals
-from orchestrator.samplers.forest import Described, calibrated
+from orchestrator.samplers.forest import Calibrated, Described
 from orchestrator.simulation import simulate, tabulated
 from orchestrator.spec import Objective, StudySpec
 from orchestrator.trees import Numbers
@@ -92,7 +92,7 @@ def test_candidates_of_one_architecture_have_in_common_what_trees_do_not_explain
     values = np.concatenate([draw.normal(0.6, 0.1, 20), draw.normal(0.2, 0.02, 4), [0.9]])
     known = Described(draw.uniform(size=(25, 3)).astype(np.float32), names)
     asked = Described(draw.uniform(size=(3, 3)).astype(np.float32), np.array(["bad", "good", "new"]))
-    means, deviations = calibrated(known, values, asked, seed=0)
+    means, deviations = Calibrated(known, values, seed=0).moments(asked)
     assert means[0] < 0.35 < 0.5 < means[2] < means[1]
     assert deviations[0] < deviations[1] < deviations[2]
 
